@@ -1,0 +1,1 @@
+//! The gRPC contract: generated types, validators, conversions to the domain.

@@ -1,0 +1,1 @@
+//! The vocabulary and rules of chatfn as plain types.

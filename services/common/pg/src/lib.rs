@@ -1,0 +1,1 @@
+//! Postgres: pools, migrations, error classification, and private servers for laptops and tests.

@@ -1,0 +1,1 @@
+//! How every chatfn service speaks gRPC: deadlines, errors, health, reflection, lifecycle.

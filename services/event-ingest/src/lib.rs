@@ -1,0 +1,1 @@
+//! Records chat events durably and delivers each in conversation order.

@@ -1,0 +1,1 @@
+//! The sandbox: QuickJS-NG compiled to WebAssembly, run by Wasmtime.

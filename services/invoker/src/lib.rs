@@ -1,0 +1,1 @@
+//! Runs lambdas: each run in a fresh sandbox, never past its deadline.

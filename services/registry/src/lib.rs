@@ -1,0 +1,1 @@
+//! The control plane: templates, functions, versions and deployments.
