@@ -1,0 +1,45 @@
+//! Compiles the contract: types and services (tonic, prost), validators from the protovalidate
+//! annotations, and the descriptor set that reflection serves. Needs no `protoc`.
+
+mod packages;
+mod validators;
+
+use std::{env, fs, path::PathBuf};
+
+use anyhow::Context;
+
+fn main() -> anyhow::Result<()> {
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=chatfn");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let includes = packages::proto_includes(&out)?;
+
+    let mut compiler = protox::Compiler::new([PathBuf::from(".")].iter().chain(&includes))?;
+    compiler.include_imports(true).include_source_info(true);
+    for file in contract_files("chatfn".into())? {
+        compiler.open_file(&file).with_context(|| format!("compiling {}", file.display()))?;
+    }
+
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(out.join("validators.rs"), validators::generate(&compiler.descriptor_pool())?)?;
+
+    tonic_prost_build::configure()
+        .bytes(".chatfn")
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+fn contract_files(folder: PathBuf) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(contract_files(path)?);
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
