@@ -153,8 +153,8 @@ impl Violations {
         }
     }
 
-    fn integer(&mut self, at: Path<'_>, value: i64, min: Option<i64>, max: Option<i64>) {
-        let value = value.into();
+    fn integer(&mut self, at: Path<'_>, value: impl Into<i64>, min: Option<i64>, max: Option<i64>) {
+        let value: i64 = value.into();
         if let Some(min) = min
             && value < min
         {
