@@ -21,8 +21,8 @@
 //! [`RequestExt`] for what handlers see, [`ApiError`] for what they return, [`Shutdown`] and
 //! [`TaskGroup`] for the life of a process.
 
-pub mod budget;
 mod body;
+pub mod budget;
 mod client;
 mod config;
 mod context;

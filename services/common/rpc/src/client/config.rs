@@ -1,0 +1,85 @@
+//! The settings of a client.
+
+use std::time::Duration;
+
+use http::{Uri, uri};
+
+/// Settings of a [`Client`](crate::Client). Start from [`ClientConfig::new`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Where the server is: `http://host:port`.
+    pub uri: Uri,
+    /// A connection must be made by then; a call's deadline may end the wait earlier.
+    pub connect_timeout: Duration,
+    /// Deadline of calls that have none of their own.
+    pub default_timeout: Duration,
+    /// Calls that could pass on less than this are refused before anything is sent; the callee's median
+    /// duration is a good value.
+    pub min_budget: Duration,
+    /// How often the connection is pinged, also while idle.
+    pub keepalive_interval: Duration,
+    /// A ping must be answered by then, or the connection is given up.
+    pub keepalive_timeout: Duration,
+}
+
+/// Why a client cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientConfigError {
+    /// No scheme, or another than `http`.
+    #[error("{uri} is not an http:// address; TLS between services is not supported yet")]
+    Scheme {
+        /// The address given.
+        uri: Uri,
+    },
+    /// No host, or a path.
+    #[error("{uri} must be http://host:port and nothing more")]
+    Origin {
+        /// The address given.
+        uri: Uri,
+    },
+}
+
+impl ClientConfig {
+    /// The defaults: 2 s to connect, 5 s for a call, 5 ms the least budget, a ping each 10 s answered
+    /// within 5 s.
+    pub fn new(uri: Uri) -> Self {
+        Self {
+            uri,
+            connect_timeout: Duration::from_secs(2),
+            default_timeout: Duration::from_secs(5),
+            min_budget: Duration::from_millis(5),
+            keepalive_interval: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(5),
+        }
+    }
+
+    pub(super) fn origin(&self) -> Result<(uri::Scheme, uri::Authority), ClientConfigError> {
+        if self.uri.scheme() != Some(&uri::Scheme::HTTP) {
+            return Err(ClientConfigError::Scheme { uri: self.uri.clone() });
+        }
+        match self.uri.authority() {
+            Some(authority) if matches!(self.uri.path(), "" | "/") && self.uri.query().is_none() => {
+                Ok((uri::Scheme::HTTP, authority.clone()))
+            }
+            _ => Err(ClientConfigError::Origin { uri: self.uri.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> Result<(uri::Scheme, uri::Authority), ClientConfigError> {
+        ClientConfig::new(text.parse().expect("a URI")).origin()
+    }
+
+    #[test]
+    fn only_plain_origins() {
+        assert!(origin("http://127.0.0.1:50051").is_ok());
+        assert!(origin("http://registry:50051/").is_ok());
+        assert!(matches!(origin("https://127.0.0.1:50051"), Err(ClientConfigError::Scheme { .. })));
+        assert!(matches!(origin("127.0.0.1:50051"), Err(ClientConfigError::Scheme { .. })));
+        assert!(matches!(origin("http://127.0.0.1:50051/x"), Err(ClientConfigError::Origin { .. })));
+    }
+}

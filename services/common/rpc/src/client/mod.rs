@@ -1,0 +1,186 @@
+//! The one way to call gRPC.
+
+mod body;
+mod config;
+mod retry;
+mod transport;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, uri};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body};
+use tower_service::Service;
+
+use self::body::{RequestBody, ResponseBody};
+pub use self::{
+    config::{ClientConfig, ClientConfigError},
+    retry::{RetryClass, classify},
+};
+use crate::{
+    Deadline, TraceParent, budget,
+    context::Unbounded,
+    layers::{BoxFuture, deadline},
+    traceparent::TRACEPARENT,
+};
+
+const USER_AGENT: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
+
+/// A connection to one server, made when first needed and again after each loss; the inner service of
+/// tonic's generated clients. Clones share the connection.
+///
+/// Each call gets a deadline (its own, or the client's default), tells the server a little less of it,
+/// and is over at the deadline, response stream included. Failures of the connection are `UNAVAILABLE`;
+/// [`classify`] says whether the call may have had effects. Nothing is retried here, except requests that
+/// never left.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: legacy::Client<HttpConnector, RequestBody>,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    scheme: uri::Scheme,
+    authority: uri::Authority,
+    default_timeout: Duration,
+    min_budget: Duration,
+}
+
+/// Makes a [`Client`]. Does not connect yet, so it neither fails nor waits when the server is down.
+///
+/// # Errors
+/// The URI cannot be used.
+pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
+    let (scheme, authority) = config.origin()?;
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(config.connect_timeout));
+
+    let http = legacy::Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .timer(TokioTimer::new())
+        // An idle connection is kept, and pinged, so that the next call does not pay for a new one.
+        .pool_idle_timeout(None)
+        .http2_keep_alive_interval(config.keepalive_interval)
+        .http2_keep_alive_timeout(config.keepalive_timeout)
+        .http2_keep_alive_while_idle(true)
+        .build(connector);
+    let settings = Settings {
+        scheme,
+        authority,
+        default_timeout: config.default_timeout,
+        min_budget: config.min_budget,
+    };
+    Ok(Client { http, settings: Arc::new(settings) })
+}
+
+impl Settings {
+    /// When the call must be over here; `None` if it is to run without a limit.
+    fn deadline(&self, request: &Request<Body>) -> Result<Option<Deadline>, Status> {
+        let extensions = request.extensions();
+        // Set by `tonic::Request::set_timeout`, which callers may know from elsewhere.
+        let from_header = match request.headers().get(budget::GRPC_TIMEOUT) {
+            Some(value) => Some(budget::parse_timeout(value.as_bytes()).map_err(|error| {
+                Status::invalid_argument(format!(
+                    "the grpc-timeout of the outgoing call is malformed: {error}"
+                ))
+            })?),
+            None => None,
+        };
+        let deadline = match (extensions.get::<Deadline>().copied(), from_header) {
+            (Some(deadline), Some(timeout)) => Some(deadline.capped(timeout)),
+            (Some(deadline), None) => Some(deadline),
+            (None, Some(timeout)) => Some(Deadline::after(timeout)),
+            (None, None) if extensions.get::<Unbounded>().is_some() => None,
+            (None, None) => Some(Deadline::after(self.default_timeout)),
+        };
+        Ok(deadline)
+    }
+
+    /// Writes what the server must know, and refuses a call that cannot succeed.
+    fn prepare(&self, request: &mut Request<Body>) -> Result<Option<Deadline>, Status> {
+        let deadline = self.deadline(request)?;
+        request.headers_mut().remove(budget::GRPC_TIMEOUT);
+        if let Some(deadline) = deadline {
+            let budget = budget::hop_budget(deadline.remaining());
+            if budget::is_doomed(budget, self.min_budget) {
+                return Err(deadline::budget_too_small(budget, self.min_budget).into());
+            }
+            request.headers_mut().insert(budget::GRPC_TIMEOUT, ascii(&budget::encode_timeout(budget)));
+        }
+        if let Some(trace) = request.extensions().get::<TraceParent>() {
+            let value = trace.header_value();
+            request.headers_mut().insert(TRACEPARENT, value);
+        }
+        request.headers_mut().insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from_parts(parts)
+            .map_err(|error| Status::internal(format!("the generated client made no valid path: {error}")))?;
+        Ok(deadline)
+    }
+}
+
+fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| unreachable!("digits and a letter"))
+}
+
+impl Service<Request<Body>> for Client {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<Result<Response<Body>, Status>>;
+
+    /// Always ready: waiting for the connection is part of the call, hence under its deadline.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let deadline = match self.settings.prepare(&mut request) {
+            Ok(deadline) => deadline,
+            Err(refused) => return Box::pin(async move { Err(refused) }),
+        };
+        let over = CancellationToken::new();
+        let request = request.map(|body| RequestBody::new(body, over.clone()));
+        let over = over.drop_guard();
+        let response = self.http.request(request);
+        Box::pin(async move {
+            let response = tokio::select! {
+                biased;
+                response = response => response.map_err(|error| transport::status(&error))?,
+                Err(expired) = expiry(deadline) => return Err(expired),
+            };
+            let (parts, body) = response.into_parts();
+            let status_sent = has_status(&parts.headers) || parts.status != http::StatusCode::OK;
+            let body = ResponseBody::new(body, deadline, status_sent, over);
+            Ok(Response::from_parts(parts, Body::new(body)))
+        })
+    }
+}
+
+fn has_status(headers: &HeaderMap) -> bool {
+    headers.contains_key(Status::GRPC_STATUS)
+}
+
+async fn expiry(deadline: Option<Deadline>) -> Result<Infallible, Status> {
+    match deadline {
+        Some(deadline) => {
+            deadline.expired().await;
+            Err(deadline::expired().into())
+        }
+        None => std::future::pending().await,
+    }
+}

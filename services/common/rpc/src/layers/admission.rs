@@ -1,0 +1,94 @@
+//! A limit on the calls in progress, over all connections of the process.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Status, body::Body};
+use tower_service::Service;
+
+use super::{Answer, BoxFuture, Layered, refuse};
+use crate::{ApiError, method::Methods, status::reasons};
+
+#[derive(Clone, Debug)]
+pub(crate) struct AdmissionService<S> {
+    inner: S,
+    limit: Arc<Semaphore>,
+    retry_after: Duration,
+    methods: Arc<Methods>,
+}
+
+impl<S> AdmissionService<S> {
+    pub(crate) fn new(inner: S, limit: Arc<Semaphore>, retry_after: Duration, methods: Arc<Methods>) -> Self {
+        Self { inner, limit, retry_after, methods }
+    }
+
+    fn busy(&self) -> ApiError {
+        ApiError::resource_exhausted(
+            reasons::SERVER_BUSY,
+            "too many calls are in progress; nothing was done",
+            self.retry_after,
+        )
+    }
+}
+
+impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<Answer>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if !self.methods.get(request.uri().path()).admission {
+            return Box::pin(self.inner.call(request));
+        }
+        // Refusing beats queueing: a caller that waits here spends its budget on nothing.
+        let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else {
+            let busy = self.busy();
+            return Box::pin(async move { Ok(refuse(busy)) });
+        };
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let Ok(response) = response.await;
+            Ok(response.map(|body| Body::new(AdmittedBody { inner: body, permit: Some(permit) })))
+        })
+    }
+}
+
+/// Holds the permit until the response is sent: a stream is work as long as it lasts.
+struct AdmittedBody {
+    inner: Body,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl http_body::Body for AdmittedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            this.permit = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,130 @@
+//! One span per call, and one event when it is over.
+//!
+//! Stable fields: `rpc.service`, `rpc.method`, `trace.id` on the span; `rpc.code`, `rpc.duration_ms` on the
+//! event. Calls that fail on our side are logged at `info`, all others at `debug`.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use tonic::{Code, Status, body::Body};
+use tower_service::Service;
+use tracing::{Instrument, Span};
+
+use super::{Answer, BoxFuture, Layered};
+use crate::{TraceParent, code_name};
+
+#[derive(Clone, Debug)]
+pub(crate) struct TraceService<S> {
+    inner: S,
+}
+
+impl<S> TraceService<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+impl<S: Layered> Service<Request<Body>> for TraceService<S> {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<Answer>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let arrived = Instant::now();
+        let trace = TraceParent::from_headers(request.headers()).unwrap_or_else(TraceParent::generate);
+        request.extensions_mut().insert(trace);
+        let (service, method) =
+            request.uri().path().trim_start_matches('/').split_once('/').unwrap_or_default();
+        let span = tracing::info_span!(
+            "rpc",
+            rpc.service = service,
+            rpc.method = method,
+            trace.id = trace.trace_id()
+        );
+
+        let mut ended = CallEnd { span: span.clone(), arrived, code: None };
+        let response = span.in_scope(|| self.inner.call(request));
+        let traced = async move {
+            let Ok(response) = response.await;
+            ended.code = status_code(response.headers());
+            Ok(response.map(|body| Body::new(TracedBody { inner: body, ended })))
+        };
+        Box::pin(traced.instrument(span))
+    }
+}
+
+fn status_code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// Reports the call when dropped, so that an abandoned one is reported, too.
+struct CallEnd {
+    span: Span,
+    arrived: Instant,
+    code: Option<Code>,
+}
+
+impl Drop for CallEnd {
+    fn drop(&mut self) {
+        // No status was sent: the caller left first.
+        let code = self.code.unwrap_or(Code::Cancelled);
+        let duration_ms = self.arrived.elapsed().as_secs_f64() * 1000.0;
+        let _entered = self.span.enter();
+        let name = code_name(code);
+        match code {
+            Code::Internal
+            | Code::Unknown
+            | Code::DataLoss
+            | Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted => {
+                tracing::info!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
+            }
+            _ => tracing::debug!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}"),
+        }
+    }
+}
+
+struct TracedBody {
+    inner: Body,
+    ended: CallEnd,
+}
+
+impl http_body::Body for TracedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let _entered = this.ended.span.enter();
+        let frame = std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.ended.code = status_code(trailers);
+                }
+            }
+            Some(Err(status)) => this.ended.code = Some(status.code()),
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,128 @@
+//! Puts a server together.
+
+use http::Request;
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
+use tonic_health::server::{HealthReporter, HealthService};
+use tower_service::Service;
+
+use super::{Health, ServeError, Server, ServerConfig, stack};
+use crate::method::{MethodPolicy, Methods};
+
+const HEALTH: &str = "grpc.health.v1.Health";
+const REFLECTION: [&str; 2] =
+    ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// Collects the services of a [`Server`].
+#[derive(Debug)]
+pub struct ServerBuilder {
+    config: ServerConfig,
+    routes: RoutesBuilder,
+    services: Vec<&'static str>,
+    descriptors: Vec<&'static [u8]>,
+    methods: Methods,
+}
+
+impl ServerBuilder {
+    pub(super) fn new(config: ServerConfig) -> Self {
+        let mut methods = Methods::default();
+        // Probes and tools must get through when nothing else does, and must not hold up a shutdown.
+        let probe = MethodPolicy::standard().without_admission().ended_on_drain();
+        methods.set(HEALTH, probe);
+        methods.set(
+            "grpc.health.v1.Health/Watch",
+            MethodPolicy::long_lived().without_admission().ended_on_drain(),
+        );
+        for service in REFLECTION {
+            methods.set(service, MethodPolicy::long_lived().without_admission().ended_on_drain());
+        }
+        Self {
+            config,
+            routes: RoutesBuilder::default(),
+            services: Vec::new(),
+            descriptors: Vec::new(),
+            methods,
+        }
+    }
+
+    /// Adds a generated service. Its name appears in health. Give it the message limits of
+    /// [`MAX_MESSAGE_BYTES`](crate::MAX_MESSAGE_BYTES).
+    #[must_use]
+    pub fn service<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.services.push(S::NAME);
+        self.routes.add_service(service);
+        self
+    }
+
+    /// Adds an encoded `FileDescriptorSet`; reflection serves all of them.
+    #[must_use]
+    pub fn descriptors(mut self, encoded: &'static [u8]) -> Self {
+        self.descriptors.push(encoded);
+        self
+    }
+
+    /// Gives `package.Service/Method`, or all of `package.Service`, rules of its own.
+    #[must_use]
+    pub fn policy(mut self, name: &str, policy: MethodPolicy) -> Self {
+        self.methods.set(name, policy);
+        self
+    }
+
+    /// Adds health and reflection (v1 and v1alpha), and composes the layers.
+    ///
+    /// # Errors
+    /// The settings contradict one another, a descriptor set cannot be decoded, or a policy names a service
+    /// that this server does not have.
+    pub async fn build(mut self) -> Result<Server, ServeError> {
+        self.config.validate()?;
+        self.check_policies()?;
+
+        let reporter = HealthReporter::new();
+        self.routes.add_service(tonic_health::pb::health_server::HealthServer::new(
+            HealthService::from_health_reporter(reporter.clone()),
+        ));
+        self.routes.add_service(self.reflection().build_v1()?);
+        self.routes.add_service(self.reflection().build_v1alpha()?);
+        let health = Health::new(reporter, self.services).await;
+
+        let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
+        let stack = stack::compose(
+            self.routes.routes(),
+            &self.config,
+            self.methods,
+            draining.clone(),
+            cutting.clone(),
+        );
+        Ok(Server { config: self.config, stack, health, draining, cutting })
+    }
+
+    fn reflection(&self) -> tonic_reflection::server::Builder<'static> {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        self.descriptors
+            .iter()
+            .fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set))
+    }
+
+    /// A policy with a typing error would silently not apply.
+    fn check_policies(&self) -> Result<(), ServeError> {
+        for name in self.methods.names() {
+            let service = name.split_once('/').map_or(name, |(service, _)| service);
+            let known =
+                self.services.contains(&service) || service == HEALTH || REFLECTION.contains(&service);
+            if !known {
+                return Err(ServeError::UnknownService { policy: name.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}

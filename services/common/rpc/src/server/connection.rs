@@ -1,0 +1,174 @@
+//! One connection, from its first byte to its last.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, transport::server::TcpConnectInfo};
+use tower_service::Service;
+
+use super::{ServerConfig, call_task::CallExecutor, stack::Stack};
+
+/// Length of the HTTP/2 connection preface, the first thing that a client sends.
+const PREFACE: usize = 24;
+
+/// Streams that the peer opened and reset, and that wait to be noticed; beyond it the connection is closed.
+/// The defence against rapid reset (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Streams reset because of the peer's errors, before the connection is closed.
+const MAX_LOCAL_RESETS: usize = 1024;
+
+/// Largest header list of a request, names and values and 32 bytes for each.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// Flow control windows: how much of a stream, and of all streams of a connection, is buffered unread.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// How hyper speaks HTTP/2 on every connection of a server.
+pub(super) fn http2(
+    config: &ServerConfig,
+    executor: CallExecutor,
+) -> hyper::server::conn::http2::Builder<CallExecutor> {
+    let mut builder = hyper::server::conn::http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    builder
+}
+
+/// When a connection must end.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    /// Say GOAWAY, finish the calls in progress.
+    pub(super) goaway: CancellationToken,
+    /// Close now.
+    pub(super) abort: CancellationToken,
+}
+
+/// Serves one connection until the peer leaves or [`Ends`] says so.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    builder: hyper::server::conn::http2::Builder<CallExecutor>,
+    stack: Stack,
+    handshake_timeout: std::time::Duration,
+    ends: Ends,
+) {
+    // Small frames must not wait for the acknowledgement of others.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(net.peer = %peer, "cannot set TCP_NODELAY: {error}");
+    }
+    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(info.clone());
+        // Every layer is always ready, and so are the routes.
+        stack.clone().call(request.map(Body::new))
+    });
+
+    let received = Arc::new(AtomicUsize::new(0));
+    let has_spoken = || received.load(Ordering::Relaxed) >= PREFACE;
+    let io = TokioIo::new(Counted { inner: stream, received: Arc::clone(&received) });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut handshake = pin!(tokio::time::sleep(handshake_timeout));
+    let mut handshake_over = false;
+    let mut going_away = false;
+
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(net.peer = %peer, "connection ended: {error}");
+                }
+                return;
+            }
+            () = ends.abort.cancelled() => return,
+            () = ends.goaway.cancelled(), if !going_away => {
+                going_away = true;
+                // hyper waits for the preface before it says GOAWAY, possibly without end
+                // (hyperium/hyper#4170), and a peer that has said nothing loses nothing.
+                if !has_spoken() {
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+            }
+            () = handshake.as_mut(), if !handshake_over => {
+                handshake_over = true;
+                // Keepalive starts after the preface; until then this is all that ends a silent peer.
+                if !has_spoken() {
+                    tracing::debug!(net.peer = %peer, "closed: no HTTP/2 preface within {handshake_timeout:?}");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Counts what was received.
+#[derive(Debug)]
+struct Counted {
+    inner: TcpStream,
+    received: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.received.fetch_add(buf.filled().len() - before, Ordering::Relaxed);
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

@@ -1,0 +1,52 @@
+//! The one layer stack.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, service::Routes};
+use tower::util::BoxCloneSyncService;
+
+use super::ServerConfig;
+use crate::{
+    layers::{
+        admission::AdmissionService,
+        catch_panic::CatchPanicService,
+        deadline::{DeadlineRules, DeadlineService},
+        trace::TraceService,
+    },
+    method::Methods,
+};
+
+pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// Wraps the routes, innermost first; read it upwards for the order in which a call passes:
+///
+/// 1. trace, so that every answer is reported, refusals included;
+/// 2. catch-panic, so that the layers below may panic, too;
+/// 3. deadline, so that its clock starts before the call waits for anything;
+/// 4. admission, so that a doomed call takes no permit.
+pub(super) fn compose(
+    routes: Routes,
+    config: &ServerConfig,
+    methods: Methods,
+    draining: CancellationToken,
+    cutting: CancellationToken,
+) -> Stack {
+    let methods = Arc::new(methods);
+    let permits = Arc::new(Semaphore::new(config.max_calls.min(Semaphore::MAX_PERMITS)));
+    let rules = Arc::new(DeadlineRules {
+        default: config.default_timeout,
+        max: config.max_timeout,
+        floor: config.min_budget,
+        methods: Arc::clone(&methods),
+        draining,
+        cutting,
+    });
+    let stack = AdmissionService::new(routes.prepare(), permits, config.retry_after, methods);
+    let stack = DeadlineService::new(stack, rules);
+    let stack = CatchPanicService::new(stack);
+    let stack = TraceService::new(stack);
+    BoxCloneSyncService::new(stack)
+}
