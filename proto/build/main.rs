@@ -23,7 +23,9 @@ fn main() -> anyhow::Result<()> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("validators.rs"), validators::generate(&compiler.descriptor_pool())?)?;
 
+    // Without `connect`: clients are made from the one in chatfn-rpc.
     tonic_prost_build::configure()
+        .build_transport(false)
         .bytes(".chatfn")
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(compiler.file_descriptor_set())?;
