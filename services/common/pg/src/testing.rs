@@ -103,13 +103,14 @@ impl Drop for TestDatabase {
         // A thread with its own runtime: the test's runtime may be the one that is dropping us.
         let dropper = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            runtime
-                .block_on(tokio::time::timeout(Duration::from_secs(10), async {
+            runtime.block_on(async {
+                let drop_it = async {
                     let mut admin = server.connect().await.ok()?;
                     admin.execute(AssertSqlSafe(statement)).await.ok()?;
                     admin.close().await.ok()
-                }))
-                .ok()?
+                };
+                tokio::time::timeout(Duration::from_secs(10), drop_it).await.ok()?
+            })
         });
         let _ = dropper.join();
     }

@@ -52,11 +52,11 @@ const START_ATTEMPTS: u32 = 5;
 /// Whether commits survive the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// `fsync` and `synchronous_commit` are on: what is committed survives a power failure.
+    /// What is committed survives a power failure.
     #[default]
     Durable,
-    /// Nothing is flushed: for servers whose data nobody will miss. Survives a killed server, not a killed
-    /// machine.
+    /// `fsync` is off: what is committed survives a killed server, but not a machine that goes down. For data
+    /// that nobody will miss.
     ThrowAway,
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, User};
@@ -46,25 +46,28 @@ impl Owner {
         }
     }
 
-    /// Checks that the owner can enter `dir` (absolute) and every folder above it, by entering them: modes alone
-    /// would miss access lists.
+    /// Checks that the owner can enter `dir` (absolute), by entering it: modes alone would miss access lists.
     pub(super) fn check_can_enter(&self, dir: &Path) -> Result<(), PrivateError> {
         let Some(user) = &self.0 else { return Ok(()) };
-        let mut ancestors: Vec<&Path> = dir.ancestors().collect();
-        ancestors.reverse();
-        for ancestor in ancestors {
-            let mut enter = Command::new("/bin/sh");
-            enter.args(["-c", "cd \"$1\"", "sh"]).arg(ancestor);
-            enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let status = self
-                .run(&mut enter, Path::new("/"))
-                .status()
-                .map_err(PrivateError::io("run", Path::new("/bin/sh")))?;
-            if !status.success() {
-                let (user, blocked) = (user.name.clone(), PathBuf::from(ancestor));
-                return Err(PrivateError::Unreachable { user, blocked });
+        if self.can_enter(dir)? {
+            return Ok(());
+        }
+        // The outermost folder that stops the owner is the one worth naming.
+        let mut blocked = dir;
+        for ancestor in dir.ancestors() {
+            if !self.can_enter(ancestor)? {
+                blocked = ancestor;
             }
         }
-        Ok(())
+        Err(PrivateError::Unreachable { user: user.name.clone(), blocked: blocked.to_path_buf() })
+    }
+
+    fn can_enter(&self, dir: &Path) -> Result<bool, PrivateError> {
+        let shell = Path::new("/bin/sh");
+        let mut enter = Command::new(shell);
+        enter.args(["-c", "cd \"$1\"", "sh"]).arg(dir);
+        enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let status = self.run(&mut enter, Path::new("/")).status();
+        status.map(|status| status.success()).map_err(PrivateError::io("run", shell))
     }
 }

@@ -59,7 +59,7 @@ impl Server {
     ) -> Result<Self, PrivateError> {
         let log = cluster.open_log()?;
         let log_too = log.try_clone().map_err(PrivateError::io("open", &cluster.log_file()))?;
-        let flush = match durability {
+        let fsync = match durability {
             Durability::Durable => "on",
             Durability::ThrowAway => "off",
         };
@@ -69,9 +69,7 @@ impl Server {
         for setting in SETTINGS {
             command.args(["-c", setting]);
         }
-        for name in ["fsync", "synchronous_commit", "full_page_writes"] {
-            command.args(["-c", &format!("{name}={flush}")]);
-        }
+        command.args(["-c", &format!("fsync={fsync}")]);
         command.stdin(Stdio::piped()).stdout(log).stderr(log_too);
         let mut child = cluster
             .owner()
