@@ -1,0 +1,153 @@
+//! A cluster of real processes on a database of its own.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use chatfn_pg::testing::TestDatabase;
+use chatfn_rpc::{Client, ClientConfig, connect};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::eventually;
+
+/// The three services, each a process, on one database. They are killed when it is dropped.
+pub struct Cluster {
+    /// The registry.
+    pub registry: Service,
+    /// The invoker.
+    pub invoker: Service,
+    /// Event-ingest.
+    pub event_ingest: Service,
+    /// The database.
+    pub database: TestDatabase,
+}
+
+impl Cluster {
+    /// Starts a cluster in which lambdas may call 127.0.0.1, and waits until all of it serves.
+    pub async fn start() -> Self {
+        let database = TestDatabase::create().await;
+        let url = database.url().expose().to_owned();
+        let [registry, invoker, event_ingest] = free_addresses();
+        let (registry_url, invoker_url) = (format!("http://{registry}"), format!("http://{invoker}"));
+        // The compiled engine is the same for all tests.
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/engine-cache");
+        let service = |name: &'static str, address, flags: &[(&str, &str)]| {
+            let mut arguments = vec![format!("--listen={address}")];
+            arguments.extend(flags.iter().map(|(flag, value)| format!("--{flag}={value}")));
+            Service { name, address, arguments, process: None }
+        };
+        let mut cluster = Self {
+            registry: service("registry", registry, &[("database-url", &url), ("invoker", &invoker_url)]),
+            invoker: service(
+                "invoker",
+                invoker,
+                &[
+                    ("registry", &registry_url),
+                    ("cache-dir", &cache.display().to_string()),
+                    ("egress-allow-cidr", "127.0.0.1/32"),
+                ],
+            ),
+            event_ingest: service(
+                "event-ingest",
+                event_ingest,
+                &[
+                    ("database-url", &url),
+                    ("registry", &registry_url),
+                    ("invoker", &invoker_url),
+                    // A killed replica's lanes are taken over soon.
+                    ("lease-ttl", "2s"),
+                ],
+            ),
+            database,
+        };
+        for service in [&mut cluster.registry, &mut cluster.invoker, &mut cluster.event_ingest] {
+            service.start();
+        }
+        for service in [&cluster.registry, &cluster.invoker, &cluster.event_ingest] {
+            service.serving().await;
+        }
+        cluster
+    }
+}
+
+/// A service's process.
+pub struct Service {
+    name: &'static str,
+    address: SocketAddr,
+    arguments: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Service {
+    /// Starts the process; it need not serve yet.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let process = Command::new(binary(self.name)).args(&self.arguments).stdin(Stdio::null()).spawn();
+        self.process = Some(process.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name)));
+    }
+
+    /// Waits until the process reports SERVING.
+    pub async fn serving(&self) {
+        let mut health = HealthClient::new(self.client());
+        eventually(&format!("{} serves", self.name), async || {
+            let answer = health.check(HealthCheckRequest::default()).await.ok()?;
+            (answer.get_ref().status() == ServingStatus::Serving).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends the process as a crash does: at once, without a chance to do anything.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("the process runs");
+        process.kill().expect("a child can be killed");
+        process.wait().expect("a child can be waited for");
+    }
+
+    /// Asks the process to stop and waits until it has, with success.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().expect("the process runs");
+        kill(pid(&process), Signal::SIGTERM).expect("a child can be signalled");
+        let status = eventually(&format!("{} stops", self.name), async || process.try_wait().unwrap()).await;
+        assert!(status.success(), "{} stopped with {status}", self.name);
+    }
+
+    /// A client of the service. It outlives restarts.
+    pub fn client(&self) -> Client {
+        connect(ClientConfig::new(format!("http://{}", self.address).parse().unwrap())).unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+    }
+}
+
+fn pid(process: &Child) -> Pid {
+    Pid::from_raw(process.id().cast_signed())
+}
+
+/// Three loopback addresses that are free now.
+fn free_addresses() -> [SocketAddr; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("a bound address"))
+}
+
+/// The binary of a service, beside the one that runs this test.
+fn binary(service: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let folder = test.parent().and_then(Path::parent).expect("target/debug/deps");
+    let binary = folder.join(format!("chatfn-{service}"));
+    assert!(binary.exists(), "{} is not built: run `make test`", binary.display());
+    binary
+}
