@@ -119,7 +119,9 @@ pub async fn connect(config: &PoolConfig) -> Result<PgPool, ConnectError> {
         .map_err(unreachable)?;
     // Only the answer mattered; an error while saying goodbye does not.
     let _ = probe.close().await;
-    Ok(PgPoolOptions::new()
+    #[expect(clippy::disallowed_methods, reason = "this is the place where pools are made")]
+    let pool = PgPoolOptions::new();
+    Ok(pool
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
         .connect_lazy_with(options))

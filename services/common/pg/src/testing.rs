@@ -74,8 +74,9 @@ impl TestDatabase {
         let _ = admin.close().await;
         let url = server.with_database(&name).expect("the server's URL was good a moment ago");
         let options = |url: &DatabaseUrl| url.connect_options().expect("the URL was good a moment ago");
-        // Generous where a service's pool is strict: a slow machine must not fail a test.
-        let pool = PgPoolOptions::new()
+        #[expect(clippy::disallowed_methods, reason = "a slow machine must not fail a test: no timeouts")]
+        let pool = PgPoolOptions::new();
+        let pool = pool
             .max_connections(10)
             .acquire_timeout(Duration::from_secs(30))
             .connect_lazy_with(options(&url).application_name("chatfn-test"));

@@ -151,7 +151,9 @@ async fn an_exhausted_pool_times_out() {
     let config = PoolConfig { max_connections: 1, ..config(&database) };
     let pool = connect(&config).await.unwrap();
     let _held = pool.acquire().await.unwrap();
-    let impatient = sqlx::postgres::PgPoolOptions::new()
+    #[expect(clippy::disallowed_methods, reason = "`connect` needs longer to prove that the server answers")]
+    let impatient = sqlx::postgres::PgPoolOptions::new();
+    let impatient = impatient
         .max_connections(1)
         .acquire_timeout(Duration::from_millis(10))
         .parent(pool.clone())

@@ -34,13 +34,15 @@ const LOG_TAIL: usize = 2_000;
 #[derive(Debug)]
 pub(super) struct Cluster {
     dir: PathBuf,
+    temporary: bool,
     owner: Owner,
     lock: File,
 }
 
 impl Cluster {
-    /// Makes the folder if need be, and takes its lock.
-    pub(super) fn claim(dir: &Path, owner: Owner) -> Result<Self, PrivateError> {
+    /// Makes the folder if need be, and takes its lock. A `temporary` folder goes with its server, even if
+    /// this process is not there to remove it.
+    pub(super) fn claim(dir: &Path, temporary: bool, owner: Owner) -> Result<Self, PrivateError> {
         refuse_foreign(dir)?;
         fs::create_dir_all(dir).map_err(PrivateError::io("make", dir))?;
         let dir = dir.canonicalize().map_err(PrivateError::io("find", dir))?;
@@ -61,11 +63,16 @@ impl Cluster {
             .map_err(PrivateError::io("protect", &dir))?;
         owner.give(&dir)?;
         owner.check_can_enter(&dir)?;
-        Ok(Self { dir, owner, lock })
+        Ok(Self { dir, temporary, owner, lock })
     }
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The folder if it is temporary, else nothing.
+    pub(super) fn folder_that_goes_with_the_server(&self) -> &Path {
+        if self.temporary { &self.dir } else { Path::new("") }
     }
 
     pub(super) fn data(&self) -> PathBuf {

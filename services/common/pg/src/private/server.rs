@@ -13,9 +13,23 @@ use super::{Durability, PrivateError};
 
 /// Leaves a watcher behind, then becomes the server, so that the server is our direct child and its process
 /// id is known. The watcher waits for a line (the owner says it has stopped the server itself) or for the end
-/// of the pipe (the owner died): then it asks the server for a fast shutdown. A background shell ignores
-/// SIGINT and has no standard input of its own, hence descriptor 3.
-const SCRIPT: &str = r#"exec 3<&0; (read -r _ <&3 || kill -INT $$) & exec "$0" "$@" 3<&- </dev/null"#;
+/// of the pipe (the owner died): then it asks the server for a fast shutdown, and removes the folder `$1` if
+/// one is given, within 30 s. A background shell ignores SIGINT and has no standard input of its own, hence
+/// descriptor 3.
+const SCRIPT: &str = r#"
+    folder=$1; shift; exec 3<&0
+    (
+        read -r _ <&3 && exit
+        kill -INT $$
+        [ -n "$folder" ] || exit
+        cd /
+        tries=0
+        while [ -e "$folder/data/postmaster.pid" ] && [ $tries -lt 300 ]; do
+            tries=$((tries + 1)); sleep 0.1
+        done
+        rm -rf -- "$folder"
+    ) &
+    exec "$0" "$@" 3<&- </dev/null"#;
 
 /// How long a fast shutdown, and then an immediate one, may take.
 const FAST_SHUTDOWN: Duration = Duration::from_secs(20);
@@ -30,7 +44,7 @@ const SETTINGS: [&str; 17] = [
     "wal_level=minimal", // nobody replicates a private server
     "max_wal_senders=0",
     "min_wal_size=80MB",
-    "max_wal_size=1GB",
+    "max_wal_size=512MB",
     "jit=off", // costs more than it saves on small statements
     "random_page_cost=1.1",
     "max_parallel_workers_per_gather=0",
@@ -65,6 +79,7 @@ impl Server {
         };
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SCRIPT]).arg(binaries.postgres());
+        command.arg(cluster.folder_that_goes_with_the_server());
         command.arg("-D").arg(cluster.data()).arg("-p").arg(port.to_string());
         for setting in SETTINGS {
             command.args(["-c", setting]);
