@@ -99,22 +99,28 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Best effort: what cannot be dropped goes when the throw-away server goes.
     fn drop(&mut self) {
-        let server = self.server.clone();
-        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(&self.name));
+        let (server, name) = (self.server.clone(), self.name.clone());
         // A thread with its own runtime: the test's runtime may be the one that is dropping us.
         let dropper = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
             runtime.block_on(async {
-                let drop_it = async {
-                    let mut admin = server.connect().await.ok()?;
-                    admin.execute(AssertSqlSafe(statement)).await.ok()?;
-                    admin.close().await.ok()
-                };
-                tokio::time::timeout(Duration::from_secs(10), drop_it).await.ok()?
+                tokio::time::timeout(Duration::from_secs(10), drop_database(&server, &name)).await.ok()?.ok()
             })
         });
         let _ = dropper.join();
     }
+}
+
+async fn drop_database(server: &PgConnectOptions, name: &str) -> Result<(), sqlx::Error> {
+    let mut admin = server.connect().await?;
+    // `WITH (FORCE)` alone looks for surviving sessions every 100 ms only; they take a few to end.
+    let survivors = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+    while sqlx::query_scalar::<_, i64>(survivors).bind(name).fetch_one(&mut admin).await? > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
+    admin.execute(AssertSqlSafe(statement)).await?;
+    admin.close().await
 }
 
 fn server_url() -> DatabaseUrl {
