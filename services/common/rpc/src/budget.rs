@@ -148,7 +148,7 @@ mod tests {
     fn is_valid(text: &[u8]) -> bool {
         matches!(text, [digits @ .., unit]
             if (1..=8).contains(&digits.len())
-            && digits.iter().all(|b| matches!(b, b'0'..=b'9'))
+            && digits.iter().all(|b| b"0123456789".contains(b))
             && b"HMSmun".contains(unit))
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// The instant at which a call must be over. Absolute and monotonic: it neither moves while the call
-/// waits in a queue nor follows the wall clock. Follows tokio's paused clock in tests.
+/// waits in a queue nor follows the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -66,17 +66,25 @@ impl Deadline {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn shrinks_and_expires() {
-        let deadline = Deadline::after(Duration::from_millis(100));
-        assert_eq!(deadline.remaining(), Duration::from_millis(100));
-        assert_eq!(deadline.shrink(Duration::from_millis(30)).remaining(), Duration::from_millis(70));
-        assert_eq!(deadline.capped(Duration::from_secs(1)), deadline);
-        assert_eq!(deadline.capped(Duration::from_millis(5)).remaining(), Duration::from_millis(5));
+    #[test]
+    fn shrinks_and_never_grows() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let deadline = Deadline::from_start(start, second * 100);
+        assert_eq!(deadline.instant(), start + second * 100);
+        assert_eq!(deadline.shrink(second * 30).instant(), start + second * 70);
+        assert_eq!(deadline.capped(second * 1000), deadline);
+        assert!(deadline.capped(second) < deadline);
+        assert!(deadline.remaining() <= second * 100);
         assert!(!deadline.is_expired());
+    }
+
+    #[tokio::test]
+    async fn expires() {
+        let deadline = Deadline::after(Duration::from_millis(10));
         deadline.expired().await;
         assert!(deadline.is_expired());
         assert_eq!(deadline.remaining(), Duration::ZERO);
+        deadline.expired().await;
     }
 
     #[test]

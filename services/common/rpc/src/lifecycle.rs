@@ -235,8 +235,9 @@ mod tests {
         assert_eq!(error.to_string(), "task lease of lanes failed: the database is gone");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stuck_task_is_dropped() {
+        let grace = Duration::from_millis(50);
         let shutdown = Shutdown::new();
         let group = TaskGroup::new("lanes", &shutdown);
         let (dropped, is_dropped) = tokio::sync::oneshot::channel::<()>();
@@ -245,7 +246,7 @@ mod tests {
             drop(dropped);
             Ok::<_, Infallible>(())
         });
-        assert_eq!(group.stop(GRACE).await, Err(TaskError::Stuck { group: "lanes", count: 1, grace: GRACE }));
+        assert_eq!(group.stop(grace).await, Err(TaskError::Stuck { group: "lanes", count: 1, grace }));
         is_dropped.await.expect_err("the task's future is dropped");
     }
 

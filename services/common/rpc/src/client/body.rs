@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -15,33 +16,65 @@ use tonic::{Status, body::Body};
 use super::transport;
 use crate::{Deadline, layers::deadline};
 
+/// What the two bodies of a call tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    /// Fires when the call is over.
+    pub(super) over: CancellationToken,
+    /// Why the request's own stream failed: a message that could not be encoded, for instance. hyper does not
+    /// report it, it only resets the stream.
+    request_failed: OnceLock<Status>,
+}
+
+impl Call {
+    /// The status for an error of the connection.
+    pub(super) fn status(&self, error: &(dyn std::error::Error + 'static)) -> Status {
+        self.request_failed.get().cloned().unwrap_or_else(|| transport::status(error))
+    }
+
+    fn ended_without_status(&self) -> Status {
+        let lost = || transport::lost("the response ended without a status");
+        self.request_failed.get().cloned().unwrap_or_else(lost)
+    }
+}
+
 /// The request. hyper sends it from a task of its own, which goes on, and keeps the stream open, after the
 /// caller dropped the response; so the end of the call is told to it.
 pub(super) struct RequestBody {
     inner: Body,
     over: Pin<Box<WaitForCancellationFutureOwned>>,
+    call: Arc<Call>,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Body, over: CancellationToken) -> Self {
-        Self { inner, over: Box::pin(over.cancelled_owned()) }
+    pub(super) fn new(inner: Body, call: Arc<Call>) -> Self {
+        Self { inner, over: Box::pin(call.over.clone().cancelled_owned()), call }
     }
 }
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = h2::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // Becomes RST_STREAM(CANCEL), which tells the server that nobody waits any more.
+        let cancel = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL))));
         let this = self.get_mut();
         if this.over.as_mut().poll(cx).is_ready() {
-            // Becomes RST_STREAM(CANCEL), which tells the server that nobody waits any more.
-            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+            return cancel();
         }
-        Pin::new(&mut this.inner).poll_frame(cx).map_err(Into::into)
+        match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+            Some(Err(status)) => {
+                // Polled no more after this, so it is set once.
+                let _ = this.call.request_failed.set(status);
+                cancel()
+            }
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -59,6 +92,7 @@ pub(super) struct ResponseBody {
     expiry: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Whether the status has come, in the headers or in the trailers.
     status_sent: bool,
+    call: Arc<Call>,
     over: Option<DropGuard>,
 }
 
@@ -67,10 +101,11 @@ impl ResponseBody {
         inner: Incoming,
         deadline: Option<Deadline>,
         status_sent: bool,
+        call: Arc<Call>,
         over: DropGuard,
     ) -> Self {
         let expiry = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
-        Self { inner: Some(inner), expiry, status_sent, over: Some(over) }
+        Self { inner: Some(inner), expiry, status_sent, call, over: Some(over) }
     }
 
     fn finish(&mut self) {
@@ -100,11 +135,9 @@ impl http_body::Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => this.fail(transport::status(&error)),
+            Poll::Ready(Some(Err(error))) => this.fail(this.call.status(&error)),
             // hyper turns a reset with CANCEL or NO_ERROR into a clean end; without a status it is none.
-            Poll::Ready(None) if !this.status_sent => {
-                this.fail(transport::lost("the response ended without a status"))
-            }
+            Poll::Ready(None) if !this.status_sent => this.fail(this.call.ended_without_status()),
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)

@@ -17,11 +17,10 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
-use self::body::{RequestBody, ResponseBody};
+use self::body::{Call, RequestBody, ResponseBody};
 pub use self::{
     config::{ClientConfig, ClientConfigError},
     retry::{RetryClass, classify},
@@ -153,19 +152,19 @@ impl Service<Request<Body>> for Client {
             Ok(deadline) => deadline,
             Err(refused) => return Box::pin(async move { Err(refused) }),
         };
-        let over = CancellationToken::new();
-        let request = request.map(|body| RequestBody::new(body, over.clone()));
-        let over = over.drop_guard();
+        let call = Arc::new(Call::default());
+        let over = call.over.clone().drop_guard();
+        let request = request.map(|body| RequestBody::new(body, Arc::clone(&call)));
         let response = self.http.request(request);
         Box::pin(async move {
             let response = tokio::select! {
                 biased;
-                response = response => response.map_err(|error| transport::status(&error))?,
+                response = response => response.map_err(|error| call.status(&error))?,
                 Err(expired) = expiry(deadline) => return Err(expired),
             };
             let (parts, body) = response.into_parts();
             let status_sent = has_status(&parts.headers) || parts.status != http::StatusCode::OK;
-            let body = ResponseBody::new(body, deadline, status_sent, over);
+            let body = ResponseBody::new(body, deadline, status_sent, call, over);
             Ok(Response::from_parts(parts, Body::new(body)))
         })
     }

@@ -12,10 +12,6 @@ use crate::{ApiError, status::reasons};
 
 /// The status for an error that came from the connection and not from the server.
 pub(super) fn status(error: &(dyn Error + 'static)) -> Status {
-    if let Some(ours) = find::<Status>(error) {
-        // The request's own stream failed: a message that could not be encoded, for instance.
-        return ours.clone();
-    }
     let text = innermost(error);
     if find::<legacy::Error>(error).is_some_and(legacy::Error::is_connect) {
         return not_sent(&format!("cannot connect: {text}"));

@@ -1,0 +1,160 @@
+//! Admission and panics.
+
+use std::time::Duration;
+
+use chatfn_rpc::{ErrorReport, MethodPolicy, RequestExt, RetryClass, ServerConfig, classify, reasons};
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::sync::mpsc;
+use tonic::{Code, Request};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::support::{
+    Probe, UNARY, eventually, just, note, raw_call, raw_client, raw_status, start, start_at, start_with,
+    then_silence, unary, watch, within,
+};
+
+fn one_call() -> ServerConfig {
+    ServerConfig { max_calls: 1, ..ServerConfig::default() }
+}
+
+fn long(text: &str) -> Request<crate::support::Note> {
+    Request::new(note(text)).with_timeout(Duration::from_secs(50))
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_at_once_and_health_still_answers() {
+    let server = start_with(Probe::new().watch(|_| Ok(then_silence(note("first")))), one_call()).await;
+    server.health.set_ready().await;
+    let client = server.client();
+    let mut holding = watch(&client, long("hold")).await.expect("a stream");
+    assert!(within(holding.message()).await.expect("no error").is_some());
+
+    let refused = unary(&client, long("x")).await.expect_err("full");
+    let report = ErrorReport::from_status(&refused);
+    assert_eq!(report.code, Code::ResourceExhausted);
+    assert_eq!(report.reason.as_deref(), Some(reasons::SERVER_BUSY));
+    assert_eq!(report.retry_after, Some(Duration::from_millis(250)));
+    assert_eq!(classify(&refused), RetryClass::Safe);
+
+    let health = HealthClient::new(client.clone()).check(HealthCheckRequest::default()).await;
+    assert_eq!(health.expect("an answer").into_inner().status, 1, "SERVING");
+    assert!(within(holding.message()).now_or_never().is_none(), "the stream was open all the time");
+}
+
+#[tokio::test]
+async fn the_permit_returns_when_the_body_ends() {
+    let (finish, finished) = mpsc::channel::<()>(1);
+    let finished = std::sync::Mutex::new(Some(finished));
+    let probe = Probe::new().watch(move |_| {
+        let mut finished = finished.lock().expect("not poisoned").take().expect("one call");
+        let wait = stream::once(async move {
+            finished.recv().await;
+            Ok(note("last"))
+        });
+        Ok(just(note("first")).chain(wait).boxed())
+    });
+    let server = start_with(probe, one_call()).await;
+    let client = server.client();
+    let mut stream = watch(&client, long("x")).await.expect("a stream");
+    assert!(within(stream.message()).await.expect("no error").is_some());
+    assert_eq!(unary(&client, long("x")).await.expect_err("full").code(), Code::ResourceExhausted);
+
+    finish.send(()).await.expect("the handler listens");
+    assert_eq!(within(stream.message()).await.expect("no error"), Some(note("last")));
+    assert_eq!(within(stream.message()).await.expect("no error"), None);
+    // The permit is given back before the trailers are sent, so no retry is needed here.
+    assert_eq!(unary(&client, long("x")).await.expect("free again"), "x");
+}
+
+#[tokio::test]
+async fn the_permit_returns_when_the_caller_leaves() {
+    let (hangs, mut is_hanging) = mpsc::channel(1);
+    let probe = Probe::new().watch(|_| Ok(then_silence(note("first")))).unary(move |request| {
+        let hangs = hangs.clone();
+        async move {
+            if request.get_ref().text == "hang" {
+                hangs.send(()).await.expect("the test listens");
+                std::future::pending::<()>().await;
+            }
+            Ok(request.into_inner())
+        }
+    });
+    let server = start_with(probe, one_call()).await;
+    let client = server.client();
+
+    let mut stream = watch(&client, long("x")).await.expect("a stream");
+    assert!(within(stream.message()).await.expect("no error").is_some());
+    drop(stream);
+    eventually(async || unary(&client, long("x")).await.ok()).await;
+
+    let hanging = client.clone();
+    let call = tokio::spawn(async move { unary(&hanging, long("hang")).await });
+    assert_eq!(within(is_hanging.recv()).await, Some(()));
+    assert_eq!(unary(&client, long("x")).await.expect_err("full").code(), Code::ResourceExhausted);
+    call.abort();
+    eventually(async || unary(&client, long("x")).await.ok()).await;
+}
+
+#[tokio::test]
+async fn listed_methods_need_no_permit() {
+    let probe = Probe::new().watch(|_| Ok(then_silence(note("first"))));
+    let policies = [(UNARY, MethodPolicy::standard().without_admission())];
+    let server = start_at("127.0.0.1:0".parse().expect("an address"), probe, one_call(), &policies).await;
+    let client = server.client();
+    let mut holding = watch(&client, long("hold")).await.expect("a stream");
+    assert!(within(holding.message()).await.expect("no error").is_some());
+    assert_eq!(unary(&client, long("x")).await.expect("exempt"), "x");
+    assert_eq!(watch(&client, long("x")).await.expect_err("full").code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_call() {
+    let probe = Probe::new()
+        .unary(|request| async move {
+            assert_ne!(request.get_ref().text, "bad", "expected by the test");
+            Ok(request.into_inner())
+        })
+        .watch(|_| {
+            Ok(just(note("first"))
+                .chain(stream::once(async {
+                    // Else tonic asks for both messages at once, and the panic takes the first one with it.
+                    tokio::task::yield_now().await;
+                    panic!("expected by the test")
+                }))
+                .boxed())
+        });
+    // A lost permit would make the second call fail.
+    let server = start_with(probe, one_call()).await;
+    let client = server.client();
+
+    for _ in 0..3 {
+        let report = ErrorReport::from_status(&unary(&client, long("bad")).await.expect_err("panics"));
+        assert_eq!(report.code, Code::Internal);
+        assert_eq!(report.reason.as_deref(), Some(reasons::INTERNAL));
+        assert!(!report.message.contains("expected by the test"), "opaque: {}", report.message);
+
+        let mut stream = watch(&client, long("x")).await.expect("a stream");
+        assert!(within(stream.message()).await.expect("no error").is_some());
+        assert_eq!(within(stream.message()).await.expect_err("panics").code(), Code::Internal);
+    }
+    assert_eq!(unary(&client, long("good")).await.expect("lives"), "good");
+}
+
+#[tokio::test]
+async fn a_large_error_still_fits_into_headers() {
+    let server = start(Probe::new().unary(|_| async {
+        let mut error = chatfn_rpc::ApiError::invalid_argument("MANY_FIELDS", "é".repeat(100_000));
+        for at in 0..10_000 {
+            error = error.field(format!("events[{at}].payload"), "must be an object");
+        }
+        Err(error.into())
+    }))
+    .await;
+    let response = raw_call(&raw_client(), server.addr, UNARY, &[]).await;
+    let size: usize =
+        response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    assert!(size < 7 * 1024, "{size}");
+    let report = ErrorReport::from_status(&raw_status(response).await.0);
+    assert_eq!(report.reason.as_deref(), Some("MANY_FIELDS"));
+    assert!(report.fields.last().expect("violations").description.contains("more"));
+}

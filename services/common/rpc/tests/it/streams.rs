@@ -1,0 +1,132 @@
+//! Streams and their deadlines: tonic guards nothing after the headers.
+
+use std::time::Duration;
+
+use chatfn_rpc::{ErrorReport, RequestExt, ServerConfig, reasons};
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use tokio::sync::mpsc;
+use tonic::{Code, Request};
+
+use crate::support::{
+    Probe, Raw, UNARY, WATCH, chat, eventually, note, raw_call, raw_client, raw_status, start, start_with,
+    then_silence, watch, within,
+};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_stream_that_has_begun_ends_in_its_trailers() {
+    let server = start(Probe::new().watch(|_| Ok(then_silence(note("first"))))).await;
+    let response = raw_call(&raw_client(), server.addr, WATCH, &[("grpc-timeout", "300m")]).await;
+    assert!(!response.headers().contains_key("grpc-status"), "the headers said nothing yet");
+    let (status, data) = raw_status(response).await;
+    assert_eq!(ErrorReport::from_status(&status).reason.as_deref(), Some(reasons::DEADLINE_EXCEEDED));
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(data > 0, "the first message arrived");
+}
+
+#[tokio::test]
+async fn a_stream_that_never_pauses_ends_as_well() {
+    let server = start(Probe::new().watch(|_| Ok(stream::repeat_with(|| Ok(note("again"))).boxed()))).await;
+    let response = raw_call(&raw_client(), server.addr, WATCH, &[("grpc-timeout", "300m")]).await;
+    assert_eq!(raw_status(response).await.0.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn the_client_ends_a_silent_stream() {
+    let server = start(Probe::new().watch(|_| Ok(then_silence(note("first"))))).await;
+    let mut stream =
+        watch(&server.client(), Request::new(note("x")).with_timeout(SHORT)).await.expect("a stream");
+    assert!(within(stream.message()).await.expect("no error").is_some());
+    assert_eq!(within(stream.message()).await.expect_err("expires").code(), Code::DeadlineExceeded);
+}
+
+/// gRPC's interoperability case of that name.
+#[tokio::test]
+async fn timeout_on_sleeping_server() {
+    let server = start(Probe::new().chat(|request| {
+        // Keeps the requests and answers nothing.
+        let requests = request.into_inner();
+        stream::once(async move {
+            let _requests = requests;
+            std::future::pending().await
+        })
+        .boxed()
+    }))
+    .await;
+    let requests = stream::iter([note("one")]).chain(stream::pending());
+    let mut answers =
+        chat(&server.client(), Request::new(requests).with_timeout(SHORT)).await.expect("a stream");
+    assert_eq!(within(answers.message()).await.expect_err("expires").code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn requests_end_with_the_deadline_even_when_read_by_another_task() {
+    let (ended, mut has_ended) = mpsc::channel(1);
+    let server = start(Probe::new().chat(move |request| {
+        let (mut requests, ended) = (request.into_inner(), ended.clone());
+        tokio::spawn(async move {
+            let error = loop {
+                match requests.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break None,
+                    Err(status) => break Some(status.code()),
+                }
+            };
+            ended.send(error).await.expect("the test listens");
+        });
+        stream::pending().boxed()
+    }))
+    .await;
+    let requests = stream::iter([note("one")]).chain(stream::pending());
+    let mut answers =
+        chat(&server.client(), Request::new(requests).with_timeout(SHORT)).await.expect("a stream");
+    assert_eq!(within(answers.message()).await.expect_err("expires").code(), Code::DeadlineExceeded);
+    assert_eq!(within(has_ended.recv()).await, Some(Some(Code::DeadlineExceeded)));
+}
+
+#[tokio::test]
+async fn a_caller_that_drops_a_stream_cancels_although_its_requests_go_on() {
+    let (cancelled, mut was_cancelled) = mpsc::channel(1);
+    let server = start(Probe::new().chat(move |request| {
+        let (token, cancelled) = (request.context().cancelled, cancelled.clone());
+        tokio::spawn(async move {
+            token.cancelled().await;
+            cancelled.send(()).await.expect("the test listens");
+        });
+        then_silence(note("hello"))
+    }))
+    .await;
+    let client = server.client();
+    let mut answers =
+        chat(&client, Request::new(stream::pending()).without_deadline()).await.expect("a stream");
+    assert!(within(answers.message()).await.expect("no error").is_some());
+    drop(answers);
+    assert_eq!(within(was_cancelled.recv()).await, Some(()));
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_reading_cannot_keep_a_call() {
+    // The only permit of the server tells whether the call is over.
+    let config = ServerConfig { max_calls: 1, ..ServerConfig::default() };
+    let big = "x".repeat(64 * 1024);
+    let probe = Probe::new().watch(move |_| {
+        let big = big.clone();
+        Ok(stream::repeat_with(move || Ok(note(big.clone()))).boxed())
+    });
+    let server = start_with(probe, config).await;
+    let reader: Raw = legacy::Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .http2_initial_stream_window_size(1024)
+        .build_http();
+    let mut unread = raw_call(&reader, server.addr, WATCH, &[("grpc-timeout", "2S")]).await;
+    assert!(within(unread.body_mut().frame()).await.is_some(), "the stream has begun");
+
+    let other = raw_client();
+    let unary = async || raw_status(raw_call(&other, server.addr, UNARY, &[]).await).await.0.code();
+    assert_eq!(unary().await, Code::ResourceExhausted, "the unread stream holds the permit");
+    eventually(async || (unary().await == Code::Ok).then_some(())).await;
+    drop(unread);
+}
