@@ -1,1 +1,116 @@
-//! The control plane: templates, functions, versions and deployments.
+//! The control plane: templates, functions, versions, and what is live.
+//!
+//! Promises:
+//!
+//! * an account has at most one function per template, because a constraint of the database says so;
+//! * a version never changes; a version number never means two different things, even when a function is
+//!   deleted and created again;
+//! * what cannot be built is never live, and a deploy that fails leaves the live version live;
+//! * whoever watches the deployments misses no change, whichever replica of the registry made it, and holds
+//!   nobody else up;
+//! * code of a function never runs here: an invoker is asked to prepare it.
+//!
+//! Where to start reading: [`run`] puts the service together; `grpc/function.rs` has the methods,
+//! `functions.rs` and `deploy.rs` what they do, `store/` all SQL. `hub/` and `grpc/watch.rs` bring changes to the
+//! watchers. The templates are data files in `templates/`, read by [`catalogue`].
+
+mod build_error;
+pub mod catalogue;
+mod config;
+mod deploy;
+mod draft;
+mod error;
+mod functions;
+mod grpc;
+mod hub;
+mod page;
+mod prepare;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use chatfn_pg::PoolConfig;
+use chatfn_proto::registry::v1::{
+    deployment_watch_service_server::DeploymentWatchServiceServer,
+    function_service_server::FunctionServiceServer, template_service_server::TemplateServiceServer,
+};
+use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, MethodPolicy, Server, Shutdown, TaskGroup};
+use tokio::net::TcpListener;
+
+pub use self::config::Config;
+use self::{
+    catalogue::Catalogue,
+    functions::Registry,
+    grpc::{FunctionHandler, TemplateHandler, WatchHandler},
+    hub::Hub,
+    prepare::Invoker,
+    store::deployments,
+};
+
+/// How long background tasks and connections have to end after the last call.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves the registry on `listener` until `shutdown` begins, then drains.
+///
+/// Health says SERVING once the schema is known to be current and what is live has been read. Not cancel
+/// safe: begin the shutdown instead of dropping the future.
+///
+/// # Errors
+/// The settings are wrong, the database cannot be reached or has another schema than this release needs, or a
+/// background task failed. Each says what to do.
+pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    let catalogue = Arc::new(Catalogue::load()?);
+    let invoker = chatfn_rpc::connect(ClientConfig::new(config.invoker)).context("--invoker")?;
+
+    let db = chatfn_pg::connect(&config.database).await?;
+    chatfn_pg::migrate::require_current(&db).await?;
+    let watch_db = chatfn_pg::connect(&PoolConfig {
+        max_connections: config.watch_connections,
+        application_name: format!("{}-watch", config.database.application_name),
+        ..config.database
+    })
+    .await?;
+    let seen = deployments::revision(&mut *watch_db.acquire().await?)
+        .await
+        .context("the deployments cannot be read")?;
+
+    let hub = Arc::new(Hub::new(config.watch_backlog.try_into()?));
+    let tasks = TaskGroup::new("registry", &shutdown);
+    tasks.spawn("follow", |stop| hub::follow(Arc::clone(&hub), watch_db.clone(), seen, stop));
+    tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), watch_db.clone(), stop));
+
+    let watch =
+        WatchHandler { catalogue: Arc::clone(&catalogue), db: watch_db.clone(), hub: Arc::clone(&hub) };
+    let registry = Registry { catalogue, db: db.clone(), hub, invoker: Invoker::new(invoker) };
+    let server = Server::builder(config.rpc)
+        .service(
+            TemplateServiceServer::new(TemplateHandler(registry.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .service(
+            FunctionServiceServer::new(FunctionHandler(registry))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .service(
+            DeploymentWatchServiceServer::new(watch)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .policy(
+            "chatfn.registry.v1.DeploymentWatchService/WatchDeployments",
+            MethodPolicy::long_lived().ended_on_drain(),
+        )
+        .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
+        .build()
+        .await?;
+    server.health().set_ready().await;
+    server.serve(listener, shutdown.soft()).await?;
+
+    tasks.stop(GRACE).await?;
+    // Polite, but not worth waiting for: Postgres notices closed sockets by itself.
+    let _ = tokio::time::timeout(GRACE, async { tokio::join!(db.close(), watch_db.close()) }).await;
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! The part of a function that its author edits, and the rules for it.
+
+use chatfn_domain::{function::version_digest, settings::FunctionSettings};
+use chatfn_proto::{
+    convert::{from_settings, to_settings},
+    registry::v1 as wire,
+    validate::Violations,
+};
+use prost_types::FieldMask;
+
+/// A function's editable part: every field within its limits, and none that Postgres could refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Draft {
+    pub(crate) display_name: String,
+    pub(crate) description: String,
+    pub(crate) source: String,
+    pub(crate) settings: FunctionSettings,
+}
+
+impl Draft {
+    /// The draft of a new function: what `function` leaves open comes from the template.
+    pub(crate) fn new(template: &wire::Template, function: wire::Function) -> Result<Self, Violations> {
+        let or = |given: String, default: &str| if given.is_empty() { default.to_owned() } else { given };
+        let settings = function.settings.unwrap_or_default();
+        Self {
+            display_name: or(function.display_name, &template.display_name),
+            description: function.description,
+            source: or(function.source, &template.starter_source),
+            settings: to_settings("function.settings", &settings)?,
+        }
+        .checked()
+    }
+
+    /// SHA-256 of source and settings, in hexadecimal.
+    pub(crate) fn digest(&self) -> String {
+        version_digest(&self.source, &self.settings)
+    }
+
+    /// This draft with the fields that `mask` names taken over from `function`; without a mask, with those
+    /// that are set. `default_name` is the display name of a function that is given none.
+    pub(crate) fn updated(
+        self,
+        function: wire::Function,
+        mask: Option<FieldMask>,
+        default_name: &str,
+    ) -> Result<Self, Violations> {
+        let paths = match mask {
+            Some(mask) if !mask.paths.is_empty() => {
+                mask.paths.iter().map(|path| parse_path(path)).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => set_paths(&function),
+        };
+        let mut draft = self;
+        let given = function.settings.unwrap_or_default();
+        let mut settings = from_settings(&draft.settings);
+        for path in paths {
+            match path {
+                Path::DisplayName if function.display_name.is_empty() => {
+                    draft.display_name = default_name.to_owned();
+                }
+                Path::DisplayName => draft.display_name.clone_from(&function.display_name),
+                Path::Description => draft.description.clone_from(&function.description),
+                Path::Source => draft.source.clone_from(&function.source),
+                Path::Settings => settings.clone_from(&given),
+                Path::Setting(setting) => setting.copy(&given, &mut settings),
+            }
+        }
+        draft.settings = to_settings("function.settings", &settings)?;
+        draft.checked()
+    }
+
+    /// The rules that the contract's annotations cannot express.
+    fn checked(self) -> Result<Self, Violations> {
+        if self.source.is_empty() {
+            return Err(Violations::one(
+                "function.source",
+                "must not be empty; the template's starter_source is a good start",
+            ));
+        }
+        check_text("function.source", &self.source)?;
+        check_text("function.display_name", &self.display_name)?;
+        check_text("function.description", &self.description)?;
+        Ok(self)
+    }
+}
+
+/// Refuses the one character that Postgres cannot store in a text.
+pub(crate) fn check_text(field: &str, text: &str) -> Result<(), Violations> {
+    match text.chars().position(|char| char == '\0') {
+        Some(at) => Err(Violations::one(field, format!("holds a NUL character at position {at}; remove it"))),
+        None => Ok(()),
+    }
+}
+
+/// A field that a mask may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    DisplayName,
+    Description,
+    Source,
+    Settings,
+    Setting(Setting),
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    Timeout,
+    MemoryMib,
+    AllowedHosts,
+    Environment,
+    Retry,
+    MaxAttempts,
+    InitialBackoff,
+    MaxBackoff,
+}
+
+const PATHS: &[(&str, Path)] = &[
+    ("display_name", Path::DisplayName),
+    ("description", Path::Description),
+    ("source", Path::Source),
+    ("settings", Path::Settings),
+    ("settings.timeout", Path::Setting(Setting::Timeout)),
+    ("settings.memory_mib", Path::Setting(Setting::MemoryMib)),
+    ("settings.allowed_hosts", Path::Setting(Setting::AllowedHosts)),
+    ("settings.environment", Path::Setting(Setting::Environment)),
+    ("settings.retry", Path::Setting(Setting::Retry)),
+    ("settings.retry.max_attempts", Path::Setting(Setting::MaxAttempts)),
+    ("settings.retry.initial_backoff", Path::Setting(Setting::InitialBackoff)),
+    ("settings.retry.max_backoff", Path::Setting(Setting::MaxBackoff)),
+];
+
+fn parse_path(text: &str) -> Result<Path, Violations> {
+    PATHS.iter().find(|(name, _)| *name == text).map(|(_, path)| *path).ok_or_else(|| {
+        let known: Vec<_> = PATHS.iter().map(|(name, _)| *name).collect();
+        let given: String = text.chars().take(64).collect();
+        Violations::one("update_mask", format!("{given:?} cannot be updated; paths are {}", known.join(", ")))
+    })
+}
+
+/// The fields that are set in `function`, each setting by itself: what an empty mask stands for.
+fn set_paths(function: &wire::Function) -> Vec<Path> {
+    let settings = function.settings.clone().unwrap_or_default();
+    let retry = settings.retry.unwrap_or_default();
+    let set = [
+        (!function.display_name.is_empty(), Path::DisplayName),
+        (!function.description.is_empty(), Path::Description),
+        (!function.source.is_empty(), Path::Source),
+        (settings.timeout.is_some(), Path::Setting(Setting::Timeout)),
+        (settings.memory_mib != 0, Path::Setting(Setting::MemoryMib)),
+        (!settings.allowed_hosts.is_empty(), Path::Setting(Setting::AllowedHosts)),
+        (!settings.environment.is_empty(), Path::Setting(Setting::Environment)),
+        (retry.max_attempts != 0, Path::Setting(Setting::MaxAttempts)),
+        (retry.initial_backoff.is_some(), Path::Setting(Setting::InitialBackoff)),
+        (retry.max_backoff.is_some(), Path::Setting(Setting::MaxBackoff)),
+    ];
+    set.into_iter().filter_map(|(is_set, path)| is_set.then_some(path)).collect()
+}
+
+impl Setting {
+    /// Copies this setting; one that is not set becomes unset, which stands for its default.
+    fn copy(self, from: &wire::FunctionSettings, to: &mut wire::FunctionSettings) {
+        let retry = from.retry.unwrap_or_default();
+        match self {
+            Self::Timeout => to.timeout = from.timeout,
+            Self::MemoryMib => to.memory_mib = from.memory_mib,
+            Self::AllowedHosts => to.allowed_hosts.clone_from(&from.allowed_hosts),
+            Self::Environment => to.environment.clone_from(&from.environment),
+            Self::Retry => to.retry = from.retry,
+            Self::MaxAttempts => to.retry.get_or_insert_default().max_attempts = retry.max_attempts,
+            Self::InitialBackoff => to.retry.get_or_insert_default().initial_backoff = retry.initial_backoff,
+            Self::MaxBackoff => to.retry.get_or_insert_default().max_backoff = retry.max_backoff,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chatfn_proto::convert::to_duration;
+
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft {
+            display_name: "A".to_owned(),
+            description: "B".to_owned(),
+            source: "C".to_owned(),
+            settings: FunctionSettings {
+                memory_mib: 32,
+                environment: [("K".to_owned(), "v".to_owned())].into(),
+                ..FunctionSettings::default()
+            },
+        }
+    }
+
+    fn update(function: wire::Function, paths: &[&str]) -> Result<Draft, Violations> {
+        let mask = FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() };
+        draft().updated(function, Some(mask), "Default")
+    }
+
+    fn field_of(result: Result<Draft, Violations>) -> String {
+        result.unwrap_err().iter().next().unwrap().field.clone()
+    }
+
+    fn timeout(seconds: u64) -> wire::FunctionSettings {
+        wire::FunctionSettings {
+            timeout: Some(to_duration(Duration::from_secs(seconds))),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_mask_changes_what_it_names_and_nothing_else() {
+        let given = wire::Function {
+            description: "new".to_owned(),
+            source: "new".to_owned(),
+            settings: Some(timeout(2)),
+            ..Default::default()
+        };
+        let updated = update(given.clone(), &["settings.timeout"]).unwrap();
+        let mut expected = draft();
+        expected.settings.timeout = Duration::from_secs(2);
+        assert_eq!(updated, expected);
+
+        let updated = update(given, &["source", "display_name"]).unwrap();
+        assert_eq!(updated, Draft { source: "new".into(), display_name: "Default".into(), ..draft() });
+    }
+
+    #[test]
+    fn a_field_that_is_named_but_not_set_gets_its_default() {
+        let updated = update(wire::Function::default(), &["settings", "description"]).unwrap();
+        let expected = Draft { description: String::new(), settings: FunctionSettings::default(), ..draft() };
+        assert_eq!(updated, expected);
+        let updated = update(wire::Function::default(), &["settings.memory_mib"]).unwrap();
+        assert_eq!(updated.settings.memory_mib, 64);
+        assert_eq!(updated.settings.environment.len(), 1);
+    }
+
+    #[test]
+    fn without_a_mask_what_is_set_is_taken_over() {
+        let given = wire::Function { settings: Some(timeout(3)), ..Default::default() };
+        let mut expected = draft();
+        expected.settings.timeout = Duration::from_secs(3);
+        assert_eq!(draft().updated(given.clone(), None, "Default").unwrap(), expected);
+        assert_eq!(draft().updated(given, Some(FieldMask::default()), "Default").unwrap(), expected);
+        assert_eq!(draft().updated(wire::Function::default(), None, "Default").unwrap(), draft());
+    }
+
+    #[test]
+    fn retries_can_be_set_one_by_one() {
+        let retry = wire::RetryPolicy { max_attempts: 7, ..Default::default() };
+        let given = wire::Function {
+            settings: Some(wire::FunctionSettings { retry: Some(retry), ..Default::default() }),
+            ..Default::default()
+        };
+        let updated = update(given, &["settings.retry.max_attempts"]).unwrap();
+        assert_eq!(updated.settings.retry.max_attempts, 7);
+        assert_eq!(updated.settings.retry.initial_backoff, draft().settings.retry.initial_backoff);
+    }
+
+    #[test]
+    fn what_cannot_be_stored_or_edited_is_a_violation() {
+        let source = |source: &str| wire::Function { source: source.to_owned(), ..Default::default() };
+        assert_eq!(field_of(update(source("a\0"), &["source"])), "function.source");
+        assert_eq!(field_of(update(source(""), &["source"])), "function.source");
+        for path in ["name", "state", "etag", "settings.cpu", "settings.environment.K", "*", ""] {
+            assert_eq!(field_of(update(wire::Function::default(), &[path])), "update_mask", "{path}");
+        }
+        let name = wire::Function { display_name: "\0".to_owned(), ..Default::default() };
+        assert_eq!(field_of(update(name, &["display_name"])), "function.display_name");
+    }
+
+    #[test]
+    fn every_path_of_the_mask_is_told_apart() {
+        for (name, path) in PATHS {
+            assert_eq!(parse_path(name).unwrap(), *path);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Why a call fails, and what its caller is told.
+
+use std::time::Duration;
+
+use chatfn_domain::name::{FunctionName, TemplateName, VersionName};
+use chatfn_pg::Failure;
+use chatfn_proto::validate::Violations;
+use chatfn_rpc::{ApiError, reasons};
+use tonic::Status;
+
+use crate::build_error::BuildError;
+
+/// When a caller is told to try again after the store failed: about what a restart of Postgres takes.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// When a caller is told to try again after no invoker answered.
+const INVOKER_RETRY: Duration = Duration::from_secs(1);
+
+/// Why a call of the registry fails.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegistryError {
+    /// The request is malformed.
+    #[error(transparent)]
+    Invalid(#[from] Violations),
+    /// The page token is not one that this list gave out.
+    #[error("page_token is not a token of this list")]
+    InvalidPageToken,
+    /// There is no such template.
+    #[error("template {0} does not exist")]
+    TemplateNotFound(TemplateName),
+    /// There is no such function.
+    #[error("{0} does not exist")]
+    FunctionNotFound(FunctionName),
+    /// There is no such version.
+    #[error("{0} does not exist")]
+    VersionNotFound(VersionName),
+    /// The account has a function for this template.
+    #[error("{0} exists")]
+    FunctionExists(FunctionName),
+    /// The function is live.
+    #[error("{0} is deployed")]
+    FunctionDeployed(FunctionName),
+    /// The function is not what the caller read.
+    #[error("{function} has changed")]
+    EtagMismatch { function: FunctionName, current: String },
+    /// The draft changed while an invoker prepared it.
+    #[error("the draft of {function} changed while it was prepared")]
+    DraftChanged { function: FunctionName, current: String },
+    /// The source does not build.
+    #[error("{function} does not build")]
+    BuildFailed { function: FunctionName, error: Box<BuildError> },
+    /// No invoker could be asked to prepare the source.
+    #[error("no invoker could be asked")]
+    InvokerUnavailable(#[source] Status),
+    /// The invoker did not answer within the call's deadline.
+    #[error("the deadline passed while an invoker prepared the source")]
+    PrepareTimedOut,
+    /// A watcher did not keep up.
+    #[error("the watcher fell too far behind")]
+    WatcherTooSlow,
+    /// The revision of the deployments went back, so that no watcher can go on from where it is.
+    #[error("the revision of the deployments went back")]
+    RevisionWentBack,
+    /// Postgres failed.
+    #[error("the store failed")]
+    Store(#[from] sqlx::Error),
+}
+
+impl From<RegistryError> for Status {
+    fn from(error: RegistryError) -> Self {
+        ApiError::from(error).into()
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        use RegistryError as E;
+        match error {
+            E::Invalid(violations) => violations
+                .iter()
+                .fold(Self::invalid_argument("INVALID_REQUEST", violations.to_string()), |error, it| {
+                    error.field(&it.field, &it.description)
+                }),
+            E::InvalidPageToken => Self::invalid_argument(
+                "INVALID_PAGE_TOKEN",
+                "page_token is not a token of this list; leave it empty to start from the first page",
+            )
+            .field("page_token", "is not a token of this list"),
+            E::TemplateNotFound(template) => {
+                Self::not_found("TEMPLATE_NOT_FOUND", "template", &format!("templates/{template}"))
+            }
+            E::FunctionNotFound(function) => {
+                Self::not_found("FUNCTION_NOT_FOUND", "function", &function.to_string())
+            }
+            E::VersionNotFound(version) => {
+                Self::not_found("VERSION_NOT_FOUND", "version", &version.to_string())
+            }
+            E::FunctionExists(function) => Self::new(
+                tonic::Code::AlreadyExists,
+                "FUNCTION_EXISTS",
+                format!(
+                    "{function} exists, and an account has at most one function per template; update it, or put \
+                     both behaviours into the same lambda"
+                ),
+            )
+            .resource("function", function.to_string()),
+            E::FunctionDeployed(function) => Self::failed_precondition(
+                "FUNCTION_DEPLOYED",
+                format!("{function} is deployed; call UndeployFunction, then delete it"),
+            )
+            .precondition("DEPLOYED", function.to_string(), "call UndeployFunction first"),
+            E::EtagMismatch { function, current } => Self::aborted(
+                "ETAG_MISMATCH",
+                format!("{function} has changed since it was read; read it again and redo the change"),
+            )
+            .resource("function", function.to_string())
+            .metadata("current_etag", current),
+            E::DraftChanged { function, current } => Self::aborted(
+                "ETAG_MISMATCH",
+                format!("the draft of {function} changed while it was prepared; nothing was deployed, deploy again"),
+            )
+            .resource("function", function.to_string())
+            .metadata("current_etag", current),
+            E::BuildFailed { function, error } => build_failed(&function, &error),
+            E::InvokerUnavailable(status) => {
+                tracing::warn!(
+                    code = chatfn_rpc::code_name(status.code()),
+                    error = status.message(),
+                    "no invoker could be asked to prepare a source"
+                );
+                Self::unavailable(
+                    "INVOKER_UNAVAILABLE",
+                    "no invoker could be asked to prepare the source; nothing changed, try again",
+                )
+                .retry_after(INVOKER_RETRY)
+            }
+            E::PrepareTimedOut => Self::deadline_exceeded(
+                reasons::DEADLINE_EXCEEDED,
+                "the deadline passed while an invoker prepared the source; nothing changed",
+            ),
+            E::WatcherTooSlow => Self::resource_exhausted(
+                "WATCHER_TOO_SLOW",
+                "the watcher fell too far behind the changes; watch again",
+                Duration::ZERO,
+            ),
+            E::RevisionWentBack => Self::unavailable(
+                "REVISION_WENT_BACK",
+                "the store was replaced by an older one; watch again",
+            ),
+            E::Store(error) => store_failed(error),
+        }
+    }
+}
+
+fn build_failed(function: &FunctionName, error: &BuildError) -> ApiError {
+    ApiError::failed_precondition(
+        "BUILD_FAILED",
+        format!("{function} was not deployed, its source does not build: {}", error.sentence()),
+    )
+    .resource("function", function.to_string())
+    .metadata("kind", error.kind())
+    .metadata("line", error.line().to_string())
+    .metadata("column", error.column().to_string())
+}
+
+fn store_failed(error: sqlx::Error) -> ApiError {
+    match chatfn_pg::classify(&error) {
+        Failure::StatementCanceled => ApiError::deadline_exceeded(
+            reasons::DEADLINE_EXCEEDED,
+            "the database did not answer within its time limit",
+        ),
+        failure if failure.is_transient() => {
+            tracing::warn!(error = chatfn_pg::error::describe(&error), "the store is unavailable");
+            ApiError::unavailable(
+                "STORE_UNAVAILABLE",
+                "the database is unavailable; a change that was under way may have been made, so look before \
+                 repeating it",
+            )
+            .retry_after(STORE_RETRY)
+        }
+        _ => ApiError::internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn told(error: RegistryError) -> (Code, &'static str) {
+        let error = ApiError::from(error);
+        (error.code(), error.reason())
+    }
+
+    #[test]
+    fn a_failing_store_is_no_internal_error() {
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert_eq!(told(lost().into()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+        assert_eq!(told(sqlx::Error::PoolTimedOut.into()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+        assert_eq!(told(sqlx::Error::RowNotFound.into()).0, Code::Internal);
+    }
+}

@@ -1,0 +1,8 @@
+//! The services of the contract: thin handlers that check, call and translate.
+
+mod function;
+mod template;
+mod watch;
+pub(crate) mod wire;
+
+pub(crate) use self::{function::FunctionHandler, template::TemplateHandler, watch::WatchHandler};

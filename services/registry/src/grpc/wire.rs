@@ -1,0 +1,65 @@
+//! Rows as messages of the contract.
+
+use chatfn_domain::{function::FunctionState, name::FunctionName};
+use chatfn_proto::{
+    convert::from_settings,
+    registry::v1::{self as wire, watch_deployments_response::Change},
+};
+
+use crate::store::{deployments, functions, timestamp, versions};
+
+/// The function.
+pub(crate) fn function(row: functions::Function) -> wire::Function {
+    let state = match row.state() {
+        FunctionState::Draft => wire::FunctionState::Draft,
+        FunctionState::Productive => wire::FunctionState::Productive,
+        FunctionState::Modified => wire::FunctionState::Modified,
+    };
+    wire::Function {
+        etag: row.etag(),
+        name: function_name(&row.account, &row.template),
+        display_name: row.display_name,
+        description: row.description,
+        source: row.source,
+        settings: Some(from_settings(&row.settings)),
+        state: state.into(),
+        draft_digest: row.draft_digest,
+        live_version: row.live_version.unwrap_or(0),
+        build_error: row.build_error.map(|error| error.0.into()),
+        create_time: Some(timestamp(row.create_micros)),
+        update_time: Some(timestamp(row.update_micros)),
+    }
+}
+
+/// The version.
+pub(crate) fn version(function: &FunctionName, row: versions::Version) -> wire::Version {
+    wire::Version {
+        name: format!("{function}/versions/{}", row.number),
+        number: row.number,
+        source: row.source,
+        settings: Some(from_settings(&row.settings)),
+        digest: row.digest,
+        message: row.message,
+        create_time: Some(timestamp(row.create_micros)),
+    }
+}
+
+/// What is live of a function: a deployment, or that there is none any more.
+pub(crate) fn change(row: &deployments::Deployment, include_source: bool) -> Change {
+    let function = function_name(&row.account, &row.template);
+    let Some(version) = row.version else {
+        return Change::Removed(wire::DeploymentRemoved { function });
+    };
+    Change::Deployment(wire::Deployment {
+        function,
+        version,
+        digest: row.digest.clone().unwrap_or_default(),
+        settings: row.settings.as_ref().map(|settings| from_settings(settings)),
+        source: if include_source { row.source.clone().unwrap_or_default() } else { String::new() },
+        deploy_time: Some(timestamp(row.change_micros)),
+    })
+}
+
+fn function_name(account: &str, template: &str) -> String {
+    format!("accounts/{account}/functions/{template}")
+}

@@ -1,0 +1,78 @@
+//! Reads what changed.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::{Event, Hub};
+use crate::store::deployments;
+
+/// Longest time for which a change of another process stays unseen when nothing rings.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Longest look at the database: a connection whose other end has vanished answers nothing, ever.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
+
+/// Publishes every change of the deployments after the revision `seen` until `stop` fires. Outlives outages of
+/// the database: it goes on from where it was.
+pub(crate) async fn follow(
+    hub: Arc<Hub>,
+    db: PgPool,
+    mut seen: i64,
+    stop: CancellationToken,
+) -> Result<(), Infallible> {
+    let mut is_failing = false;
+    loop {
+        let look = tokio::time::timeout(LONGEST_LOOK, look(&hub, &db, &mut seen));
+        let result = tokio::select! {
+            result = look => result.unwrap_or(Err(sqlx::Error::PoolTimedOut)),
+            () = stop.cancelled() => return Ok(()),
+        };
+        match result {
+            Ok(()) if is_failing => {
+                tracing::info!(revision = seen, "deployments are followed again");
+                is_failing = false;
+            }
+            Err(error) if !is_failing => {
+                let error = chatfn_pg::error::describe(&error);
+                tracing::warn!(error, "deployments cannot be followed: watchers stay as they are");
+                is_failing = true;
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = hub.bell.notified() => {}
+            () = tokio::time::sleep(POLL) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Publishes what changed after `seen`, and moves `seen` along with it.
+async fn look(hub: &Hub, db: &PgPool, seen: &mut i64) -> sqlx::Result<()> {
+    let mut connection = db.acquire().await?;
+    let revision = deployments::revision(&mut connection).await?;
+    if revision < *seen {
+        tracing::warn!(
+            seen = *seen,
+            revision,
+            "the database was replaced by an older one: watchers start anew"
+        );
+        *seen = revision;
+        hub.publish(Event::WentBack);
+        return Ok(());
+    }
+    while *seen < revision {
+        let batch = deployments::changed_after(&mut connection, *seen, true).await?;
+        for row in batch.rows {
+            *seen = row.revision;
+            hub.publish(Event::Changed(Arc::new(row)));
+        }
+        if batch.is_last {
+            // Rows are never deleted, so the newest has at least this revision already.
+            *seen = revision.max(*seen);
+        }
+    }
+    Ok(())
+}

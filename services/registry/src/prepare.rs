@@ -1,0 +1,46 @@
+//! Asks an invoker whether a source can be deployed. The registry never runs code of a function itself.
+
+use chatfn_domain::settings::FunctionSettings;
+use chatfn_proto::invoker::v1::{
+    PrepareRequest, invoker_service_client::InvokerServiceClient, prepare_response::Outcome,
+};
+use chatfn_rpc::{CallContext, Client, MAX_MESSAGE_BYTES, RequestExt as _};
+use tonic::{Code, Request, Status};
+
+use crate::{build_error::BuildError, error::RegistryError};
+
+/// An invoker, wherever it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Invoker(InvokerServiceClient<Client>);
+
+impl Invoker {
+    pub(crate) fn new(client: Client) -> Self {
+        let client = InvokerServiceClient::new(client)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self(client)
+    }
+
+    /// Says whether the source can be deployed: `Ok(Err(…))` is an invoker's answer that it cannot.
+    pub(crate) async fn prepare(
+        &self,
+        source: &str,
+        settings: &FunctionSettings,
+        context: &CallContext,
+    ) -> Result<Result<(), BuildError>, RegistryError> {
+        let request = PrepareRequest { source: source.to_owned(), memory_mib: settings.memory_mib };
+        let request = Request::new(request).with_context(context);
+        let unavailable = |status: Status| match status.code() {
+            Code::DeadlineExceeded => RegistryError::PrepareTimedOut,
+            // Whatever else it is, the admin can do nothing about it but try again, and the log has it.
+            _ => RegistryError::InvokerUnavailable(status),
+        };
+        match self.0.clone().prepare(request).await.map_err(unavailable)?.into_inner().outcome {
+            Some(Outcome::Prepared(_)) => Ok(Ok(())),
+            Some(Outcome::BuildError(error)) => Ok(Err(error.into())),
+            None => Err(RegistryError::InvokerUnavailable(Status::internal(
+                "the answer to Prepare has no outcome that this release knows",
+            ))),
+        }
+    }
+}

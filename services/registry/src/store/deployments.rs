@@ -1,0 +1,149 @@
+//! What is live, and the order in which it changed.
+
+use chatfn_domain::{name::FunctionName, settings::FunctionSettings};
+use futures_util::{Stream, TryStreamExt as _};
+use sqlx::{PgConnection, types::Json};
+
+/// The channel on which a commit that changed a deployment rings. A hint: polling is the truth.
+pub(crate) const CHANNEL: &str = "chatfn_registry_deployments";
+
+/// Most rows of one [`Batch`].
+const MAX_ROWS: i64 = 512;
+
+/// Most bytes of sources in one [`Batch`], give or take one row.
+const MAX_SOURCE_BYTES: usize = 1024 * 1024;
+
+/// What is live of a function.
+#[derive(Debug)]
+pub(crate) struct Deployment {
+    pub(crate) account: String,
+    pub(crate) template: String,
+    /// Revision of the deployments at which this last changed.
+    pub(crate) revision: i64,
+    pub(crate) change_micros: i64,
+    /// `None` when nothing is live any more.
+    pub(crate) version: Option<i64>,
+    /// Set when `version` is, as is what follows.
+    pub(crate) digest: Option<String>,
+    pub(crate) settings: Option<Json<FunctionSettings>>,
+    /// Empty when it was read without sources.
+    pub(crate) source: Option<String>,
+}
+
+/// Some of the rows that were asked for, in order.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) rows: Vec<Deployment>,
+    /// Whether there is nothing after these.
+    pub(crate) is_last: bool,
+}
+
+/// Reads deployments; `$source` says whether with sources, `$rest` is what follows `FROM`.
+macro_rules! select_deployments {
+    ($rest:literal, $($argument:expr),+) => {
+        sqlx::query_as!(
+            Deployment,
+            r#"SELECT d.account, d.template, d.revision,
+                      (extract(epoch FROM d.deploy_time) * 1000000)::bigint AS "change_micros!",
+                      d.live_version AS version, v.digest AS "digest?",
+                      v.settings AS "settings?: Json<FunctionSettings>",
+                      CASE WHEN $1 THEN v.source ELSE '' END AS source
+               FROM registry.deployments d
+               LEFT JOIN registry.versions v ON v.account = d.account AND v.template = d.template
+                     AND v.number = d.live_version "#
+                + $rest,
+            $($argument),+
+        )
+    };
+}
+
+/// The revision of the deployments: every change up to it is visible.
+pub(crate) async fn revision(db: &mut PgConnection) -> sqlx::Result<i64> {
+    Ok(sqlx::query!("SELECT revision FROM registry.deployment_revision").fetch_one(db).await?.revision)
+}
+
+/// What changed after `revision`, in the order of revisions. Each function at most once, as it is now.
+pub(crate) async fn changed_after(
+    db: &mut PgConnection,
+    revision: i64,
+    with_source: bool,
+) -> sqlx::Result<Batch> {
+    batch(
+        select_deployments!(
+            "WHERE d.revision > $2 ORDER BY d.revision LIMIT $3",
+            with_source,
+            revision,
+            MAX_ROWS
+        )
+        .fetch(db),
+    )
+    .await
+}
+
+/// What is live after the function `(account, template)`, in the order of names.
+pub(crate) async fn live_after(
+    db: &mut PgConnection,
+    (account, template): (&str, &str),
+    with_source: bool,
+) -> sqlx::Result<Batch> {
+    batch(
+        select_deployments!(
+            "WHERE d.live_version IS NOT NULL AND (d.account, d.template) > ($2, $3)
+             ORDER BY d.account, d.template LIMIT $4",
+            with_source,
+            account,
+            template,
+            MAX_ROWS
+        )
+        .fetch(db),
+    )
+    .await
+}
+
+async fn batch(rows: impl Stream<Item = sqlx::Result<Deployment>>) -> sqlx::Result<Batch> {
+    let mut stream = std::pin::pin!(rows);
+    let mut rows = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = stream.try_next().await? {
+        bytes += row.source.as_ref().map_or(0, String::len);
+        rows.push(row);
+        if bytes >= MAX_SOURCE_BYTES {
+            return Ok(Batch { rows, is_last: false });
+        }
+    }
+    let is_last = i64::try_from(rows.len()).is_ok_and(|count| count < MAX_ROWS);
+    Ok(Batch { rows, is_last })
+}
+
+/// Makes a version live, or with `None` takes the live one out of service.
+///
+/// To be called last in a transaction: from here to its commit no other deployment changes.
+pub(crate) async fn set(
+    db: &mut PgConnection,
+    function: &FunctionName,
+    live_version: Option<i64>,
+) -> sqlx::Result<()> {
+    // The lock on this row is what makes the order of revisions the order of commits.
+    let revision =
+        sqlx::query!("UPDATE registry.deployment_revision SET revision = revision + 1 RETURNING revision")
+            .fetch_one(&mut *db)
+            .await?
+            .revision;
+    sqlx::query!(
+        "INSERT INTO registry.deployments (account, template, live_version, last_version, revision)
+         VALUES ($1, $2, $3, coalesce($3::bigint, 0), $4)
+         ON CONFLICT ON CONSTRAINT deployments_pkey DO UPDATE
+         SET live_version = excluded.live_version,
+             last_version = greatest(deployments.last_version, excluded.last_version),
+             revision = excluded.revision,
+             deploy_time = now()",
+        function.account.as_str(),
+        function.template.as_str(),
+        live_version,
+        revision
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!("SELECT pg_notify($1, '') AS sent", CHANNEL).execute(db).await?;
+    Ok(())
+}
