@@ -21,7 +21,9 @@ pub struct PoolConfig {
     pub url: DatabaseUrl,
 
     /// Most connections that this pool opens.
+    // The gRPC server's settings, which services flatten beside these, have a field of the same name.
     #[arg(
+        id = "database-max-connections",
         long = "database-max-connections",
         env = "CHATFN_DATABASE_MAX_CONNECTIONS",
         default_value_t = 10,
