@@ -1,6 +1,6 @@
 //! The schema's history: applies it (a job's work) and checks it (a service's work).
 //!
-//! * [`run`] applies what is missing. It differs from sqlx's own runner in how it takes turns: sqlx waits
+//! * [`run()`] applies what is missing. It differs from sqlx's own runner in how it takes turns: sqlx waits
 //!   *inside* `pg_advisory_lock`, and a session that waits there holds a snapshot, for which another
 //!   runner's `CREATE INDEX CONCURRENTLY` waits in turn, so the two pods stall each other. This runner polls
 //!   `pg_try_advisory_lock` and holds nothing between polls.

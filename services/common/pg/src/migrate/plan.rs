@@ -47,7 +47,7 @@ pub struct Schema {
     pub unknown: Vec<Record>,
 }
 
-/// The migrations that [`super::run`] applies: all but the "down" halves, which chatfn does not use.
+/// The migrations that [`super::run()`] applies: all but the "down" halves, which chatfn does not use.
 pub(super) fn forward(migrator: &Migrator) -> impl Iterator<Item = &Migration> {
     migrator.iter().filter(|migration| !migration.migration_type.is_down_migration())
 }
