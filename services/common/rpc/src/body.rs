@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
-use crate::{Deadline, status::ApiError};
+use crate::{Deadline, layers::deadline};
 
 /// How the reader of a body learns that it was cut.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,8 @@ impl GuardedBody {
         Self { inner: Some(inner), cut, expiry, stop: None, over: None }
     }
 
-    /// Ends the body with `UNAVAILABLE` when `token` fires and nothing more is ready to be sent.
+    /// Ends the body when `token` fires and nothing more is ready: a response with `UNAVAILABLE`, a request
+    /// with `CANCELLED`.
     pub(crate) fn stopped_by(mut self, token: CancellationToken) -> Self {
         self.stop = Some(Box::pin(token.cancelled_owned()));
         self
@@ -59,9 +60,8 @@ impl GuardedBody {
         self.over = None;
     }
 
-    fn end_with(&mut self, error: ApiError) -> Result<Frame<Bytes>, Status> {
+    fn end_with(&mut self, status: Status) -> Result<Frame<Bytes>, Status> {
         self.finish();
-        let status = Status::from(error);
         match self.cut {
             Cut::Trailers => Ok(Frame::trailers(trailers(&status)?)),
             Cut::Error => Err(status),
@@ -88,7 +88,7 @@ impl http_body::Body for GuardedBody {
         let this = self.get_mut();
         // Before the inner body, so that a stream that is always ready cannot outrun its deadline.
         if is_ready(&mut this.expiry, cx) {
-            return Poll::Ready(Some(this.end_with(crate::layers::deadline::expired())));
+            return Poll::Ready(Some(this.end_with(deadline::expired().into())));
         }
         let Some(inner) = this.inner.as_mut() else { return Poll::Ready(None) };
         match Pin::new(inner).poll_frame(cx) {
@@ -104,7 +104,11 @@ impl http_body::Body for GuardedBody {
             }
             // After the inner body, so that what it still has to say (NOT_SERVING) goes out first.
             Poll::Pending if is_ready(&mut this.stop, cx) => {
-                Poll::Ready(Some(this.end_with(crate::layers::deadline::draining())))
+                let status = match this.cut {
+                    Cut::Trailers => deadline::draining().into(),
+                    Cut::Error => Status::cancelled("the call is over"),
+                };
+                Poll::Ready(Some(this.end_with(status)))
             }
             Poll::Pending => Poll::Pending,
         }

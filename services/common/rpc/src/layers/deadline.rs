@@ -134,9 +134,11 @@ impl<S: Layered> Service<Request<Body>> for DeadlineService<S> {
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(deadline);
         }
+        // Ends with the call, too: a task that reads on would keep the stream, and a drain, open.
+        let request = request
+            .map(|body| Body::new(GuardedBody::new(body, Cut::Error, deadline).stopped_by(over.clone())));
         // From here on the guard fires when the call is dropped: hyper drops it when the caller is gone.
         let over = over.drop_guard();
-        let request = request.map(|body| Body::new(GuardedBody::new(body, Cut::Error, deadline)));
         let response = self.inner.call(request);
 
         Box::pin(async move {

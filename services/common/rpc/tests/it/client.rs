@@ -125,6 +125,66 @@ async fn a_server_that_dies_during_a_call() {
     }
 }
 
+/// A server without any of our layers, whose calls `handle` answers.
+async fn bare_server(handle: impl Fn(h2::server::SendResponse<bytes::Bytes>) + Send + 'static) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let client = client_of(&listener).await;
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut connection = h2::server::handshake(stream).await.expect("a handshake");
+        while let Some(Ok((_request, call))) = connection.accept().await {
+            handle(call);
+        }
+    });
+    client
+}
+
+#[tokio::test]
+async fn the_client_itself_ends_a_stream_at_its_deadline() {
+    let (open, _keeps_open) = std::sync::mpsc::channel();
+    let client = bare_server(move |mut call| {
+        open.send(call.send_response(http::Response::new(()), false)).expect("the test keeps it");
+    })
+    .await;
+    let request = Request::new(note("x")).with_timeout(Duration::from_millis(200));
+    let mut stream = watch(&client, request).await.expect("headers");
+    assert_eq!(within(stream.message()).await.expect_err("expires").code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_reset_instead_of_an_answer() {
+    for (reason, expected, class) in [
+        (h2::Reason::REFUSED_STREAM, reasons::CONNECTION_FAILED, RetryClass::Safe),
+        (h2::Reason::CANCEL, reasons::CONNECTION_LOST, RetryClass::Unknown),
+        (h2::Reason::INTERNAL_ERROR, reasons::CONNECTION_LOST, RetryClass::Unknown),
+    ] {
+        let client = bare_server(move |mut call| call.send_reset(reason)).await;
+        let error = unary(&client, long("x")).await.expect_err("reset");
+        assert_eq!(error.code(), Code::Unavailable, "{reason:?}: {error:?}");
+        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(expected), "{reason:?}");
+        assert_eq!(classify(&error), class, "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_in_the_middle_of_an_answer() {
+    // hyper reports the first two as a clean end of the body.
+    for reason in [h2::Reason::CANCEL, h2::Reason::NO_ERROR, h2::Reason::INTERNAL_ERROR] {
+        let (open, opened) = std::sync::mpsc::channel();
+        let client = bare_server(move |mut call| {
+            let stream = call.send_response(http::Response::new(()), false).expect("open");
+            open.send(stream).expect("the test takes it");
+        })
+        .await;
+        let mut stream = watch(&client, long("x")).await.expect("headers");
+        opened.try_recv().expect("sent before its headers").send_reset(reason);
+        let error = within(stream.message()).await.expect_err("reset");
+        assert_eq!(error.code(), Code::Unavailable, "{reason:?}: {error:?}");
+        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST));
+        assert_eq!(classify(&error), RetryClass::Unknown, "{reason:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_client_finds_the_server_again() {
     let first = start(Probe::new()).await;

@@ -9,11 +9,16 @@ use std::{
 };
 
 use chatfn_rpc::{ErrorReport, RequestExt, Server, ServerConfig, reasons};
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
-use crate::support::{Probe, eventually, note, start, start_with, then_silence, unary, watch, within};
+use crate::support::{
+    Probe, WATCH, eventually, note, raw_call, start, start_with, then_silence, unary, unread_client, watch,
+    within,
+};
 
 fn quick() -> ServerConfig {
     ServerConfig { drain_timeout: Duration::from_millis(300), ..ServerConfig::default() }
@@ -114,6 +119,28 @@ async fn a_handler_that_blocks_its_thread_cannot_hold_the_process() {
     assert!(asked.elapsed() >= longest, "every stage had its time");
     release.store(true, Ordering::Relaxed);
     call.abort();
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_reading_cannot_hold_a_call_beyond_the_drain() {
+    let (over, mut is_over) = mpsc::channel(1);
+    let big = "x".repeat(64 * 1024);
+    let probe = Probe::new().watch(move |request| {
+        let (cancelled, over, big) = (request.context().cancelled, over.clone(), big.clone());
+        tokio::spawn(async move {
+            cancelled.cancelled().await;
+            over.send(()).await.expect("the test listens");
+        });
+        Ok(stream::repeat_with(move || Ok(note(big.clone()))).boxed())
+    });
+    let server = start_with(probe, quick()).await;
+    let mut unread = raw_call(&unread_client(), server.addr, WATCH, &[("grpc-timeout", "50S")]).await;
+    assert!(within(unread.body_mut().frame()).await.is_some(), "the stream has begun");
+
+    server.shutdown.cancel();
+    assert!(within(server.served).await.expect("no panic").cut > 0);
+    assert_eq!(within(is_over.recv()).await, Some(()));
+    drop(unread);
 }
 
 /// A peer that connected and never spoke once held a drain for ever (hyperium/hyper#4170).

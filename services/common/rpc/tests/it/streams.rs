@@ -5,13 +5,12 @@ use std::time::Duration;
 use chatfn_rpc::{ErrorReport, RequestExt, ServerConfig, reasons};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
-use hyper_util::{client::legacy, rt::TokioExecutor};
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
 
 use crate::support::{
-    Probe, Raw, UNARY, WATCH, chat, eventually, note, raw_call, raw_client, raw_status, start, start_with,
-    then_silence, watch, within,
+    Probe, UNARY, WATCH, chat, eventually, note, raw_call, raw_client, raw_status, start, start_with,
+    then_silence, unread_client, watch, within,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -117,11 +116,7 @@ async fn a_peer_that_stops_reading_cannot_keep_a_call() {
         Ok(stream::repeat_with(move || Ok(note(big.clone()))).boxed())
     });
     let server = start_with(probe, config).await;
-    let reader: Raw = legacy::Client::builder(TokioExecutor::new())
-        .http2_only(true)
-        .http2_initial_stream_window_size(1024)
-        .build_http();
-    let mut unread = raw_call(&reader, server.addr, WATCH, &[("grpc-timeout", "2S")]).await;
+    let mut unread = raw_call(&unread_client(), server.addr, WATCH, &[("grpc-timeout", "2S")]).await;
     assert!(within(unread.body_mut().frame()).await.is_some(), "the stream has begun");
 
     let other = raw_client();

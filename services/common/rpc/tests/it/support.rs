@@ -243,6 +243,14 @@ pub(crate) fn raw_client() -> Raw {
     legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http()
 }
 
+/// Takes about one kilobyte of a response, and nothing more until someone reads it.
+pub(crate) fn unread_client() -> Raw {
+    legacy::Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .http2_initial_stream_window_size(1024)
+        .build_http()
+}
+
 pub(crate) async fn raw_call(
     client: &Raw,
     addr: SocketAddr,
