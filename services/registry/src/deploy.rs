@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    error::RegistryError,
+    error::{RegistryError, commit},
     functions::{Registry, check_etag, locked},
     store::{deployments, functions, functions::Function, versions, versions::Version},
 };
@@ -60,7 +60,7 @@ impl Registry {
             functions::build_failed(&mut db, candidate.function_uid, &deploy.name, draft, &error).await?;
             return Err(RegistryError::BuildFailed { function: deploy.name, error: Box::new(error) });
         }
-        let (function, version) = self.commit(&deploy, &candidate).await?;
+        let (function, version) = self.make_live(&deploy, &candidate).await?;
         let propagation = self.propagate(&function, context).await;
         tracing::info!(
             function = %deploy.name,
@@ -86,7 +86,7 @@ impl Registry {
             functions::undeployed(&mut transaction, name).await?;
             deployments::set(&mut transaction, name, None).await?;
             function = reread(&mut transaction, name).await?;
-            transaction.commit().await?;
+            commit(transaction).await?;
             self.hub.ring();
             tracing::info!(function = %name, "undeployed");
         }
@@ -118,7 +118,7 @@ impl Registry {
     }
 
     /// Makes what was prepared live, if it is still what would be deployed.
-    async fn commit(
+    async fn make_live(
         &self,
         deploy: &Deploy,
         candidate: &Candidate,
@@ -146,7 +146,7 @@ impl Registry {
         let function = reread(&mut transaction, name).await?;
         let number = VersionNumber::new(number).ok_or(sqlx::Error::RowNotFound)?;
         let version = existing(&mut transaction, name, number).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         self.hub.ring();
         Ok((function, version))
     }

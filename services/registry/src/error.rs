@@ -6,6 +6,7 @@ use chatfn_domain::name::{FunctionName, TemplateName, VersionName};
 use chatfn_pg::Failure;
 use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
+use sqlx::{Postgres, Transaction};
 use tonic::Status;
 
 use crate::build_error::BuildError;
@@ -61,9 +62,20 @@ pub(crate) enum RegistryError {
     /// The revision of the deployments went back, so that no watcher can go on from where it is.
     #[error("the revision of the deployments went back")]
     RevisionWentBack,
-    /// Postgres failed.
+    /// The connection to Postgres was lost during a commit.
+    #[error("the connection to the store was lost during a commit")]
+    OutcomeUnknown(#[source] sqlx::Error),
+    /// Postgres failed, and nothing was changed.
     #[error("the store failed")]
     Store(#[from] sqlx::Error),
+}
+
+/// Commits, and tells a commit that may have taken effect from one that has not.
+pub(crate) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), RegistryError> {
+    transaction.commit().await.map_err(|error| match chatfn_pg::classify(&error) {
+        Failure::ConnectionLost => RegistryError::OutcomeUnknown(error),
+        _ => RegistryError::Store(error),
+    })
 }
 
 impl From<RegistryError> for Status {
@@ -147,6 +159,14 @@ impl From<RegistryError> for ApiError {
                 "REVISION_WENT_BACK",
                 "the store was replaced by an older one; watch again",
             ),
+            E::OutcomeUnknown(error) => {
+                tracing::warn!(error = chatfn_pg::error::describe(&error), "a commit's outcome is unknown");
+                Self::new(
+                    tonic::Code::Unknown,
+                    "OUTCOME_UNKNOWN",
+                    "the connection to the database was lost while the change was committed; read before repeating it",
+                )
+            }
             E::Store(error) => store_failed(error),
         }
     }
@@ -173,8 +193,7 @@ fn store_failed(error: sqlx::Error) -> ApiError {
             tracing::warn!(error = chatfn_pg::error::describe(&error), "the store is unavailable");
             ApiError::unavailable(
                 "STORE_UNAVAILABLE",
-                "the database is unavailable; a change that was under way may have been made, so look before \
-                 repeating it",
+                "the database is unavailable or busy; nothing was changed, try again",
             )
             .retry_after(STORE_RETRY)
         }

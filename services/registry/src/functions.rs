@@ -12,7 +12,7 @@ use crate::{
     catalogue::Catalogue,
     deploy::existing,
     draft::Draft,
-    error::RegistryError,
+    error::{RegistryError, commit},
     grpc::wire as to_wire,
     hub::Hub,
     page::{ListKey, Page, fill},
@@ -53,7 +53,7 @@ impl Registry {
             result => result?,
         }
         let function = functions::get(&mut transaction, &name).await?.ok_or(sqlx::Error::RowNotFound)?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(function)
     }
 
@@ -105,7 +105,7 @@ impl Registry {
         }
         functions::update(&mut transaction, name, &updated).await?;
         let function = functions::get(&mut transaction, name).await?.ok_or(sqlx::Error::RowNotFound)?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(function)
     }
 
@@ -118,7 +118,7 @@ impl Registry {
             return Err(RegistryError::FunctionDeployed(name.clone()));
         }
         functions::delete(&mut transaction, name).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         tracing::info!(function = %name, "deleted");
         Ok(())
     }

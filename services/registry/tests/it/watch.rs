@@ -1,0 +1,254 @@
+//! What watchers of the deployments see.
+
+use chatfn_proto::registry::v1::{
+    Propagation, WatchAck, WatchStart, watch_deployments_request::Message, watch_deployments_response::Change,
+};
+use futures_util::future::join_all;
+use tonic::Code;
+
+use crate::{
+    harness::{ACME, Registry, START, World, patiently, refused},
+    watcher::{Watcher, start},
+};
+
+/// Long enough that a few deploys overflow what the connection itself buffers.
+fn long_source(number: usize) -> String {
+    format!("function lambda() {{ return {number}; }}//{}", "x".repeat(90_000))
+}
+
+async fn deploy_new(registry: &Registry, account: usize) -> String {
+    let parent = format!("accounts/a{account}");
+    let name = registry.create(&parent, "chat.start").await.unwrap().name;
+    registry.deploy(&name).await.unwrap();
+    name
+}
+
+#[tokio::test]
+async fn a_watch_begins_with_start_and_goes_on_with_acks() {
+    let world = World::start().await;
+    let ack = || Message::Ack(WatchAck { revision: 1 });
+    let first_ack = Watcher::call(&world.registry, [ack()]).await.map(drop);
+    let report = refused(first_ack, Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(report.fields[0].field, "start");
+
+    let nameless = Message::Start(WatchStart { watcher: String::new(), include_source: false });
+    let nameless = Watcher::call(&world.registry, [nameless]).await.map(drop);
+    let report = refused(nameless, Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(report.fields[0].field, "start.watcher");
+
+    let empty = patiently(world.registry.deployments().watch_deployments(tokio_stream::empty())).await;
+    refused(empty.map(drop), Code::InvalidArgument, "INVALID_REQUEST");
+
+    let mut watcher = Watcher::call(&world.registry, [start(false), start(false)]).await.unwrap();
+    let report = refused(Err::<(), _>(watcher.end().await), Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(report.fields[0].field, "ack");
+}
+
+#[tokio::test]
+async fn the_snapshot_comes_first_and_changes_follow() {
+    let world = World::start().await;
+    let live = deploy_new(&world.registry, 1).await;
+    let removed = deploy_new(&world.registry, 2).await;
+    world.registry.undeploy(&removed).await.unwrap();
+    world.registry.create(ACME, "chat.start").await.unwrap();
+
+    let mut watcher = Watcher::start(&world.registry, false).await;
+    let mut seen = watcher.snapshot().await;
+    assert_eq!(seen.templates.len(), 4);
+    assert_eq!(seen.functions.keys().collect::<Vec<_>>(), [&live]);
+    let deployment = &seen.functions[&live];
+    assert_eq!(deployment.source, "");
+    assert_eq!(deployment.settings, world.registry.get(&live).await.unwrap().settings);
+    assert!(deployment.deploy_time.is_some());
+
+    let deployed = world.registry.deploy(START).await.unwrap().version.unwrap();
+    watcher.follow(&mut seen, |seen| seen.version(START) == 1).await;
+    assert_eq!(seen.functions[START].digest, deployed.digest);
+    world.registry.undeploy(START).await.unwrap();
+    watcher.follow(&mut seen, |seen| seen.version(START) == 0).await;
+    assert_eq!(seen.version(&live), 1);
+}
+
+#[tokio::test]
+async fn sources_come_to_those_who_ask_for_them() {
+    let world = World::start().await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    world.registry.deploy(START).await.unwrap();
+    let (mut with, mut without) =
+        (Watcher::start(&world.registry, true).await, Watcher::start(&world.registry, false).await);
+    let (mut seen, mut seen_without) = (with.snapshot().await, without.snapshot().await);
+    let starter = world.registry.get(START).await.unwrap().source;
+    assert_eq!(seen.functions[START].source, starter);
+
+    world.registry.edit(START, "function lambda() {}").await;
+    world.registry.deploy(START).await.unwrap();
+    with.follow(&mut seen, |seen| seen.version(START) == 2).await;
+    without.follow(&mut seen_without, |seen| seen.version(START) == 2).await;
+    assert_eq!(seen.functions[START].source, "function lambda() {}");
+    assert_eq!(seen_without.functions[START].source, "");
+}
+
+#[tokio::test]
+async fn a_large_snapshot_comes_whole() {
+    let world = World::start().await;
+    // More than one batch by their sources.
+    for account in 0..30 {
+        let parent = format!("accounts/a{account}");
+        let name = world.registry.create(&parent, "chat.start").await.unwrap().name;
+        world.registry.edit(&name, &long_source(account)).await;
+        world.registry.deploy(&name).await.unwrap();
+    }
+    let seen = Watcher::start(&world.registry, true).await.snapshot().await;
+    assert_eq!(seen.functions.len(), 30);
+    for account in 0..30 {
+        let deployment = &seen.functions[&format!("accounts/a{account}/functions/chat.start")];
+        assert_eq!(deployment.source, long_source(account));
+    }
+}
+
+#[tokio::test]
+async fn a_change_made_at_one_registry_is_seen_at_another() {
+    let world = World::start().await;
+    let other = world.another().await;
+    let mut watcher = Watcher::start(&other, false).await;
+    let mut seen = watcher.snapshot().await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    for version in 1..=5 {
+        world.registry.edit(START, &format!("function lambda() {{ return {version}; }}")).await;
+        world.registry.deploy(START).await.unwrap();
+        watcher.follow(&mut seen, |seen| seen.version(START) == version).await;
+    }
+    world.registry.undeploy(START).await.unwrap();
+    watcher.follow(&mut seen, |seen| seen.version(START) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_watcher_that_comes_during_deploys_ends_with_what_is_live() {
+    let world = World::start().await;
+    let other = world.another().await;
+    let registries = [&world.registry, &other];
+    let names: Vec<String> =
+        (0..4).map(|account| format!("accounts/a{account}/functions/chat.start")).collect();
+    for account in 0..4 {
+        world.registry.create(&format!("accounts/a{account}"), "chat.start").await.unwrap();
+    }
+    for round in 0..12 {
+        let changes = names.iter().enumerate().map(|(at, name)| async move {
+            let registry = registries[at % 2];
+            for step in 0..3 {
+                registry.edit(name, &format!("function lambda() {{ return '{round} {step}'; }}")).await;
+                registry.deploy(name).await.unwrap();
+            }
+            if (at + round) % 2 == 0 {
+                registry.undeploy(name).await.unwrap();
+            }
+        });
+        // Nobody acknowledges, so each deploy would wait a second for whoever watches: come after the first.
+        let watch = async {
+            tokio::task::yield_now().await;
+            let mut watcher = Watcher::start(registries[round % 2], false).await;
+            let seen = watcher.snapshot().await;
+            watcher.ack(i64::MAX).await;
+            (watcher, seen)
+        };
+        let (_, (mut watcher, mut seen)) = tokio::join!(join_all(changes), watch);
+
+        let mut live = Vec::new();
+        for name in &names {
+            live.push(world.registry.get(name).await.unwrap().live_version);
+        }
+        let is_current = |seen: &crate::watcher::Seen| {
+            names.iter().zip(&live).all(|(name, live)| seen.version(name) == *live)
+        };
+        watcher.follow(&mut seen, is_current).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deploy_tells_how_many_watchers_have_taken_it_over() {
+    let world = World::start().await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    let (mut good, mut mute) =
+        (Watcher::start(&world.registry, false).await, Watcher::start(&world.registry, false).await);
+    let seen = good.snapshot().await;
+    mute.snapshot().await;
+    good.ack(seen.revision).await;
+
+    let acknowledge = async {
+        let (revision, change) = good.next().await.unwrap();
+        assert!(matches!(change, Change::Deployment(_)));
+        good.ack(revision).await;
+    };
+    let (deployed, ()) = tokio::join!(world.registry.deploy(START), acknowledge);
+    assert_eq!(deployed.unwrap().propagation, Some(Propagation { watchers: 2, acknowledged: 1 }));
+
+    drop(mute);
+    let acknowledge = async {
+        let (revision, change) = good.next().await.unwrap();
+        assert!(matches!(change, Change::Removed(_)));
+        good.ack(revision).await;
+    };
+    let (undeployed, ()) = tokio::join!(world.registry.undeploy(START), acknowledge);
+    let propagation = undeployed.unwrap().propagation.unwrap();
+    assert_eq!(propagation.acknowledged, 1, "{propagation:?}");
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_is_cut_off_and_holds_nobody_up() {
+    let world = World::start_with(|config| config.watch_backlog = 2).await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    let mut slow = Watcher::start(&world.registry, true).await;
+    slow.snapshot().await;
+    slow.ack(i64::MAX).await;
+
+    // The slow one reads nothing meanwhile. What the connection and the queue before it buffer is bounded, so
+    // that some number of deploys is too many.
+    for number in 0..120 {
+        world.registry.edit(START, &long_source(number)).await;
+        world.registry.deploy(START).await.unwrap();
+    }
+    refused(Err::<(), _>(slow.end().await), Code::ResourceExhausted, "WATCHER_TOO_SLOW");
+
+    let seen = Watcher::start(&world.registry, true).await.snapshot().await;
+    assert_eq!(seen.version(START), 120);
+}
+
+#[tokio::test]
+async fn a_watch_outlives_lost_connections_to_postgres() {
+    let world = World::start().await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    let mut watcher = Watcher::start(&world.registry, false).await;
+    let mut seen = watcher.snapshot().await;
+    for version in 1..=3 {
+        // As a restart of Postgres would: all of the registry's sessions end, the listening one too.
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name LIKE 'chatfn%' AND pid <> pg_backend_pid()",
+        )
+        .execute(world.database.pool())
+        .await
+        .unwrap();
+        let deploy = async {
+            // A session that dies while it is in use is told as an error that says that nothing was changed.
+            while world.registry.get(START).await.is_err() {}
+            world.registry.edit(START, &format!("function lambda() {{ return {version}; }}")).await;
+            world.registry.deploy(START).await.unwrap();
+        };
+        patiently(deploy).await;
+        watcher.follow(&mut seen, |seen| seen.version(START) == version).await;
+    }
+}
+
+#[tokio::test]
+async fn watchers_start_anew_when_the_database_was_replaced_by_an_older_one() {
+    let world = World::start().await;
+    deploy_new(&world.registry, 1).await;
+    deploy_new(&world.registry, 2).await;
+    let mut watcher = Watcher::start(&world.registry, false).await;
+    assert_eq!(watcher.snapshot().await.revision, 2);
+    sqlx::query("UPDATE registry.deployment_revision SET revision = 1")
+        .execute(world.database.pool())
+        .await
+        .unwrap();
+    refused(Err::<(), _>(watcher.end().await), Code::Unavailable, "REVISION_WENT_BACK");
+}
