@@ -260,4 +260,19 @@ mod tests {
         let _ = tokio::time::timeout(GRACE, group.stop(GRACE)).await.expect("returns at once");
         assert!(shutdown.soft().is_cancelled());
     }
+
+    #[tokio::test]
+    async fn the_first_signal_is_soft_and_the_second_hard() {
+        async fn terminate_self() {
+            let pid = std::process::id().to_string();
+            let killed = tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await;
+            assert!(killed.expect("kill runs").success());
+        }
+        let shutdown = Shutdown::on_signals().expect("handlers can be installed");
+        terminate_self().await;
+        tokio::time::timeout(GRACE, shutdown.soft().cancelled()).await.expect("soft");
+        assert!(!shutdown.hard().is_cancelled());
+        terminate_self().await;
+        tokio::time::timeout(GRACE, shutdown.hard().cancelled()).await.expect("hard");
+    }
 }

@@ -10,3 +10,4 @@ mod hostile;
 mod overload;
 mod streams;
 mod support;
+mod trace;
