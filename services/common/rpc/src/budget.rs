@@ -166,7 +166,8 @@ mod tests {
             let budget = Duration::from_nanos(nanos);
             let sent = parse_timeout(encode_timeout(budget).as_bytes()).expect("our own encoding parses");
             prop_assert!(sent <= budget);
-            prop_assert!((budget - sent).as_nanos() <= budget.as_nanos() / 1_000_000 + 1);
+            // Eight digits of one unit are six of the next one in the worst case (1000 times as long).
+            prop_assert!((budget - sent).as_nanos() <= budget.as_nanos() / 100_000);
         }
 
         #[test]

@@ -126,26 +126,27 @@ impl http_body::Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        // First, so that a stream that is always ready cannot outrun the deadline, and so that a connection
+        // that ends at the deadline, since the server gave up as well, is not taken for a lost one.
+        if this.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready()) {
+            return this.fail(deadline::expired().into());
+        }
         let Some(inner) = this.inner.as_mut() else { return Poll::Ready(None) };
-        match Pin::new(inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        match std::task::ready!(Pin::new(inner).poll_frame(cx)) {
+            Some(Ok(frame)) => {
                 if frame.is_trailers() {
                     this.status_sent = true;
                     this.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => this.fail(this.call.status(&error)),
+            Some(Err(error)) => this.fail(this.call.status(&error)),
             // hyper turns a reset with CANCEL or NO_ERROR into a clean end; without a status it is none.
-            Poll::Ready(None) if !this.status_sent => this.fail(this.call.ended_without_status()),
-            Poll::Ready(None) => {
+            None if !this.status_sent => this.fail(this.call.ended_without_status()),
+            None => {
                 this.finish();
                 Poll::Ready(None)
             }
-            Poll::Pending => match this.expiry.as_mut().map(|expiry| expiry.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => this.fail(deadline::expired().into()),
-                _ => Poll::Pending,
-            },
         }
     }
 

@@ -210,7 +210,8 @@ async fn the_deadline_cancels() {
         std::future::pending()
     }))
     .await;
-    let response = raw_call(&raw_client(), server.addr, UNARY, &[("grpc-timeout", "100m")]).await;
+    // Long enough for the handler to start on a slow machine.
+    let response = raw_call(&raw_client(), server.addr, UNARY, &[("grpc-timeout", "2S")]).await;
     assert_eq!(raw_status(response).await.0.code(), Code::DeadlineExceeded);
     assert_eq!(within(seen.recv()).await, Some("cancelled"));
 }

@@ -6,19 +6,20 @@ use chatfn_rpc::{ErrorReport, RequestExt, ServerConfig, reasons};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::support::{
     Probe, UNARY, WATCH, chat, eventually, note, raw_call, raw_client, raw_status, start, start_with,
     then_silence, unread_client, watch, within,
 };
 
-const SHORT: Duration = Duration::from_millis(300);
+/// Long enough for a stream to begin on a slow machine.
+const SHORT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_stream_that_has_begun_ends_in_its_trailers() {
     let server = start(Probe::new().watch(|_| Ok(then_silence(note("first"))))).await;
-    let response = raw_call(&raw_client(), server.addr, WATCH, &[("grpc-timeout", "300m")]).await;
+    let response = raw_call(&raw_client(), server.addr, WATCH, &[("grpc-timeout", "2S")]).await;
     assert!(!response.headers().contains_key("grpc-status"), "the headers said nothing yet");
     let (status, data) = raw_status(response).await;
     assert_eq!(ErrorReport::from_status(&status).reason.as_deref(), Some(reasons::DEADLINE_EXCEEDED));
@@ -26,11 +27,36 @@ async fn a_stream_that_has_begun_ends_in_its_trailers() {
     assert!(data > 0, "the first message arrived");
 }
 
+fn never_pauses() -> Probe {
+    Probe::new().watch(|_| Ok(stream::repeat_with(|| Ok(note("again"))).boxed()))
+}
+
 #[tokio::test]
-async fn a_stream_that_never_pauses_ends_as_well() {
-    let server = start(Probe::new().watch(|_| Ok(stream::repeat_with(|| Ok(note("again"))).boxed()))).await;
+async fn the_server_ends_a_stream_that_never_pauses() {
+    let server = start(never_pauses()).await;
     let response = raw_call(&raw_client(), server.addr, WATCH, &[("grpc-timeout", "300m")]).await;
-    assert_eq!(raw_status(response).await.0.code(), Code::DeadlineExceeded);
+    let mut body = response.into_body();
+    // A reader that is slower than the stream gets a reset instead of trailers: they would wait behind what it
+    // has not read.
+    while let Some(Ok(frame)) = within(body.frame()).await {
+        if let Some(trailers) = frame.trailers_ref() {
+            assert_eq!(trailers["grpc-status"], "4");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_client_ends_a_stream_that_never_pauses() {
+    let server = start(never_pauses()).await;
+    let request = Request::new(note("x")).with_timeout(Duration::from_millis(300));
+    let ended: Result<(), Status> = within(async {
+        let mut stream = watch(&server.client(), request).await?;
+        loop {
+            stream.message().await?;
+        }
+    })
+    .await;
+    assert_eq!(ended.expect_err("expires").code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]
