@@ -98,14 +98,16 @@ pub(crate) async fn get(db: &mut PgConnection, name: &FunctionName) -> sqlx::Res
 pub(crate) async fn lock(db: &mut PgConnection, name: &FunctionName) -> sqlx::Result<Option<Function>> {
     // A statement of its own: one that waits for a lock goes on with the new row of the locked table, but
     // with the old rows of those that it joins.
-    sqlx::query!(
+    let is_locked = sqlx::query!(
         "SELECT 1 AS one FROM registry.functions WHERE account = $1 AND template = $2 FOR UPDATE",
         name.account.as_str(),
         name.template.as_str()
     )
     .fetch_optional(&mut *db)
-    .await?;
-    get(db, name).await
+    .await?
+    .is_some();
+    // If it was deleted while this waited, one that was created since is not locked, and another function.
+    if is_locked { get(db, name).await } else { Ok(None) }
 }
 
 /// An account's functions after a template, sorted by template, without their sources.

@@ -65,7 +65,7 @@ fn wrong_functions() -> Vec<(Function, &'static str)> {
     ]
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_malformed_create_names_the_field_and_writes_nothing() {
     let world = World::start().await;
     let mut client = world.registry.functions();
@@ -94,7 +94,7 @@ async fn a_malformed_create_names_the_field_and_writes_nothing() {
     assert!(client.list_functions(request).await.unwrap().into_inner().functions.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_malformed_update_names_the_field_and_writes_nothing() {
     let world = World::start().await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -118,7 +118,7 @@ async fn a_malformed_update_names_the_field_and_writes_nothing() {
     assert_eq!(world.registry.get(START).await.unwrap(), created);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_refuses_a_malformed_name() {
     let world = World::start().await;
     let mut client = world.registry.functions();
@@ -139,7 +139,7 @@ async fn every_method_refuses_a_malformed_name() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_of_lists_and_deploys_hold() {
     let world = World::start().await;
     let mut client = world.registry.functions();

@@ -51,7 +51,7 @@ fn syntax_error() -> BuildError {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_makes_a_version_live_and_an_edit_leaves_it_live() {
     let world = started().await;
     let request = DeployFunctionRequest { message: "the first".into(), ..deploy_request(START) };
@@ -72,7 +72,7 @@ async fn a_deploy_makes_a_version_live_and_an_edit_leaves_it_live() {
     assert_eq!(world.registry.edit(START, FIRST).await.state(), FunctionState::Productive);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draft_that_is_live_makes_no_new_version() {
     let world = started().await;
     let first = world.registry.deploy(START).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_draft_that_is_live_makes_no_new_version() {
     assert_eq!(numbers(&world.registry).await, [1]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_version_can_be_deployed_again() {
     let world = started().await;
     world.registry.deploy(START).await.unwrap();
@@ -103,7 +103,7 @@ async fn an_older_version_can_be_deployed_again() {
     assert_eq!(report.resource.unwrap().name, format!("{START}/versions/9"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_can_be_listed_in_pages() {
     let world = started().await;
     for number in 1..=5 {
@@ -133,7 +133,7 @@ async fn versions_can_be_listed_in_pages() {
     assert_eq!(version(&world.registry, 3).await.unwrap().name, name);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_cannot_be_changed_even_in_the_database() {
     let world = started().await;
     world.registry.deploy(START).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_version_cannot_be_changed_even_in_the_database() {
     assert!(update.await.unwrap_err().to_string().contains("never changes"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_build_is_kept_and_leaves_what_is_live() {
     let world = started().await;
     world.registry.deploy(START).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_failed_build_is_kept_and_leaves_what_is_live() {
     assert_eq!((fixed.build_error, fixed.live_version), (None, 2));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_top_level_code_throws_can_be_kept() {
     let world = started().await;
     let thrown = BuildError {
@@ -181,7 +181,7 @@ async fn whatever_top_level_code_throws_can_be_kept() {
     assert!(kept.message.starts_with("\u{fffd}\u{ffff}ü"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_invoker_nothing_changes() {
     let world = World::start_with(|config| {
         // Nobody listens there: the port was free a moment ago.
@@ -195,7 +195,7 @@ async fn without_an_invoker_nothing_changes() {
     assert_eq!(world.registry.get(START).await.unwrap(), created);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invoker_that_fails_changes_nothing() {
     let world = started().await;
     let before = world.registry.get(START).await.unwrap();
@@ -206,7 +206,7 @@ async fn an_invoker_that_fails_changes_nothing() {
     assert_eq!(world.registry.get(START).await.unwrap(), before);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_callers_deadline_bounds_the_preparation() {
     let world = started().await;
     let _never_opened = world.invoker.push_gate();
@@ -216,7 +216,7 @@ async fn the_callers_deadline_bounds_the_preparation() {
     assert_eq!(world.registry.get(START).await.unwrap().live_version, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_during_the_preparation_is_not_deployed() {
     let world = started().await;
     let gate = world.invoker.push_gate();
@@ -233,7 +233,7 @@ async fn an_edit_during_the_preparation_is_not_deployed() {
     assert_eq!(numbers(&world.registry).await, [0; 0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_that_took_the_place_of_the_prepared_one_is_not_deployed() {
     let world = started().await;
     let gate = world.invoker.push_gate();
@@ -249,7 +249,7 @@ async fn a_function_that_took_the_place_of_the_prepared_one_is_not_deployed() {
     assert_eq!(world.registry.get(START).await.unwrap().live_version, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_invoker_holds_no_connection() {
     let world = World::start_with(|config| config.database.max_connections = 1).await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -263,7 +263,7 @@ async fn a_slow_invoker_holds_no_connection() {
     deployed.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_with_a_stale_etag_asks_no_invoker() {
     let world = started().await;
     let etag = world.registry.get(START).await.unwrap().etag;
@@ -273,7 +273,7 @@ async fn a_deploy_with_a_stale_etag_asks_no_invoker() {
     assert!(world.invoker.asked().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_function_must_be_undeployed_before_it_is_deleted() {
     let world = started().await;
     world.registry.deploy(START).await.unwrap();
@@ -290,7 +290,7 @@ async fn a_live_function_must_be_undeployed_before_it_is_deleted() {
     refused(version(&world.registry, 1).await, Code::NotFound, "VERSION_NOT_FOUND");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn version_numbers_are_never_used_twice() {
     let world = started().await;
     assert_eq!(world.registry.deploy(START).await.unwrap().version.unwrap().number, 1);

@@ -28,7 +28,7 @@ fn list_acme() -> ListFunctionsRequest {
     ListFunctionsRequest { parent: ACME.into(), ..Default::default() }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_starts_as_its_templates_starter() {
     let world = World::start().await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -45,7 +45,7 @@ async fn a_function_starts_as_its_templates_starter() {
     assert_eq!(world.registry.get(START).await.unwrap(), created);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_given_is_kept() {
     let world = World::start().await;
     let given = Function {
@@ -80,7 +80,7 @@ async fn what_is_given_is_kept() {
     assert_ne!(got.etag, "x");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_has_one_function_per_template() {
     let world = World::start().await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -93,7 +93,7 @@ async fn an_account_has_one_function_per_template() {
     world.registry.create("accounts/umbrella", "chat.start").await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_changes_what_the_mask_names() {
     let world = World::start().await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -120,7 +120,7 @@ async fn an_update_changes_what_the_mask_names() {
     assert_eq!(world.registry.get(START).await.unwrap(), updated);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_that_changes_nothing_leaves_the_etag() {
     let world = World::start().await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -128,7 +128,7 @@ async fn an_update_that_changes_nothing_leaves_the_etag() {
     assert_eq!(same, created);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_etag_is_told_the_current_one() {
     let world = World::start().await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -142,7 +142,7 @@ async fn a_stale_etag_is_told_the_current_one() {
     assert_eq!(world.registry.get(START).await.unwrap(), current);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_exist_is_not_found() {
     let world = World::start().await;
     let registry = &world.registry;
@@ -155,7 +155,7 @@ async fn what_does_not_exist_is_not_found() {
     assert_eq!(report.resource.unwrap().name, START);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_function_can_be_created_again_and_is_another() {
     let world = World::start().await;
     let first = world.registry.create(ACME, "chat.start").await.unwrap();
@@ -166,7 +166,7 @@ async fn a_deleted_function_can_be_created_again_and_is_another() {
     assert_ne!(second.etag, first.etag, "an etag of the deleted function must not fit");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_hold_every_function_once_in_order() {
     let world = World::start().await;
     let templates = ["chat.start", "chat.end", "chat.participants_change", "chat.in_queue"];
@@ -192,7 +192,7 @@ async fn pages_hold_every_function_once_in_order() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_holds_for_its_list_only() {
     let world = World::start().await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -210,7 +210,7 @@ async fn a_token_holds_for_its_list_only() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_can_be_filtered_by_state() {
     let world = World::start().await;
     for template in ["chat.start", "chat.end", "chat.in_queue"] {

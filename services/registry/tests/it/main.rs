@@ -1,5 +1,8 @@
 //! The registry as its callers see it: real servers on a real Postgres, with an invoker that answers as each
 //! test says.
+//!
+//! The tests run on several threads because the database is dropped by a test's end, which waits for the
+//! registry's connections to end, too.
 
 mod bad_input;
 mod deploy;

@@ -21,20 +21,20 @@ async fn race_to_create(registries: &[&Registry], callers: usize) {
     assert_eq!(Some(stored), winners.into_iter().next().unwrap().ok());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_64_concurrent_creates_one_wins() {
     let world = World::start().await;
     race_to_create(&[&world.registry], 64).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_64_concurrent_creates_over_two_registries_one_wins() {
     let world = World::start().await;
     let other = world.another().await;
     race_to_create(&[&world.registry, &other], 64).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn creates_and_deletes_that_race_add_up() {
     let world = World::start().await;
     let other = world.another().await;
@@ -63,7 +63,7 @@ async fn creates_and_deletes_that_race_add_up() {
     assert_eq!(balance.into_inner(), exists, "every create but the last was deleted");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delete_and_a_deploy_never_both_win() {
     let world = World::start().await;
     let other = world.another().await;
@@ -82,7 +82,7 @@ async fn a_delete_and_a_deploy_never_both_win() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_deploys_of_one_draft_make_one_version() {
     let world = World::start().await;
     let other = world.another().await;
@@ -96,7 +96,7 @@ async fn concurrent_deploys_of_one_draft_make_one_version() {
     assert_eq!(versions.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_concurrent_updates_with_one_etag_one_wins() {
     let world = World::start().await;
     let other = world.another().await;

@@ -16,7 +16,7 @@ use crate::{
 /// Health's number for SERVING.
 const SERVING: i32 = 1;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_serves_says_so() {
     let world = World::start().await;
     let mut health = HealthClient::new(world.registry.client.clone());
@@ -26,7 +26,7 @@ async fn a_registry_that_serves_says_so() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_schema_it_does_not_start_and_says_what_to_run() {
     let database = TestDatabase::create_empty().await;
     let mut registry = Registry::start(database.url(), ([127, 0, 0, 1], 1).into(), |_| {}).await;
@@ -34,7 +34,7 @@ async fn without_the_schema_it_does_not_start_and_says_what_to_run() {
     assert!(error.to_string().contains("chatfn-db migrate"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_does_not_wait_for_watchers() {
     let world = World::start().await;
     let mut watcher = Watcher::start(&world.registry, false).await;
@@ -60,7 +60,7 @@ async fn lock(world: &World) -> sqlx::Transaction<'static, sqlx::Postgres> {
     transaction
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_pool_is_unavailable_and_says_when_to_come_back() {
     let world = World::start_with(|config| {
         config.database.max_connections = 1;
@@ -80,7 +80,7 @@ async fn a_busy_pool_is_unavailable_and_says_when_to_come_back() {
     patiently(other).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_is_not_granted_is_unavailable() {
     let world = World::start_with(|config| config.database.lock_timeout = Duration::from_millis(50)).await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -89,7 +89,7 @@ async fn a_lock_that_is_not_granted_is_unavailable() {
     assert!(report.retry_after.is_some());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_takes_too_long_exceeds_its_deadline() {
     let world =
         World::start_with(|config| config.database.statement_timeout = Duration::from_millis(200)).await;
@@ -98,7 +98,7 @@ async fn a_statement_that_takes_too_long_exceeds_its_deadline() {
     refused(world.registry.delete(START).await, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_callers_deadline_bounds_the_wait_for_the_store() {
     let world = World::start().await;
     world.registry.create(ACME, "chat.start").await.unwrap();

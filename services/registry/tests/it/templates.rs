@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::harness::{World, refused};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_catalogue_can_be_listed_and_got() {
     let world = World::start().await;
     let mut client = world.registry.templates();
@@ -31,7 +31,7 @@ async fn the_catalogue_can_be_listed_and_got() {
     assert!(start.starter_source.contains("async function lambda(input, context)"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_template_that_is_unknown_or_no_template_is_refused() {
     let world = World::start().await;
     let mut client = world.registry.templates();

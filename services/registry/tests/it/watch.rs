@@ -23,7 +23,7 @@ async fn deploy_new(registry: &Registry, account: usize) -> String {
     name
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_begins_with_start_and_goes_on_with_acks() {
     let world = World::start().await;
     let ack = || Message::Ack(WatchAck { revision: 1 });
@@ -44,7 +44,7 @@ async fn a_watch_begins_with_start_and_goes_on_with_acks() {
     assert_eq!(report.fields[0].field, "ack");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_snapshot_comes_first_and_changes_follow() {
     let world = World::start().await;
     let live = deploy_new(&world.registry, 1).await;
@@ -69,7 +69,7 @@ async fn the_snapshot_comes_first_and_changes_follow() {
     assert_eq!(seen.version(&live), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sources_come_to_those_who_ask_for_them() {
     let world = World::start().await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -88,7 +88,7 @@ async fn sources_come_to_those_who_ask_for_them() {
     assert_eq!(seen_without.functions[START].source, "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_snapshot_comes_whole() {
     let world = World::start().await;
     // More than one batch by their sources.
@@ -106,7 +106,7 @@ async fn a_large_snapshot_comes_whole() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_made_at_one_registry_is_seen_at_another() {
     let world = World::start().await;
     let other = world.another().await;
@@ -122,7 +122,7 @@ async fn a_change_made_at_one_registry_is_seen_at_another() {
     watcher.follow(&mut seen, |seen| seen.version(START) == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_comes_during_deploys_ends_with_what_is_live() {
     let world = World::start().await;
     let other = world.another().await;
@@ -164,7 +164,7 @@ async fn a_watcher_that_comes_during_deploys_ends_with_what_is_live() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_tells_how_many_watchers_have_taken_it_over() {
     let world = World::start().await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -193,7 +193,7 @@ async fn a_deploy_tells_how_many_watchers_have_taken_it_over() {
     assert_eq!(propagation.acknowledged, 1, "{propagation:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_does_not_read_is_cut_off_and_holds_nobody_up() {
     let world = World::start_with(|config| config.watch_backlog = 2).await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -213,7 +213,7 @@ async fn a_watcher_that_does_not_read_is_cut_off_and_holds_nobody_up() {
     assert_eq!(seen.version(START), 120);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_outlives_lost_connections_to_postgres() {
     let world = World::start().await;
     world.registry.create(ACME, "chat.start").await.unwrap();
@@ -239,7 +239,7 @@ async fn a_watch_outlives_lost_connections_to_postgres() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_start_anew_when_the_database_was_replaced_by_an_older_one() {
     let world = World::start().await;
     deploy_new(&world.registry, 1).await;
