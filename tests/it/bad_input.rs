@@ -271,7 +271,7 @@ async fn event_ingest_refuses_bad_events_and_writes_nothing() {
             "event.payload_json",
         ),
         (
-            payload(r#"{"ttr": {"newTtr": {"value": "soon"}}}"#),
+            payload(r#"{"chatSessionKey": "H1", "ttr": {"newTtr": {"value": "soon"}}}"#),
             invalid,
             "PAYLOAD_SCHEMA",
             "event.payload.ttr.newTtr.value",
@@ -293,7 +293,7 @@ async fn event_ingest_refuses_bad_events_and_writes_nothing() {
 
     // The same id with another payload is another event.
     api.publish(good.clone()).await.unwrap();
-    let reused = api.publish(payload(r#"{"campaignId": "1"}"#)).await;
+    let reused = api.publish(payload(r#"{"chatSessionKey": "H2"}"#)).await;
     refused(reused, Code::AlreadyExists, "EVENT_ID_REUSED", "");
 
     let request = ListDeliveriesRequest { page_token: "nonsense".into(), ..list };

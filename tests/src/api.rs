@@ -73,7 +73,7 @@ impl Api {
         Ok(self.functions.deploy_function(request).await?.into_inner())
     }
 
-    /// Publishes an event with the payload `{}` or another.
+    /// Publishes an event.
     pub async fn publish(&mut self, event: Event) -> Result<Acknowledgement, Status> {
         let response = self.events.publish_event(PublishEventRequest { event: Some(event) }).await?;
         Ok(response.into_inner().acknowledgement.expect("an acknowledgement"))
@@ -121,14 +121,20 @@ impl Api {
     }
 }
 
-/// An event with an empty payload.
+/// A small payload that satisfies the schema of every template.
+const PAYLOAD: &str = r#"{
+    "chatSessionKey": "H1", "endReason": "agent",
+    "participantChange": {"oldParticipants": [], "newParticipants": []}
+}"#;
+
+/// An event with a small payload.
 pub fn event(template: &str, event_id: &str, conversation: &str) -> Event {
     Event {
         account: ACCOUNT.into(),
         event_id: event_id.into(),
         template: template.into(),
         conversation_id: conversation.into(),
-        payload_kind: Some(PayloadKind::PayloadJson("{}".into())),
+        payload_kind: Some(PayloadKind::PayloadJson(PAYLOAD.into())),
         ..Event::default()
     }
 }
