@@ -1,0 +1,89 @@
+//! Builds the guest: QuickJS-NG, our C shim and the JavaScript prelude become one WebAssembly module in
+//! `OUT_DIR`. See `guest/README.md` for what is inside.
+
+#[path = "build/prelude.rs"]
+mod prelude;
+#[path = "build/quickjs.rs"]
+mod quickjs;
+#[path = "build/toolchain.rs"]
+mod toolchain;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+/// The guest's own stack, which lies at the bottom of its memory, so that an overflow traps.
+/// `guest/shim.c` raises a RangeError well before that.
+const SHADOW_STACK_BYTES: u32 = 1 << 20;
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let engine = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let guest = engine.parent().expect("the engine has a parent folder").join("guest");
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={}", guest.display());
+
+    let tools = toolchain::find();
+    let quickjs = quickjs::source_dir(&engine);
+    prelude::write_header(&guest.join("prelude"), &out.join("prelude.h"));
+
+    let shim = guest.join("shim.c");
+    let sources = [shim, quickjs.join("libregexp.c"), quickjs.join("libunicode.c"), quickjs.join("dtoa.c")];
+    let objects: Vec<PathBuf> = thread::scope(|scope| {
+        let jobs: Vec<_> = sources
+            .iter()
+            .map(|source| scope.spawn(|| compile(&tools, source, &quickjs, &guest, &out)))
+            .collect();
+        jobs.into_iter().map(|job| job.join().expect("a C file did not compile")).collect()
+    });
+    link(&tools, &objects, &out);
+}
+
+/// Flags that both steps need: with LTO it is the linker that generates the code.
+const COMMON: [&str; 6] =
+    ["--target=wasm32-wasi", "-flto", "-g0", "-mbulk-memory", "-msign-ext", "-mnontrapping-fptoint"];
+
+fn compile(tools: &toolchain::Tools, source: &Path, quickjs: &Path, guest: &Path, out: &Path) -> PathBuf {
+    let object = out.join(source.file_stem().expect("a source has a name")).with_extension("o");
+    let mut command = Command::new(&tools.clang);
+    command
+        .args(COMMON)
+        .args(["-c", "-O3", "-std=gnu11", "-fno-strict-aliasing", "-fvisibility=hidden", "-w"])
+        // No asserts and no tracing: memory safety comes from the sandbox, and a failed assert could
+        // do no more than end the run, as a trap does.
+        .args(["-D_GNU_SOURCE", "-DNDEBUG"])
+        // The same bytes wherever the sources lie.
+        .arg(format!("-ffile-prefix-map={}=quickjs", quickjs.display()))
+        .arg(format!("-ffile-prefix-map={}=guest", guest.display()))
+        .arg(format!("-ffile-prefix-map={}=out", out.display()))
+        .arg("-I")
+        .arg(quickjs)
+        .arg("-I")
+        .arg(out)
+        .arg("-o")
+        .arg(&object)
+        .arg(source);
+    toolchain::run(command, "compile the guest");
+    object
+}
+
+fn link(tools: &toolchain::Tools, objects: &[PathBuf], out: &Path) {
+    let mut command = Command::new(&tools.clang);
+    command
+        .args(COMMON)
+        // No plain -O: it makes clang run an installed wasm-opt, and older ones reject sign extension.
+        .args([
+            "-Wl,--lto-O3",
+            "-mexec-model=reactor",
+            "-Wl,--gc-sections",
+            "-Wl,--stack-first",
+            "-Wl,--strip-all",
+        ])
+        .arg(format!("-Wl,-z,stack-size={SHADOW_STACK_BYTES}"))
+        .args(objects)
+        .arg("-o")
+        .arg(out.join("guest.wasm"));
+    toolchain::run(command, "link the guest");
+}

@@ -1,0 +1,93 @@
+//! The difference between the memory of a prepared sandbox and the image that every sandbox starts from.
+
+/// The kernel copies memory on write in pages of this size, so finer differences would save nothing.
+const PAGE: usize = 4096;
+
+/// What to copy over the image, and how large memory must be for it.
+pub(crate) struct Delta {
+    memory_bytes: usize,
+    runs: Vec<Run>,
+    data: Box<[u8]>,
+}
+
+/// Neighbouring pages that differ.
+struct Run {
+    offset: usize,
+    len: usize,
+}
+
+impl Delta {
+    /// Compares memory with the image. Beyond the image memory starts out as zeros.
+    pub(crate) fn between(image: &[u8], memory: &[u8]) -> Self {
+        const ZEROS: [u8; PAGE] = [0; PAGE];
+        let mut runs: Vec<Run> = Vec::new();
+        let mut data = Vec::new();
+        for (index, page) in memory.chunks(PAGE).enumerate() {
+            let offset = index * PAGE;
+            let before = image.get(offset..offset + page.len()).unwrap_or(&ZEROS[..page.len()]);
+            if page == before {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if run.offset + run.len == offset => run.len += page.len(),
+                _ => runs.push(Run { offset, len: page.len() }),
+            }
+            data.extend_from_slice(page);
+        }
+        Self { memory_bytes: memory.len(), runs, data: data.into_boxed_slice() }
+    }
+
+    /// How large memory must be before [`apply`](Self::apply).
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Copies the difference into a fresh memory.
+    ///
+    /// # Panics
+    ///
+    /// If memory is smaller than [`memory_bytes`](Self::memory_bytes).
+    pub(crate) fn apply(&self, memory: &mut [u8]) {
+        let mut data = &self.data[..];
+        for run in &self.runs {
+            let (head, rest) = data.split_at(run.len);
+            memory[run.offset..run.offset + run.len].copy_from_slice(head);
+            data = rest;
+        }
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.data.len() + self.runs.len() * size_of::<Run>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn applying_a_difference_restores_the_memory() {
+        let image: Vec<u8> = (0..4 * PAGE).map(|i| (i % 251) as u8).collect();
+        let mut memory = image.clone();
+        memory[PAGE + 7] = 1;
+        memory[2 * PAGE] = 2;
+        memory.extend_from_slice(&[0; 2 * PAGE]);
+        memory[5 * PAGE + 1] = 3;
+
+        let delta = Delta::between(&image, &memory);
+        assert_eq!(delta.memory_bytes(), 6 * PAGE);
+        assert_eq!(delta.runs.len(), 2, "neighbouring pages are one run, zero pages are none");
+        assert_eq!(delta.data.len(), 3 * PAGE);
+
+        let mut fresh = image;
+        fresh.resize(6 * PAGE, 0);
+        delta.apply(&mut fresh);
+        assert!(fresh == memory);
+    }
+
+    #[test]
+    fn equal_memories_have_no_difference() {
+        let image = vec![9; 3 * PAGE];
+        assert_eq!(Delta::between(&image, &image).size_bytes(), 0);
+    }
+}

@@ -1,0 +1,90 @@
+//! Questions that the host answers at once: what is easier to do well in Rust than in the sandbox.
+
+use url::{Url, quirks};
+use wasmtime::{Caller, Linker, Result};
+
+use super::{MODULE, parts, read, write};
+use crate::sandbox::{GuestFault, Sandbox};
+
+// In step with guest/prelude/40-url.js.
+const URL_PARSE: i32 = 1;
+const URL_SET: i32 = 2;
+
+/// To the guest: there is no answer.
+const NONE: i32 = -1;
+
+pub(super) fn add(linker: &mut Linker<Sandbox>) -> Result<()> {
+    linker.func_wrap(MODULE, "call", call)?;
+    linker.func_wrap(MODULE, "call_result", call_result)?;
+    Ok(())
+}
+
+fn call(mut caller: Caller<'_, Sandbox>, kind: i32, text: u32, len: u32) -> Result<i32> {
+    let (memory, sandbox) = parts(&mut caller)?;
+    let question = read(memory, text, len)?;
+    let answer = match kind {
+        URL_PARSE => parse_url(question),
+        URL_SET => set_url(question),
+        _ => return Err(GuestFault("an unknown question").into()),
+    };
+    let Some(answer) = answer else { return Ok(NONE) };
+    sandbox.answer = answer.into_bytes();
+    i32::try_from(sandbox.answer.len()).map_err(|_| GuestFault("a question with an endless answer").into())
+}
+
+fn call_result(mut caller: Caller<'_, Sandbox>, to: u32, len: u32) -> Result<()> {
+    let (memory, sandbox) = parts(&mut caller)?;
+    let answer = std::mem::take(&mut sandbox.answer);
+    if answer.len() != len as usize {
+        return Err(GuestFault("a wrong length").into());
+    }
+    write(memory, to, &answer)
+}
+
+/// `[url]` or `[url, base]` to the parts of the URL.
+fn parse_url(question: &[u8]) -> Option<String> {
+    let texts: Vec<String> = serde_json::from_slice(question).ok()?;
+    let url = match texts.as_slice() {
+        [url] => Url::parse(url).ok()?,
+        [url, base] => Url::parse(base).ok()?.join(url).ok()?,
+        _ => return None,
+    };
+    Some(parts_of(&url))
+}
+
+/// `[href, part, value]` to the parts of the changed URL; none if the value does not fit.
+fn set_url(question: &[u8]) -> Option<String> {
+    let [href, part, value]: [String; 3] = serde_json::from_slice(question).ok()?;
+    let mut url = Url::parse(&href).ok()?;
+    match part.as_str() {
+        "href" => quirks::set_href(&mut url, &value).ok()?,
+        "protocol" => quirks::set_protocol(&mut url, &value).ok()?,
+        "username" => quirks::set_username(&mut url, &value).ok()?,
+        "password" => quirks::set_password(&mut url, &value).ok()?,
+        "host" => quirks::set_host(&mut url, &value).ok()?,
+        "hostname" => quirks::set_hostname(&mut url, &value).ok()?,
+        "port" => quirks::set_port(&mut url, &value).ok()?,
+        "pathname" => quirks::set_pathname(&mut url, &value),
+        "search" => quirks::set_search(&mut url, &value),
+        "hash" => quirks::set_hash(&mut url, &value),
+        _ => return None,
+    }
+    Some(parts_of(&url))
+}
+
+fn parts_of(url: &Url) -> String {
+    let parts = [
+        quirks::href(url),
+        &quirks::origin(url),
+        quirks::protocol(url),
+        quirks::username(url),
+        quirks::password(url),
+        quirks::host(url),
+        quirks::hostname(url),
+        quirks::port(url),
+        quirks::pathname(url),
+        quirks::search(url),
+        quirks::hash(url),
+    ];
+    serde_json::to_string(&parts).expect("strings are always JSON")
+}

@@ -1,0 +1,127 @@
+//! Turns a source into a [`Prepared`] function.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::engine::{Engine, Live};
+use crate::prepared::{Artifact, PrepareError, PrepareLimits, Prepared};
+use crate::sandbox::{DeadlinePassed, Sandbox};
+use crate::verdict::{GuestFailure, GuestFailureKind, Verdict};
+
+/// How a source is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Script,
+    Module,
+}
+
+impl Engine {
+    /// Runs the top-level code of a source in a throw-away sandbox and keeps what it left.
+    ///
+    /// The source is a script, or an ES module if it does not parse as a script. Its lambda is what it
+    /// exports (`module.exports`, `exports.lambda`, `export`, as function or under the names `lambda` and
+    /// `default`), else what it calls `lambda` at top level. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Says why the source cannot be deployed; only [`PrepareError::NoCapacity`] and
+    /// [`PrepareError::Internal`] are not the author's to solve.
+    pub async fn prepare(&self, source: &str, limits: PrepareLimits) -> Result<Prepared, PrepareError> {
+        let actual = source.chars().count();
+        if actual > limits.source_chars {
+            let (what, limit, unit) = ("the source", limits.source_chars, "characters");
+            return Err(PrepareError::TooLarge { what, actual, limit, unit });
+        }
+        let source = Bytes::copy_from_slice(source.as_bytes());
+        let deadline = Instant::now() + limits.timeout;
+        match self.prepare_as(Goal::Script, source.clone(), deadline, limits).await {
+            Err(script) if place(&script).is_some() => {
+                match self.prepare_as(Goal::Module, source, deadline, limits).await {
+                    // Neither: the reading that got further is the one that was meant.
+                    Err(module) if place(&module).is_some() && place(&module) < place(&script) => Err(script),
+                    result => result,
+                }
+            }
+            result => result,
+        }
+    }
+
+    async fn prepare_as(
+        &self,
+        goal: Goal,
+        source: Bytes,
+        deadline: Instant,
+        limits: PrepareLimits,
+    ) -> Result<Prepared, PrepareError> {
+        let internal = |source| PrepareError::Internal {
+            message: "the sandbox could not be made".to_owned(),
+            source: Some(source),
+        };
+        let _slot = self.inner.slot(deadline).await.ok_or(PrepareError::NoCapacity)?;
+        let _tick = self.inner.tick();
+        let memory_bytes = limits.memory_bytes.min(self.inner.config.max_memory_bytes);
+        let sandbox = Sandbox::for_prepare(source, deadline, memory_bytes);
+        let mut live = self.inner.sandbox_for_prepare(sandbox).await.map_err(internal)?;
+        let ended = live.enter(goal == Goal::Module).await;
+        check(&mut live, ended, limits)?;
+
+        let delta = self.inner.delta(&live);
+        let sandbox = live.store.into_data();
+        let artifact = Artifact {
+            engine_id: self.inner.id,
+            delta,
+            logs: sandbox.logs.finish().0,
+            reads_clock: sandbox.reads_clock,
+        };
+        let actual = artifact.delta.size_bytes();
+        if actual > limits.artifact_bytes {
+            let (what, limit, unit) = ("what top-level code makes", limits.artifact_bytes, "bytes");
+            return Err(PrepareError::TooLarge { what, actual, limit, unit });
+        }
+        Ok(Prepared(Arc::new(artifact)))
+    }
+}
+
+/// Where a syntax error is; nothing for other errors.
+fn place(error: &PrepareError) -> Option<(u32, u32)> {
+    match error {
+        PrepareError::Syntax { line, column, .. } => Some((*line, *column)),
+        _ => None,
+    }
+}
+
+fn check(live: &mut Live, ended: wasmtime::Result<()>, limits: PrepareLimits) -> Result<(), PrepareError> {
+    let sandbox = live.store.data_mut();
+    let memory = PrepareError::Memory { limit_bytes: sandbox.memory.bytes };
+    match (ended, sandbox.verdict.take()) {
+        (Ok(()), Some(Verdict::Finished(_))) => Ok(()),
+        (Ok(()), Some(Verdict::Failed(failure))) => {
+            Err(if sandbox.memory.denied && failure.says_out_of_memory() { memory } else { refuse(failure) })
+        }
+        (Err(trap), _) if trap.is::<DeadlinePassed>() => Err(PrepareError::Timeout { limit: limits.timeout }),
+        (Err(_), _) if sandbox.memory.denied => Err(memory),
+        (ended, _) => Err(PrepareError::Internal {
+            message: "the sandbox broke while top-level code ran".to_owned(),
+            source: ended.err(),
+        }),
+    }
+}
+
+fn refuse(failure: GuestFailure) -> PrepareError {
+    let (line, column) = failure.location();
+    let GuestFailure { kind, name, message, stack } = failure;
+    match kind {
+        GuestFailureKind::Syntax => PrepareError::Syntax { message, line, column },
+        GuestFailureKind::NoLambda => PrepareError::NoLambda,
+        GuestFailureKind::Import => PrepareError::ForbiddenImport {
+            specifier: message,
+            available: stack.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        },
+        GuestFailureKind::TopLevel => PrepareError::ForbiddenAtTopLevel { what: message, line, column },
+        GuestFailureKind::Thrown | GuestFailureKind::NeverSettles | GuestFailureKind::NotJson => {
+            PrepareError::TopLevelThrow { name, message, stack, line, column }
+        }
+    }
+}

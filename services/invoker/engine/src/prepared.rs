@@ -1,0 +1,163 @@
+//! A function that is ready to run, and why a source may not become one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::call::LogEntry;
+use crate::delta::Delta;
+
+/// A function that is ready to run on the [`Engine`](crate::Engine) that prepared it. Cheap to clone.
+#[derive(Clone)]
+pub struct Prepared(pub(crate) Arc<Artifact>);
+
+pub(crate) struct Artifact {
+    pub(crate) engine_id: u64,
+    pub(crate) delta: Delta,
+    pub(crate) logs: Vec<LogEntry>,
+    pub(crate) reads_clock: bool,
+}
+
+impl Prepared {
+    /// How much memory in bytes it takes, for caches.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.0.delta.size_bytes()
+    }
+
+    /// What its top-level code logged.
+    #[must_use]
+    pub fn logs(&self) -> &[LogEntry] {
+        &self.0.logs
+    }
+
+    /// Whether its top-level code asked for the date. That is allowed, and worth a warning: what it drew is
+    /// the time of the deploy in every run.
+    #[must_use]
+    pub fn reads_clock_at_top_level(&self) -> bool {
+        self.0.reads_clock
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("size_bytes", &self.size_bytes()).finish_non_exhaustive()
+    }
+}
+
+/// What preparing a source may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrepareLimits {
+    /// The longest source in characters.
+    pub source_chars: usize,
+    /// How long top-level code may run, and how long to wait for a slot.
+    pub timeout: Duration,
+    /// How large the sandbox's memory may grow, engine included.
+    pub memory_bytes: usize,
+    /// The largest [`Prepared::size_bytes`].
+    pub artifact_bytes: usize,
+}
+
+impl Default for PrepareLimits {
+    fn default() -> Self {
+        Self {
+            source_chars: 100_000,
+            timeout: Duration::from_secs(1),
+            memory_bytes: 64 << 20,
+            artifact_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Why a source cannot be deployed. Lines and columns count from 1; they are those of the source, and zero
+/// when they are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// It is not JavaScript.
+    #[error("syntax error at line {line}, column {column}: {message}")]
+    Syntax {
+        /// What the parser said.
+        message: String,
+        /// Where it gave up.
+        line: u32,
+        /// Where it gave up, in characters.
+        column: u32,
+    },
+    /// It defines and exports no `lambda`.
+    #[error(
+        "the source has no function named lambda: write `async function lambda(input, context) {{ … }}`, \
+         or export one"
+    )]
+    NoLambda,
+    /// Its top-level code threw.
+    #[error("top-level code threw {name} at line {line}, column {column}: {message}")]
+    TopLevelThrow {
+        /// The error's name.
+        name: String,
+        /// The error's message.
+        message: String,
+        /// As in [`Failure::stack`](crate::Failure::stack).
+        stack: String,
+        /// Where it was thrown.
+        line: u32,
+        /// Where it was thrown, in characters.
+        column: u32,
+    },
+    /// It asks for a module that does not exist.
+    #[error("there is no module '{specifier}'; available: {}", available.join(", "))]
+    ForbiddenImport {
+        /// What it asked for.
+        specifier: String,
+        /// All that it may ask for.
+        available: Vec<String>,
+    },
+    /// Its top-level code did what only a run may do: fetch, set a timer, draw a random number.
+    #[error(
+        "{what} is not available in top-level code (line {line}, column {column}): that runs once, when the \
+         function is deployed; move the call into the lambda"
+    )]
+    ForbiddenAtTopLevel {
+        /// What it did.
+        what: String,
+        /// Where.
+        line: u32,
+        /// Where, in characters.
+        column: u32,
+    },
+    /// Its top-level code did not end.
+    #[error("top-level code did not end within {} ms", limit.as_millis())]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// Its top-level code needs too much memory.
+    #[error("top-level code needs more than {limit_bytes} bytes of memory")]
+    Memory {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// It is too long, or what it makes at top level is too large to keep.
+    #[error("{what} is too large: {actual} of at most {limit} {unit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        actual: usize,
+        /// The largest allowed.
+        limit: usize,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// No slot became free in time. The platform's fault, worth a retry.
+    #[error("no sandbox became free in time")]
+    NoCapacity,
+    /// The sandbox broke or could not be made. The platform's fault.
+    #[error("cannot prepare the source: {message}")]
+    Internal {
+        /// What happened.
+        message: String,
+        /// The cause, if there is one.
+        #[source]
+        source: Option<wasmtime::Error>,
+    },
+}

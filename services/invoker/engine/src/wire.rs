@@ -1,0 +1,107 @@
+//! How requests and results cross between guest and host: four bytes with the length of a JSON header,
+//! little endian, then the header, then a body. In step with guest/prelude/30-ops.js and 60-fetch.js.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{FetchRequest, HostOp, OpError, OpResult, Redirect};
+
+const FETCH: i32 = 1;
+
+#[derive(Deserialize)]
+struct FetchHeader {
+    url: String,
+    method: String,
+    #[serde(default)]
+    redirect: Redirect,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResponseHeader<'a> {
+    status: u16,
+    status_text: &'a str,
+    url: &'a str,
+    redirected: bool,
+    headers: &'a [(String, String)],
+}
+
+#[derive(Serialize)]
+struct ErrorHeader<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    name: Option<&'a str>,
+    code: Option<&'a str>,
+    message: &'a str,
+}
+
+/// Reads a request, or `None` if it is not one.
+pub(crate) fn decode(kind: i32, request: &[u8]) -> Option<HostOp> {
+    let (length, rest) = request.split_first_chunk::<4>()?;
+    let (header, body) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    match kind {
+        FETCH => {
+            let FetchHeader { url, method, redirect, headers } = serde_json::from_slice(header).ok()?;
+            let body = (!body.is_empty()).then(|| Bytes::copy_from_slice(body));
+            Some(HostOp::Fetch(FetchRequest { method, url, headers, redirect, body }))
+        }
+        _ => None,
+    }
+}
+
+/// Writes a result.
+pub(crate) fn encode(result: Result<OpResult, OpError>) -> Vec<u8> {
+    match result {
+        Ok(OpResult::Fetch(response)) => join(
+            &ResponseHeader {
+                status: response.status,
+                status_text: &response.status_text,
+                url: &response.url,
+                redirected: response.redirected,
+                headers: &response.headers,
+            },
+            &response.body,
+        ),
+        Err(OpError { name, code, message }) => {
+            let error = ErrorFields { name: name.as_deref(), code: code.as_deref(), message: &message };
+            join(&ErrorHeader { error }, &[])
+        }
+    }
+}
+
+fn join(header: &impl Serialize, body: &[u8]) -> Vec<u8> {
+    let header = serde_json::to_vec(header).expect("strings and numbers are always JSON");
+    let length = u32::try_from(header.len()).expect("a header is smaller than 4 GiB");
+    let mut bytes = Vec::with_capacity(4 + header.len() + body.len());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&header);
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_well_formed_and_nothing_else() {
+        let header = br#"{"url":"https://a.test/","method":"POST","headers":[["a","b"]]}"#;
+        let mut request = u32::try_from(header.len()).expect("small").to_le_bytes().to_vec();
+        request.extend_from_slice(header);
+        request.extend_from_slice(b"body");
+        let Some(HostOp::Fetch(fetch)) = decode(FETCH, &request) else { panic!("not read") };
+        assert_eq!(fetch.headers, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!(fetch.body.as_deref(), Some(&b"body"[..]));
+
+        assert!(decode(99, &request).is_none());
+        for cut in 0..4 + header.len() {
+            assert!(decode(FETCH, &request[..cut]).is_none());
+        }
+        assert!(decode(FETCH, &[255, 255, 255, 255, 1]).is_none());
+    }
+}

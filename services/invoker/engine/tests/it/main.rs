@@ -1,0 +1,7 @@
+//! The sandbox as its callers see it.
+
+mod isolation;
+mod language;
+mod limits;
+mod prepare;
+mod support;

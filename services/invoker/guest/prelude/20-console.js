@@ -1,0 +1,68 @@
+// The console. Lines go to the host as they are written, so that a run that is killed keeps them.
+
+const LEVELS = { debug: 0, info: 1, warn: 2, error: 3 };
+// More than the host keeps of a whole run: no use to hand over.
+const MAX_LINE = 70_000;
+
+let indent = '';
+
+chatfn.log = (level, text) => {
+  host.log(LEVELS[level], text.length > MAX_LINE ? text.slice(0, MAX_LINE) : text);
+};
+
+const write = (level, values) => {
+  let text;
+  try {
+    text = chatfn.format(values);
+  } catch {
+    text = '[a value that cannot be shown]';
+  }
+  chatfn.log(level, indent === '' ? text : indent + text.replaceAll('\n', `\n${indent}`));
+};
+
+const counts = new Map();
+const timers = new Map();
+
+const elapsed = (label) => {
+  const since = timers.get(label);
+  return since === undefined ? `${label}: no such timer` : `${label}: ${(host.monotonic() - since).toFixed(3)}ms`;
+};
+
+const callSite = () => new Error().stack.split('\n').filter((line) => line !== '' && !line.includes('(chatfn:')).join('\n');
+
+chatfn.define('console', {
+  debug: (...values) => write('debug', values),
+  log: (...values) => write('info', values),
+  info: (...values) => write('info', values),
+  warn: (...values) => write('warn', values),
+  error: (...values) => write('error', values),
+  dir: (value) => write('info', [chatfn.inspect(value)]),
+  table: (value) => write('info', [value]),
+  trace: (...values) => write('debug', [`Trace: ${chatfn.format(values)}\n${callSite()}`]),
+  assert: (condition, ...values) => {
+    if (!condition) write('error', ['Assertion failed', ...values]);
+  },
+  group: (...values) => {
+    if (values.length > 0) write('info', values);
+    if (indent.length < 32) indent += '  ';
+  },
+  groupEnd: () => {
+    indent = indent.slice(2);
+  },
+  count: (label = 'default') => {
+    counts.set(label, (counts.get(label) ?? 0) + 1);
+    write('info', [`${label}: ${counts.get(label)}`]);
+  },
+  countReset: (label = 'default') => {
+    counts.delete(label);
+  },
+  time: (label = 'default') => {
+    timers.set(label, host.monotonic());
+  },
+  timeLog: (label = 'default', ...values) => write('info', [elapsed(label), ...values]),
+  timeEnd: (label = 'default') => {
+    write('info', [elapsed(label)]);
+    timers.delete(label);
+  },
+});
+console.groupCollapsed = console.group;

@@ -1,0 +1,58 @@
+// Operations that the host carries out. A request is a JSON header and a body; so is an answer.
+// Layout: four bytes with the header's length, little endian, then the header, then the body.
+
+const pending = new Map(); // id -> { what, resolve, reject }
+
+// Answers of the host to a start.
+const TOO_MANY = -1;
+
+const encode = (header, body) => {
+  const head = host.encode(JSON.stringify(header));
+  const request = new Uint8Array(4 + head.length + (body === null ? 0 : body.length));
+  new DataView(request.buffer).setUint32(0, head.length, true);
+  request.set(head, 4);
+  if (body !== null) request.set(body, 4 + head.length);
+  return request;
+};
+
+const toError = ({ name, message, code }) => {
+  if (name === 'AbortError' || name === 'TimeoutError') return new DOMException(message, name);
+  const error = new TypeError(message);
+  if (name) Object.defineProperty(error, 'name', { value: name, writable: true, configurable: true });
+  if (code) error.code = code;
+  return error;
+};
+
+// Starts an operation: { id, promise of { header, body } }.
+chatfn.startOp = (what, kind, header, body) => {
+  const id = host.startOp(kind, encode(header, body));
+  if (id <= 0) {
+    throw new TypeError(id === TOO_MANY
+      ? `${what}: too many operations at once; await some before starting more`
+      : `${what}: the request is not valid`);
+  }
+  const promise = new Promise((resolve, reject) => pending.set(id, { what, resolve, reject }));
+  return { id, promise };
+};
+
+chatfn.cancelOp = (id, reason) => {
+  const op = pending.get(id);
+  if (op === undefined) return;
+  pending.delete(id);
+  host.cancelOp(id);
+  op.reject(reason);
+};
+
+chatfn.opDone = (id) => {
+  const buffer = host.takeOp(id);
+  const op = pending.get(id);
+  if (op === undefined) return;
+  pending.delete(id);
+  const size = new DataView(buffer).getUint32(0, true);
+  const [head] = host.decodePrefix(new Uint8Array(buffer, 4, size));
+  const header = JSON.parse(head);
+  if (header.error !== undefined) op.reject(toError(header.error));
+  else op.resolve({ header, body: new Uint8Array(buffer, 4 + size) });
+};
+
+chatfn.pendingOps = () => [...pending.values()].map((op) => op.what);
