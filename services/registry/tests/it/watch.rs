@@ -1,5 +1,7 @@
 //! What watchers of the deployments see.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use chatfn_proto::registry::v1::{
     Propagation, WatchAck, WatchStart, watch_deployments_request::Message, watch_deployments_response::Change,
 };
@@ -107,6 +109,28 @@ async fn a_large_snapshot_comes_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_while_a_snapshot_is_read_slowly_comes_after_it() {
+    let world = World::start().await;
+    let name = |account: usize| format!("accounts/a{account:02}/functions/chat.start");
+    for account in 0..40 {
+        world.registry.create(&format!("accounts/a{account:02}"), "chat.start").await.unwrap();
+        world.registry.edit(&name(account), &long_source(account)).await;
+        world.registry.deploy(&name(account)).await.unwrap();
+    }
+    let first = [start(true), Message::Ack(WatchAck { revision: i64::MAX })];
+    let mut watcher = Watcher::call(&world.registry, first).await.unwrap();
+    // More than can be on its way is still to come, so the registry waits amid the snapshot.
+    let (revision, change) = watcher.next().await.unwrap();
+    assert!(matches!(change, Change::Template(_)));
+    for account in [0, 1, 39] {
+        world.registry.undeploy(&name(account)).await.unwrap();
+    }
+    let mut seen = watcher.snapshot().await;
+    assert_eq!(seen.revision, revision, "the snapshot is as of its beginning");
+    watcher.follow(&mut seen, |seen| seen.functions.len() == 37).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_made_at_one_registry_is_seen_at_another() {
     let world = World::start().await;
     let other = world.another().await;
@@ -123,44 +147,41 @@ async fn a_change_made_at_one_registry_is_seen_at_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_that_comes_during_deploys_ends_with_what_is_live() {
+async fn watchers_that_come_during_deploys_miss_none() {
+    const FUNCTIONS: usize = 120;
     let world = World::start().await;
     let other = world.another().await;
     let registries = [&world.registry, &other];
-    let names: Vec<String> =
-        (0..4).map(|account| format!("accounts/a{account}/functions/chat.start")).collect();
-    for account in 0..4 {
+    // Each is deployed once, so that a change that is missed stays missed.
+    for account in 0..FUNCTIONS {
         world.registry.create(&format!("accounts/a{account}"), "chat.start").await.unwrap();
     }
-    for round in 0..12 {
-        let changes = names.iter().enumerate().map(|(at, name)| async move {
-            let registry = registries[at % 2];
-            for step in 0..3 {
-                registry.edit(name, &format!("function lambda() {{ return '{round} {step}'; }}")).await;
-                registry.deploy(name).await.unwrap();
+    let is_over = AtomicBool::new(false);
+    let deploys = async {
+        join_all([0, 1].map(|at| async move {
+            for account in (at..FUNCTIONS).step_by(2) {
+                let name = format!("accounts/a{account}/functions/chat.start");
+                registries[at].deploy(&name).await.unwrap();
             }
-            if (at + round) % 2 == 0 {
-                registry.undeploy(name).await.unwrap();
-            }
-        });
-        // Nobody acknowledges, so each deploy would wait a second for whoever watches: come after the first.
-        let watch = async {
-            tokio::task::yield_now().await;
-            let mut watcher = Watcher::start(registries[round % 2], false).await;
+        }))
+        .await;
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let watches = async {
+        let mut watchers = Vec::new();
+        while !is_over.load(Ordering::Relaxed) && watchers.len() < 200 {
+            // Acknowledges everything at once, so that no deploy waits.
+            let first = [start(false), Message::Ack(WatchAck { revision: i64::MAX })];
+            let mut watcher = Watcher::call(registries[watchers.len() % 2], first).await.unwrap();
             let seen = watcher.snapshot().await;
-            watcher.ack(i64::MAX).await;
-            (watcher, seen)
-        };
-        let (_, (mut watcher, mut seen)) = tokio::join!(join_all(changes), watch);
-
-        let mut live = Vec::new();
-        for name in &names {
-            live.push(world.registry.get(name).await.unwrap().live_version);
+            watchers.push((watcher, seen));
         }
-        let is_current = |seen: &crate::watcher::Seen| {
-            names.iter().zip(&live).all(|(name, live)| seen.version(name) == *live)
-        };
-        watcher.follow(&mut seen, is_current).await;
+        watchers
+    };
+    let ((), watchers) = tokio::join!(deploys, watches);
+    assert!(watchers.len() > 2, "some came meanwhile");
+    for (mut watcher, mut seen) in watchers {
+        watcher.follow(&mut seen, |seen| seen.functions.len() == FUNCTIONS).await;
     }
 }
 
