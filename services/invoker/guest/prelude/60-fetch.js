@@ -89,8 +89,7 @@ const toResponse = ({ header, body }) => {
   return response;
 };
 
-const fetch = async (input, init) => {
-  chatfn.onlyInRuns('fetch');
+const send = async (input, init) => {
   const request = new Request(input, init);
   const { signal } = request;
   if (signal !== null) signal.throwIfAborted();
@@ -105,6 +104,12 @@ const fetch = async (input, init) => {
   } finally {
     signal.removeEventListener('abort', abort);
   }
+};
+
+// Thrown, not a rejection: top-level code that does not await it would be deployed.
+const fetch = (input, init) => {
+  chatfn.onlyInRuns('fetch');
+  return send(input, init);
 };
 
 chatfn.defineAll({ Request, Response, fetch });

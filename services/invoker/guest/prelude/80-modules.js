@@ -6,6 +6,9 @@ const promisify = (callbackStyle) => (...args) =>
     callbackStyle(...args, (error, value) => (error == null ? resolve(value) : reject(error)));
   });
 
+// Taken here, where an author's own top-level names (`const { URL } = require('url')`) cannot hide them.
+const { crypto, TextDecoder, TextEncoder, URL, URLSearchParams } = globalThis;
+
 // name -> function that makes the exports, called at the first use
 chatfn.modules = {
   crypto: () => ({

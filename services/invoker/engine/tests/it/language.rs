@@ -69,7 +69,7 @@ async fn the_console_keeps_levels_and_formats_values() {
     let lines = messages(&report.logs);
     assert_eq!(lines[1], "i 1");
     assert!(lines[2].contains("a:") && lines[2].contains("'x'"), "{}", lines[2]);
-    assert_eq!(lines[6], "\u{fffd}");
+    assert!(lines[6].chars().all(|letter| letter == '\u{fffd}'), "a lone surrogate is no text: {}", lines[6]);
 }
 
 #[tokio::test]

@@ -46,9 +46,11 @@ pub(crate) fn call_of(input: &str, timeout: Duration, host: Arc<dyn Host>) -> Ca
     Call::new(input.to_owned(), Instant::now() + timeout, host)
 }
 
-/// Prepares a source and runs it once.
-pub(crate) async fn run(source: &str, call: Call) -> Report {
+/// Prepares a source and runs it once. The time that preparing takes is not the run's.
+pub(crate) async fn run(source: &str, mut call: Call) -> Report {
+    let begun = Instant::now();
     let prepared = engine().prepare(source, LIMITS).await.expect("the source prepares");
+    call.deadline += begun.elapsed();
     engine().run(&prepared, call).await.expect("the platform works")
 }
 
