@@ -1,5 +1,7 @@
 //! `chatfn-registry`: the control plane as a process of its own.
 
+use std::process::ExitCode;
+
 use chatfn_registry::Config;
 use chatfn_rpc::{Shutdown, TelemetryArgs};
 use clap::Parser;
@@ -15,8 +17,18 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Cli { config, telemetry } = Cli::parse();
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Everything that ends up here is for the operator: a sentence with its causes, no backtrace.
+            eprintln!("chatfn-registry: {}", chatfn_pg::error::describe(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Cli { config, telemetry }: Cli) -> anyhow::Result<()> {
     chatfn_rpc::init_telemetry(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen).await?;
