@@ -1,1 +1,120 @@
 //! Runs lambdas: each run in a fresh sandbox, never past its deadline.
+//!
+//! Promises: a run ends before its call's deadline, early enough for the report to arrive, and at once when the
+//! caller goes away, with its outbound calls; what is not live or not affordable is refused before any work; a lambda
+//! that fails is a report, not an RPC error. Holds nothing that has to survive: what is live is watched from the
+//! registry, and keeps being served when that is gone.
+//!
+//! Start reading at [`run`]; then `invoke.rs` for one run, `functions/` for what is kept ready, [`egress`] for what a
+//! lambda may reach, and the crate `chatfn-engine` for the sandbox.
+
+mod config;
+pub mod egress;
+mod error;
+mod functions;
+mod grpc;
+mod host;
+mod invoke;
+mod prepare;
+mod report;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use chatfn_deployments::Deployments;
+use chatfn_engine::Engine;
+use chatfn_proto::invoker::v1::invoker_service_server::InvokerServiceServer;
+use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, Server, Shutdown, TaskGroup, connect};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, ConfigError};
+
+use self::{
+    egress::{Egress, SystemResolver},
+    functions::{Functions, keep_warm},
+    grpc::Handlers,
+    invoke::Invoker,
+    prepare::Preparer,
+};
+
+/// How long background tasks may take to stop; none of them has anything to finish.
+const TASK_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves on `listener` until `shutdown`, then drains. Reports SERVING once the first snapshot of the deployments is
+/// there.
+///
+/// # Errors
+/// The settings contradict one another, the engine or the outbound HTTP cannot be set up, or a background task failed.
+pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    config.validate()?;
+    let engine = start_engine(&config).await?;
+    let resolver = SystemResolver::new().context("cannot set up name resolution")?;
+    let egress = Egress::new(&config.egress, Arc::new(resolver)).context("cannot set up outbound HTTP")?;
+
+    // Watched until the last run is over, not only until the shutdown begins.
+    let watching = CancellationToken::new();
+    let _stop_watching = watching.clone().drop_guard();
+    let registry = connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
+    let deployments = Deployments::spawn(registry, "invoker", true, watching);
+    let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
+
+    let tasks = TaskGroup::new("invoker", &shutdown);
+    tasks.spawn("warm", |stop| keep_warm(functions.clone(), deployments.clone(), config.max_prepares, stop));
+    let handlers = Handlers {
+        preparer: Preparer::new(engine.clone(), config.max_prepares),
+        invoker: Invoker {
+            deployments: deployments.clone(),
+            functions,
+            engine,
+            egress: Arc::new(egress),
+            runs: Semaphore::new(config.max_runs as usize),
+            max_runs: config.max_runs as usize,
+        },
+    };
+    let server = Server::builder(config.rpc)
+        .service(
+            InvokerServiceServer::new(handlers)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
+        .build()
+        .await?;
+
+    let (health, draining) = (server.health(), shutdown.soft());
+    tasks.spawn("readiness", |_| async move {
+        if draining.run_until_cancelled(deployments.ready()).await.is_some() {
+            health.set_ready().await;
+        }
+        Ok::<_, Infallible>(())
+    });
+    tokio::select! {
+        served = server.serve(listener, shutdown.soft()) => { served?; }
+        () = shutdown.hard().cancelled_owned() => {}
+    }
+    tasks.stop(TASK_GRACE).await?;
+    Ok(())
+}
+
+/// Loads or compiles the engine, and says which: it decides how long a start takes and how fast runs are.
+async fn start_engine(config: &Config) -> anyhow::Result<Engine> {
+    let begun = Instant::now();
+    let settings = config.engine();
+    let engine = tokio::task::spawn_blocking(move || Engine::new(settings))
+        .await
+        .context("the engine's start was aborted")?
+        .context("cannot start the engine")?;
+    tracing::info!(
+        engine.load_ms = begun.elapsed().as_millis(),
+        engine.from_cache = engine.is_from_cache(),
+        engine.reset_path = engine.reset_path().as_str(),
+        "the engine is ready after {:?}",
+        begun.elapsed(),
+    );
+    Ok(engine)
+}

@@ -77,6 +77,12 @@ pub fn idempotency_key(function: &FunctionName, event: &EventId) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chatfn:{function}/events/{event}").as_bytes())
 }
 
+/// The idempotency key that a caller gave for an event: a UUID stands for itself, any other text for a UUID of its own.
+pub fn given_idempotency_key(text: &str) -> Uuid {
+    text.parse()
+        .unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chatfn:keys/{text}").as_bytes()))
+}
+
 /// The idempotency key of one outbound call: the `ordinal`-th (from 0) write of a run.
 pub fn call_idempotency_key(event_key: &Uuid, ordinal: u32) -> Uuid {
     Uuid::new_v5(event_key, &ordinal.to_be_bytes())
@@ -112,5 +118,8 @@ mod tests {
         assert_ne!(key, idempotency_key(&other, &event));
         assert_ne!(key, idempotency_key(&function, &"e2".parse().unwrap()));
         assert_ne!(call_idempotency_key(&key, 0), call_idempotency_key(&key, 1));
+        assert_eq!(given_idempotency_key(&key.to_string()), key);
+        assert_eq!(given_idempotency_key("a"), given_idempotency_key("a"));
+        assert_ne!(given_idempotency_key("a"), given_idempotency_key("b"));
     }
 }

@@ -12,6 +12,8 @@ pub const MAX_SOURCE_CHARS: usize = 100_000;
 pub const MAX_ENVIRONMENT_VALUE_CHARS: usize = 4_096;
 /// Most environment variables.
 pub const MAX_ENVIRONMENT: usize = 64;
+/// Most memory of one run, in MiB.
+pub const MAX_MEMORY_MIB: u32 = 256;
 /// Most allowed hosts.
 pub const MAX_ALLOWED_HOSTS: usize = 64;
 
@@ -65,8 +67,8 @@ impl FunctionSettings {
         if !(Duration::from_millis(10)..=Duration::from_secs(30)).contains(&self.timeout) {
             return error("timeout", "must be from 0.01s to 30s".to_owned());
         }
-        if !(16..=256).contains(&self.memory_mib) {
-            return error("memory_mib", "must be from 16 to 256".to_owned());
+        if !(16..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return error("memory_mib", format!("must be from 16 to {MAX_MEMORY_MIB}"));
         }
         if self.allowed_hosts.len() > MAX_ALLOWED_HOSTS {
             return error("allowed_hosts", format!("at most {MAX_ALLOWED_HOSTS} are allowed"));

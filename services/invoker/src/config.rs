@@ -1,0 +1,161 @@
+//! Settings of the service.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use chatfn_domain::settings::MAX_MEMORY_MIB;
+use chatfn_engine::EngineConfig;
+use chatfn_rpc::{ServerConfig, TelemetryArgs};
+use clap::Parser;
+use http::Uri;
+
+use crate::egress::EgressConfig;
+
+/// Runs lambdas: each run in a fresh sandbox, never past its deadline.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "chatfn-invoker", version)]
+pub struct Config {
+    /// Where to serve gRPC.
+    #[arg(long, env = "CHATFN_INVOKER_LISTEN", default_value = "127.0.0.1:50052")]
+    pub listen: SocketAddr,
+
+    /// Where the registry is.
+    #[arg(long, env = "CHATFN_INVOKER_REGISTRY", default_value = "http://127.0.0.1:50051")]
+    pub registry: Uri,
+
+    /// Folder that keeps the compiled engine between starts; made if missing, readable by this user alone
+    /// [default: chatfn-invoker in the user's cache folder].
+    #[arg(long, env = "CHATFN_INVOKER_CACHE_DIR", value_name = "FOLDER")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// Most runs at once; more are refused. Runs that wait for an answer from outside count.
+    #[arg(long, env = "CHATFN_INVOKER_MAX_RUNS", value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_runs: u32,
+
+    /// Most sources that are prepared at once, for Prepare calls and again for deployments.
+    #[arg(long, env = "CHATFN_INVOKER_MAX_PREPARES", value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub max_prepares: u32,
+
+    /// Memory for prepared functions. The least recently used are dropped, and prepared again when needed.
+    #[arg(long, env = "CHATFN_INVOKER_PREPARED_BYTES", value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
+    pub prepared_bytes: usize,
+
+    /// The lambdas' outbound HTTP.
+    #[command(flatten, next_help_heading = "Egress")]
+    pub egress: EgressConfig,
+
+    /// The gRPC server.
+    #[command(flatten, next_help_heading = "gRPC")]
+    pub rpc: ServerConfig,
+
+    /// Logs.
+    #[command(flatten, next_help_heading = "Logs")]
+    pub telemetry: TelemetryArgs,
+}
+
+/// Settings that contradict one another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Calls would be refused before the limit of runs is met.
+    #[error("--max-runs ({max_runs}) must not exceed --rpc-max-calls ({max_calls}): every run is a call")]
+    Runs {
+        /// Runs at once.
+        max_runs: u32,
+        /// Calls at once.
+        max_calls: usize,
+    },
+    /// A response that is allowed could never be read.
+    #[error("--egress-body-bytes ({body}) must not exceed --egress-buffer-bytes ({all})")]
+    Buffers {
+        /// Bytes of one body.
+        body: usize,
+        /// Bytes of all bodies.
+        all: usize,
+    },
+    /// Not every function fits.
+    #[error("--prepared-bytes must be at least {least}, the size of the largest prepared function")]
+    Prepared {
+        /// Least value.
+        least: usize,
+    },
+    /// Every outbound call would fail.
+    #[error("--{0} must be greater than zero")]
+    Zero(&'static str),
+}
+
+impl Config {
+    /// Checks settings against one another.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.max_runs as usize > self.rpc.max_calls {
+            return Err(ConfigError::Runs { max_runs: self.max_runs, max_calls: self.rpc.max_calls });
+        }
+        if self.egress.body_bytes > self.egress.buffer_bytes {
+            return Err(ConfigError::Buffers { body: self.egress.body_bytes, all: self.egress.buffer_bytes });
+        }
+        let largest = chatfn_engine::PrepareLimits::default().artifact_bytes;
+        if self.prepared_bytes < largest {
+            return Err(ConfigError::Prepared { least: largest });
+        }
+        let timeouts = [
+            ("egress-dns-timeout", self.egress.dns_timeout),
+            ("egress-connect-timeout", self.egress.connect_timeout),
+        ];
+        match timeouts.into_iter().find(|(_, timeout)| *timeout == Duration::ZERO) {
+            Some((name, _)) => Err(ConfigError::Zero(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Settings of the engine: a sandbox for every run, and for every preparation besides.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            max_sandboxes: self.max_runs + 2 * self.max_prepares,
+            max_memory_bytes: (MAX_MEMORY_MIB as usize) << 20,
+            cache_dir: self.cache_dir.clone().or_else(user_cache_dir),
+            ..EngineConfig::default()
+        }
+    }
+}
+
+/// As the XDG base directory specification has it. `None` for a user without a home: the engine is then
+/// compiled at each start.
+fn user_cache_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(caches.join("chatfn-invoker"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &[&str]) -> Config {
+        Config::try_parse_from(["chatfn-invoker"].iter().chain(flags)).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_agree_with_one_another() {
+        assert_eq!(config(&[]).validate(), Ok(()));
+        assert_eq!(config(&[]).engine().max_sandboxes, 516);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let error = |flags: &[&str]| config(flags).validate().unwrap_err().to_string();
+        assert!(error(&["--max-runs=2000"]).starts_with("--max-runs (2000) must not exceed --rpc-max-calls"));
+        assert!(
+            error(&["--egress-body-bytes=9", "--egress-buffer-bytes=8"]).starts_with("--egress-body-bytes")
+        );
+        assert!(error(&["--prepared-bytes=1"]).starts_with("--prepared-bytes"));
+        assert!(error(&["--egress-connect-timeout=0s"]).starts_with("--egress-connect-timeout"));
+    }
+
+    #[test]
+    fn ranges_are_read() {
+        let config = config(&["--egress-allow-cidr=127.0.0.0/8,fd00::/8", "--egress-deny-cidr=1.1.1.1/32"]);
+        assert_eq!((config.egress.allow.len(), config.egress.deny.len()), (2, 1));
+        assert!(Config::try_parse_from(["chatfn-invoker", "--egress-allow-cidr=localhost"]).is_err());
+    }
+}

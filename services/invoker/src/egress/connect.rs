@@ -1,0 +1,150 @@
+//! From a target to a connection: resolve, check every address, connect to a checked one.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{AddressPolicy, EgressError, Resolve, target::Target};
+
+/// Addresses of one name that are tried before giving up.
+const MAX_ADDRESSES: usize = 4;
+
+/// Makes connections. A connection serves one request: nothing is shared between accounts, and there is nothing to
+/// keep within bounds.
+pub(super) struct Connector {
+    pub(super) resolver: Arc<dyn Resolve>,
+    pub(super) policy: AddressPolicy,
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) dns_timeout: Duration,
+    pub(super) connect_timeout: Duration,
+}
+
+impl Connector {
+    /// A connection to a checked address of `target`, with TLS for https. Cancel safe.
+    pub(super) async fn connect(&self, target: &Target) -> Result<Connection, EgressError> {
+        let addresses = self.addresses(target).await?;
+        let tcp = self.connect_any(target, &addresses).await?;
+        // Requests are written in one piece; waiting for more would only add latency.
+        let _ = tcp.set_nodelay(true);
+        if !target.is_tls() {
+            return Ok(Connection::Plain(tcp));
+        }
+        let failed =
+            |problem: String| EgressError::TlsFailed { host: target.authority().to_owned(), problem };
+        let name = ServerName::try_from(target.name()).map_err(|error| failed(error.to_string()))?;
+        match timeout(self.connect_timeout, TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp))
+            .await
+        {
+            Ok(Ok(stream)) => Ok(Connection::Tls(Box::new(stream))),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("no handshake within {:?}", self.connect_timeout))),
+        }
+    }
+
+    /// The addresses of `target` that may be reached; at least one.
+    async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, EgressError> {
+        let found = match target.literal() {
+            Some(address) => vec![address],
+            None => self.resolve(target).await?,
+        };
+        let mut refused = None;
+        let mut allowed = Vec::with_capacity(found.len().min(MAX_ADDRESSES));
+        for address in found {
+            match self.policy.check(address) {
+                Ok(_) if allowed.len() == MAX_ADDRESSES => {}
+                Ok(address) => allowed.push(address),
+                Err(denied) => {
+                    tracing::debug!(host = target.name(), %address, kind = denied.kind, "refused an address");
+                    refused = Some(denied);
+                }
+            }
+        }
+        match refused {
+            Some(denied) if allowed.is_empty() => {
+                Err(EgressError::AddressNotAllowed { host: target.name(), kind: denied.kind })
+            }
+            _ => Ok(allowed),
+        }
+    }
+
+    async fn resolve(&self, target: &Target) -> Result<Vec<IpAddr>, EgressError> {
+        let host = target.name();
+        let failed = |problem: String| EgressError::DnsFailed { host: host.clone(), problem };
+        match timeout(self.dns_timeout, self.resolver.resolve(&host)).await {
+            Ok(Ok(addresses)) if addresses.is_empty() => Err(failed("it has no address".to_owned())),
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer within {:?}", self.dns_timeout))),
+        }
+    }
+
+    /// Tries one address after the other, so that a dead one does not hide a live one.
+    async fn connect_any(&self, target: &Target, addresses: &[IpAddr]) -> Result<TcpStream, EgressError> {
+        let mut problem = "it has no address".to_owned();
+        for address in addresses {
+            match timeout(self.connect_timeout, TcpStream::connect(SocketAddr::new(*address, target.port())))
+                .await
+            {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => problem = error.to_string(),
+                Err(_) => problem = format!("no answer within {:?}", self.connect_timeout),
+            }
+        }
+        Err(EgressError::ConnectFailed { host: target.authority().to_owned(), problem })
+    }
+}
+
+/// A connection, with or without TLS.
+pub(super) enum Connection {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Why there is no report, and what callers are told.
+
+use std::time::Duration;
+
+use chatfn_domain::name::FunctionName;
+use chatfn_engine::RunError;
+use chatfn_proto::validate::Violations;
+use chatfn_rpc::{ApiError, reasons};
+use tonic::Status;
+
+use crate::functions::LoadError;
+
+/// When a caller that was refused for want of capacity is told to try again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Why there is no report. Failures of a lambda are reports.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvokerError {
+    /// The request is malformed.
+    #[error(transparent)]
+    Invalid(#[from] Violations),
+    /// No version of the function is live.
+    #[error("{0} is not deployed")]
+    NotDeployed(FunctionName),
+    /// No snapshot yet.
+    #[error(transparent)]
+    NoSnapshot(#[from] chatfn_deployments::NotReady),
+    /// The call's deadline is too near.
+    #[error("{left:?} are left, too little to run a lambda and answer in time; nothing ran")]
+    BudgetTooSmall {
+        /// What is left of the call.
+        left: Duration,
+    },
+    /// As many runs or preparations as allowed.
+    #[error("{what} ({limit}) are in progress; nothing ran")]
+    Overloaded {
+        /// What is limited.
+        what: &'static str,
+        /// How many at once.
+        limit: usize,
+    },
+    /// The version cannot be prepared, and it is not its author's mistake.
+    #[error("the function cannot be prepared")]
+    Load(LoadError),
+    /// The engine cannot run anything.
+    #[error(transparent)]
+    Run(RunError),
+}
+
+impl From<InvokerError> for Status {
+    fn from(error: InvokerError) -> Self {
+        let message = error.to_string();
+        match error {
+            InvokerError::Invalid(violations) => return violations.into(),
+            InvokerError::NotDeployed(function) => ApiError::new(
+                tonic::Code::NotFound,
+                "FUNCTION_NOT_DEPLOYED",
+                format!("{message}: deploy it at the registry first"),
+            )
+            .resource("chatfn.registry.v1.Function", function.to_string()),
+            InvokerError::NoSnapshot(_) => {
+                ApiError::unavailable("NO_SNAPSHOT", message).retry_after(RETRY_AFTER)
+            }
+            InvokerError::BudgetTooSmall { .. } => {
+                ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, message)
+            }
+            InvokerError::Overloaded { .. } => {
+                ApiError::resource_exhausted("OVERLOADED", message, RETRY_AFTER)
+            }
+            InvokerError::Load(error) => match &*error {
+                chatfn_engine::PrepareError::NoCapacity => {
+                    ApiError::resource_exhausted("OVERLOADED", error.to_string(), RETRY_AFTER)
+                }
+                _ => ApiError::internal(error),
+            },
+            InvokerError::Run(RunError::NoCapacity) => {
+                ApiError::resource_exhausted("OVERLOADED", message, RETRY_AFTER)
+            }
+            InvokerError::Run(error) => ApiError::internal(error),
+        }
+        .into()
+    }
+}

@@ -1,0 +1,218 @@
+//! Prepared versions by digest: single flight, least recently used out first.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{LoadError, Loaded, is_authors};
+
+/// How long the same source is not tried again after it failed. Its author's mistakes do not go away.
+const AUTHORS_FAILURE: Duration = Duration::from_secs(60);
+/// The same after a failure of the platform: just long enough that a crowd does not try at once.
+const PLATFORMS_FAILURE: Duration = Duration::from_millis(250);
+/// What an entry costs besides the function itself, failures included, so that their number is bounded as well.
+const ENTRY_BYTES: usize = 1024;
+
+type Outcome = Result<Loaded, LoadError>;
+type Waiting = watch::Receiver<Option<Outcome>>;
+
+/// Outcomes of preparations by digest of the version.
+#[derive(Debug)]
+pub(super) struct Cache {
+    max_bytes: usize,
+    entries: Mutex<Entries>,
+    /// Counts uses; a larger number is a later use.
+    clock: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_digest: HashMap<String, Entry>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Preparing(Waiting),
+    Done { outcome: Outcome, bytes: usize, used: u64, retry_at: Option<Instant> },
+}
+
+/// What the cache has under a digest.
+pub(super) enum Slot {
+    /// The outcome.
+    Ready(Outcome),
+    /// Someone prepares it; the outcome comes through here.
+    Preparing(Waiting),
+    /// Nothing, and the caller is the one to fill it.
+    Empty(Filler),
+}
+
+/// The duty to fill an entry. Dropped without that, the entry is free again.
+pub(super) struct Filler {
+    digest: String,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+impl Filler {
+    pub(super) fn waiting(&self) -> Waiting {
+        self.outcome.subscribe()
+    }
+}
+
+impl Cache {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, entries: Mutex::default(), clock: AtomicU64::new(0) }
+    }
+
+    /// What is under `digest`, now used.
+    pub(super) fn get(&self, digest: &str) -> Slot {
+        let mut entries = self.lock();
+        match entries.by_digest.get_mut(digest) {
+            Some(Entry::Done { outcome, used, retry_at, .. })
+                if !retry_at.is_some_and(|at| at <= Instant::now()) =>
+            {
+                *used = self.clock.fetch_add(1, Ordering::Relaxed);
+                return Slot::Ready(outcome.clone());
+            }
+            // A closed channel without an outcome: whoever prepared it panicked.
+            Some(Entry::Preparing(waiting))
+                if waiting.has_changed().is_ok() || waiting.borrow().is_some() =>
+            {
+                return Slot::Preparing(waiting.clone());
+            }
+            _ => {}
+        }
+        let (outcome, waiting) = watch::channel(None);
+        entries.remove(digest);
+        entries.by_digest.insert(digest.to_owned(), Entry::Preparing(waiting));
+        Slot::Empty(Filler { digest: digest.to_owned(), outcome })
+    }
+
+    /// Fills an entry, and drops others until all fit.
+    pub(super) fn fill(&self, filler: Filler, outcome: Outcome) {
+        let (bytes, retry_at) = match &outcome {
+            Ok(loaded) => (ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len(), None),
+            Err(error) => {
+                let pause = if is_authors(error) { AUTHORS_FAILURE } else { PLATFORMS_FAILURE };
+                (ENTRY_BYTES, Some(Instant::now() + pause))
+            }
+        };
+        {
+            let mut entries = self.lock();
+            entries.remove(&filler.digest);
+            entries.evict(self.max_bytes.saturating_sub(bytes));
+            entries.bytes += bytes;
+            let used = self.clock.fetch_add(1, Ordering::Relaxed);
+            let entry = Entry::Done { outcome: outcome.clone(), bytes, used, retry_at };
+            entries.by_digest.insert(filler.digest, entry);
+        }
+        filler.outcome.send_replace(Some(outcome));
+    }
+
+    /// Whether something more can be prepared without dropping anything, as far as one can tell before.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().bytes < self.max_bytes / 10 * 9
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    fn remove(&mut self, digest: &str) {
+        if let Some(Entry::Done { bytes, .. }) = self.by_digest.remove(digest) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Drops the least recently used until at most `max_bytes` are left. Walks over all entries for each that it
+    /// drops, which is little beside the preparation that made it necessary.
+    fn evict(&mut self, max_bytes: usize) {
+        while self.bytes > max_bytes {
+            let oldest = self.by_digest.iter().filter_map(|(digest, entry)| match entry {
+                Entry::Done { used, .. } => Some((*used, digest)),
+                Entry::Preparing(_) => None,
+            });
+            let Some((_, digest)) = oldest.min() else { return };
+            let digest = digest.clone();
+            self.remove(&digest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chatfn_engine::PrepareError;
+
+    use super::*;
+
+    fn failure() -> Outcome {
+        Err(Arc::new(PrepareError::NoLambda))
+    }
+
+    fn filler(cache: &Cache, digest: &str) -> Filler {
+        match cache.get(digest) {
+            Slot::Empty(filler) => filler,
+            Slot::Ready(_) | Slot::Preparing(_) => panic!("{digest} is taken"),
+        }
+    }
+
+    fn is_ready(cache: &Cache, digest: &str) -> bool {
+        matches!(cache.get(digest), Slot::Ready(_))
+    }
+
+    #[tokio::test]
+    async fn everyone_waits_for_one_preparation() {
+        let cache = Cache::new(1 << 20);
+        let first = filler(&cache, "a");
+        let Slot::Preparing(mut second) = cache.get("a") else { panic!("prepared twice") };
+        cache.fill(first, failure());
+        assert!(second.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().is_err());
+        assert!(is_ready(&cache, "a"));
+    }
+
+    #[test]
+    fn an_abandoned_preparation_is_taken_over() {
+        let cache = Cache::new(1 << 20);
+        drop(filler(&cache, "a"));
+        cache.fill(filler(&cache, "a"), failure());
+        assert!(is_ready(&cache, "a"));
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let cache = Cache::new(3 * ENTRY_BYTES);
+        for digest in ["a", "b", "c"] {
+            cache.fill(filler(&cache, digest), failure());
+        }
+        assert!(is_ready(&cache, "a"));
+        cache.fill(filler(&cache, "d"), failure());
+        assert!(is_ready(&cache, "a") && is_ready(&cache, "c") && is_ready(&cache, "d"));
+        assert!(!is_ready(&cache, "b"));
+        assert_eq!(cache.lock().bytes, 3 * ENTRY_BYTES);
+        assert!(!cache.has_room());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_forgotten_after_a_while() {
+        let cache = Cache::new(1 << 20);
+        cache.fill(filler(&cache, "a"), failure());
+        assert!(is_ready(&cache, "a"));
+        tokio::time::advance(AUTHORS_FAILURE).await;
+        drop(filler(&cache, "a"));
+        cache.fill(filler(&cache, "a"), Err(Arc::new(PrepareError::NoCapacity)));
+        assert!(is_ready(&cache, "a"));
+        tokio::time::advance(PLATFORMS_FAILURE).await;
+        assert!(!is_ready(&cache, "a"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Functions that are ready to run.
+//!
+//! Promises: a version is prepared once, however many runs wait for it; what is prepared stays within a budget of
+//! bytes; a version that cannot be prepared fails at once for a while instead of costing a sandbox each time.
+
+mod cache;
+mod warm;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chatfn_deployments::Deployment;
+use chatfn_engine::{Engine, PrepareError, PrepareLimits, Prepared};
+use tokio::sync::Semaphore;
+
+use self::cache::{Cache, Slot};
+pub(crate) use self::warm::keep_warm;
+
+/// A version that is ready to run. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) prepared: Prepared,
+    /// `process.env`.
+    pub(crate) env_json: Bytes,
+}
+
+/// Why a version is not ready to run. Shared by everyone who waited for it.
+pub(crate) type LoadError = Arc<PrepareError>;
+
+/// The functions of this process that are ready to run. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Functions(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    cache: Cache,
+    /// Preparations under way.
+    preparing: Semaphore,
+}
+
+impl Functions {
+    /// Keeps up to `max_bytes` of prepared functions, and prepares up to `max_prepares` at once.
+    pub(crate) fn new(engine: Engine, max_bytes: usize, max_prepares: u32) -> Self {
+        Self(Arc::new(Inner {
+            engine,
+            cache: Cache::new(max_bytes),
+            preparing: Semaphore::new(max_prepares as usize),
+        }))
+    }
+
+    /// The version, prepared now if it is not yet. Cancel safe: a preparation that was begun goes on.
+    ///
+    /// # Errors
+    /// Why it cannot be prepared.
+    pub(crate) async fn get(&self, deployment: &Arc<Deployment>) -> Result<Loaded, LoadError> {
+        let mut waiting = match self.0.cache.get(&deployment.digest) {
+            Slot::Ready(outcome) => return outcome,
+            Slot::Preparing(waiting) => waiting,
+            Slot::Empty(filler) => {
+                let (functions, deployment) = (self.clone(), Arc::clone(deployment));
+                let waiting = filler.waiting();
+                // A task of its own: the first who asks may have the least time left.
+                tokio::spawn(async move {
+                    let outcome = functions.prepare(&deployment).await;
+                    functions.0.cache.fill(filler, outcome);
+                });
+                waiting
+            }
+        };
+        match waiting.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(abandoned())),
+            Err(_) => Err(abandoned()),
+        }
+    }
+
+    /// Prepares the version unless it is prepared, or there is no room without dropping another.
+    pub(crate) async fn warm(&self, deployment: &Arc<Deployment>) {
+        if self.0.cache.has_room() {
+            // Whoever runs it sees the same outcome.
+            let _ = self.get(deployment).await;
+        }
+    }
+
+    async fn prepare(&self, deployment: &Deployment) -> Result<Loaded, LoadError> {
+        // Never closed.
+        let _permit = self.0.preparing.acquire().await.map_err(|_| abandoned())?;
+        let limits = PrepareLimits {
+            timeout: PREPARE_TIMEOUT,
+            memory_bytes: (deployment.settings.memory_mib as usize) << 20,
+            ..PrepareLimits::default()
+        };
+        let outcome = self.0.engine.prepare(&deployment.source, limits).await;
+        match &outcome {
+            Ok(prepared) => tracing::debug!(
+                function = %deployment.function,
+                version = %deployment.version,
+                bytes = prepared.size_bytes(),
+                "prepared {} version {}", deployment.function, deployment.version,
+            ),
+            Err(error) => tracing::warn!(
+                function = %deployment.function,
+                version = %deployment.version,
+                %error,
+                "{} version {} cannot be prepared", deployment.function, deployment.version,
+            ),
+        }
+        let env_json = serde_json::to_vec(&deployment.settings.environment)
+            .map_err(|error| internal(error.to_string()))?;
+        Ok(Loaded { prepared: outcome?, env_json: env_json.into() })
+    }
+}
+
+/// How long top-level code may run.
+pub(crate) const PREPARE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether the author of a source has to solve a failure; otherwise the platform has.
+pub(crate) fn is_authors(error: &PrepareError) -> bool {
+    !matches!(error, PrepareError::NoCapacity | PrepareError::Internal { .. })
+}
+
+/// The task that prepared a version is gone, which only the end of the process or a bug brings about.
+fn abandoned() -> LoadError {
+    internal("the preparation was abandoned".to_owned())
+}
+
+fn internal(message: String) -> LoadError {
+    Arc::new(PrepareError::Internal { message, source: None })
+}

@@ -1,0 +1,34 @@
+//! `chatfn.invoker.v1.InvokerService`.
+
+use chatfn_proto::{
+    invoker::v1::{
+        InvokeRequest, InvokeResponse, PrepareRequest, PrepareResponse,
+        invoker_service_server::InvokerService,
+    },
+    validate::validated,
+};
+use chatfn_rpc::RequestExt as _;
+use tonic::{Request, Response, Status};
+
+use crate::{invoke::Invoker, prepare::Preparer};
+
+/// The handlers: they check the message and hand it on.
+pub(crate) struct Handlers {
+    pub(crate) invoker: Invoker,
+    pub(crate) preparer: Preparer,
+}
+
+#[tonic::async_trait]
+impl InvokerService for Handlers {
+    async fn invoke(&self, request: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
+        let context = request.context();
+        let request = validated(request)?;
+        let report = self.invoker.invoke(request, &context).await?;
+        Ok(Response::new(InvokeResponse { report: Some(report) }))
+    }
+
+    async fn prepare(&self, request: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
+        let outcome = self.preparer.prepare(validated(request)?).await?;
+        Ok(Response::new(PrepareResponse { outcome: Some(outcome) }))
+    }
+}

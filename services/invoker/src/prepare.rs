@@ -1,0 +1,89 @@
+//! Whether a source could be deployed.
+
+use std::time::Instant;
+
+use chatfn_engine::{Engine, PrepareError, PrepareLimits};
+use chatfn_proto::{
+    convert::to_duration,
+    invoker::v1::{BuildError, BuildErrorKind, PrepareRequest, PreparedSource, prepare_response::Outcome},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    error::InvokerError,
+    functions::{PREPARE_TIMEOUT, is_authors},
+};
+
+/// Calls that wait for each preparation that may be under way.
+const WAITING_PER_PREPARE: usize = 8;
+
+/// Prepares sources for deployers. Has limits of its own, so that deploys cannot starve runs.
+pub(crate) struct Preparer {
+    engine: Engine,
+    under_way: Semaphore,
+    /// Preparations under way and calls that wait for one.
+    accepted: Semaphore,
+    max_accepted: usize,
+}
+
+impl Preparer {
+    /// Prepares up to `max_prepares` sources at once.
+    pub(crate) fn new(engine: Engine, max_prepares: u32) -> Self {
+        let max_prepares = max_prepares as usize;
+        let max_accepted = max_prepares * (1 + WAITING_PER_PREPARE);
+        Self {
+            engine,
+            under_way: Semaphore::new(max_prepares),
+            accepted: Semaphore::new(max_accepted),
+            max_accepted,
+        }
+    }
+
+    /// Prepares a source and throws the outcome away. Cancel safe.
+    pub(crate) async fn prepare(&self, request: PrepareRequest) -> Result<Outcome, InvokerError> {
+        let overloaded = || InvokerError::Overloaded {
+            what: "as many preparations as this invoker allows",
+            limit: self.max_accepted,
+        };
+        let _accepted = self.accepted.try_acquire().map_err(|_| overloaded())?;
+        let _under_way = self.under_way.acquire().await.map_err(|_| overloaded())?;
+        let default = PrepareLimits::default();
+        let memory_bytes = match request.memory_mib {
+            0 => default.memory_bytes,
+            mib => (mib as usize) << 20,
+        };
+        let begun = Instant::now();
+        let limits = PrepareLimits { timeout: PREPARE_TIMEOUT, memory_bytes, ..default };
+        match self.engine.prepare(&request.source, limits).await {
+            Ok(prepared) => Ok(Outcome::Prepared(PreparedSource {
+                size_bytes: i64::try_from(prepared.size_bytes()).unwrap_or(i64::MAX),
+                duration: Some(to_duration(begun.elapsed())),
+            })),
+            Err(error) if is_authors(&error) => Ok(Outcome::BuildError(to_build_error(error))),
+            Err(error) => Err(InvokerError::Load(error.into())),
+        }
+    }
+}
+
+fn to_build_error(error: PrepareError) -> BuildError {
+    let message = error.to_string();
+    let (kind, line, column, stack) = match error {
+        PrepareError::Syntax { line, column, .. } => (BuildErrorKind::Syntax, line, column, String::new()),
+        PrepareError::TopLevelThrow { line, column, stack, .. } => {
+            (BuildErrorKind::TopLevelThrow, line, column, stack)
+        }
+        PrepareError::ForbiddenAtTopLevel { line, column, .. } => {
+            (BuildErrorKind::ForbiddenAtTopLevel, line, column, String::new())
+        }
+        PrepareError::NoLambda => (BuildErrorKind::NoLambda, 0, 0, String::new()),
+        PrepareError::ForbiddenImport { .. } => (BuildErrorKind::UnknownModule, 0, 0, String::new()),
+        PrepareError::Timeout { .. } => (BuildErrorKind::Timeout, 0, 0, String::new()),
+        PrepareError::Memory { .. } => (BuildErrorKind::OutOfMemory, 0, 0, String::new()),
+        PrepareError::TooLarge { .. } => (BuildErrorKind::TooLarge, 0, 0, String::new()),
+        // Not build errors; see `is_authors`.
+        PrepareError::NoCapacity | PrepareError::Internal { .. } => {
+            (BuildErrorKind::Unspecified, 0, 0, String::new())
+        }
+    };
+    BuildError { kind: kind.into(), message, line, column, stack }
+}
