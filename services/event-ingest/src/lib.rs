@@ -1,1 +1,219 @@
 //! Records chat events durably and delivers each in conversation order.
+//!
+//! Promises:
+//!
+//! * **An acknowledged event is never lost.** The acknowledgement comes after the commit, and the commit
+//!   does not depend on the call that asked for it (`committer/`).
+//! * **It runs in conversation order.** Its place is given under a lock that is held until the commit; events of
+//!   a conversation run one after another, and one that waits for another attempt makes its own
+//!   conversation wait and no other (`dispatch/queue.rs`).
+//! * **It ends in exactly one outcome.** The primary key of `ingest.outcomes` says so. An attempt is counted
+//!   durably before it runs, so that an event that kills the process still runs out of attempts.
+//! * **One process at a time runs a lane.** Every write carries the lane's owner and epoch and takes effect only
+//!   if both still hold; a process that cannot renew its lease stops before another may start (`lanes/`).
+//!   A run's deadline lies within the lease, which is made longer for it if need be.
+//!
+//! # How progress is stored
+//!
+//! `events` only grows: a lane's owner reads on from the last sequence number it saw, and never updates a row to
+//! say how far it is. Outcomes are rows of their own. What remains to do after a take-over is everything after the lane's
+//! `cursor` that has no outcome, plus the conversations in `parked`: those wait for another attempt, and
+//! the cursor passes them. The cursor is only a hint where to start, written along with outcomes, and it may move back; its
+//! one rule (`queue.rs` states it, and a property test checks it over random take-overs) is that
+//! every unfinished event before it belongs to a parked conversation. The alternative, a state column on the
+//! event with a partial index over what is unfinished, is simpler to query and costs two more versions of
+//! each event's row and of all its index entries.
+//!
+//! # Where to start reading
+//!
+//! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` → `intake/` (checks) →
+//! `committer/` (records) → `dispatch/lane.rs` (runs) → `dispatch/decide.rs` (what follows) →
+//! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). All SQL is in `store/`, the tables with their
+//! reasons in `migrations/0002_ingest.sql`.
+
+mod committer;
+mod config;
+mod dispatch;
+mod error;
+mod event;
+mod grpc;
+mod intake;
+mod lanes;
+mod store;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use chatfn_deployments::Deployments;
+use chatfn_pg::PoolConfig;
+use chatfn_proto::ingest::v1::{
+    delivery_service_server::DeliveryServiceServer, event_ingest_service_server::EventIngestServiceServer,
+};
+use chatfn_rpc::{ClientConfig, Health, MAX_MESSAGE_BYTES, Server, Shutdown, TaskGroup};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+pub use self::config::{CommitterConfig, Config, ConfigError, DispatchConfig};
+use self::{
+    committer::Committers,
+    dispatch::{Gate, Heads, Invoker, Journal, Shared},
+    grpc::{DeliveryHandler, PublishHandler},
+    intake::Intake,
+    lanes::{LeaseTerms, Manager},
+};
+
+/// How long tasks have to empty their queues after the last call and the last run.
+const FLUSH_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves event-ingest on `listener` until `shutdown` begins, then drains: health says NOT_SERVING, no new
+/// lane is taken, runs in progress end (for at most `drain_runs`), what they came to is recorded, and
+/// leases are released.
+///
+/// Health says SERVING once what is live is known and lanes can be held. Not cancel safe: begin the
+/// shutdown instead of dropping the future.
+///
+/// # Errors
+/// The settings are wrong, the database cannot be reached or has another schema than this release needs, or a
+/// background task failed. Each says what to do.
+pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    let registry = chatfn_rpc::connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
+    let deployments = Deployments::spawn(registry, "event-ingest", false, shutdown.soft());
+    run_with(config, deployments, listener, shutdown).await
+}
+
+/// As [`run`], with what is live given by the caller, who may not need a registry.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    deployments: Deployments,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    let invoker = chatfn_rpc::connect(ClientConfig::new(config.invoker.clone())).context("--invoker")?;
+    let pools = Pools::connect(&config).await?;
+    let replica = Uuid::now_v7();
+    let heads = Heads::new();
+
+    // Stopped one after the other, each when nothing can reach it any more.
+    let commit_tasks = TaskGroup::new("committers", &shutdown);
+    let lane_tasks = TaskGroup::new("lanes", &shutdown);
+    let journal_tasks = TaskGroup::new("journal", &shutdown);
+
+    let committers = Committers::spawn(&config.committers, &pools.commit, &heads, &commit_tasks);
+    let shared = Shared {
+        pool: pools.read.clone(),
+        deployments: deployments.clone(),
+        invoker: Invoker::new(invoker),
+        gate: Gate::new(config.dispatch.max_runs),
+        journal: Journal::spawn(config.dispatch.journal_writers, replica, &pools.journal, &journal_tasks),
+        heads: heads.clone(),
+    };
+    let terms = LeaseTerms::new(config.dispatch.lease_ttl);
+    let manager = Manager::new(replica, terms, pools.lease.clone(), shared);
+    let works = manager.works();
+    let (draining, grace) = (shutdown.soft(), config.dispatch.drain_runs);
+    // Begins to drain together with the server, not after it.
+    lane_tasks.spawn("manager", |_| manager.run(draining, grace));
+    let (poll_heads, poll_pool) = (heads.clone(), pools.lease.clone());
+    lane_tasks.spawn("heads", |stop| async move {
+        poll_heads.poll(poll_pool, stop).await;
+        Ok::<_, Infallible>(())
+    });
+
+    let publish = PublishHandler { intake: Arc::new(Intake::new(deployments.clone())), committers };
+    let deliver = DeliveryHandler { pool: pools.serve.clone() };
+    let server = Server::builder(config.rpc)
+        .service(
+            EventIngestServiceServer::new(publish)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .service(
+            DeliveryServiceServer::new(deliver)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
+        .build()
+        .await?;
+    let become_ready = become_ready(server.health(), deployments, works);
+    let not_yet = shutdown.soft();
+    tokio::spawn(async move { not_yet.run_until_cancelled(become_ready).await });
+    server.serve(listener, shutdown.soft()).await?;
+
+    let committed = commit_tasks.stop(FLUSH_GRACE).await;
+    let drained = lane_tasks.stop(grace + FLUSH_GRACE).await;
+    let recorded = journal_tasks.stop(FLUSH_GRACE).await;
+    pools.close().await;
+    committed.and(drained).and(recorded)?;
+    Ok(())
+}
+
+async fn become_ready(
+    health: Health,
+    deployments: Deployments,
+    mut works: tokio::sync::watch::Receiver<bool>,
+) {
+    deployments.ready().await;
+    if works.wait_for(|works| *works).await.is_ok() {
+        health.set_ready().await;
+    }
+}
+
+/// Pools apart, so that a flood of reads delays neither acknowledgements nor the renewal of leases.
+struct Pools {
+    commit: PgPool,
+    journal: PgPool,
+    /// Leases, and the heads of lanes.
+    lease: PgPool,
+    /// What lanes read.
+    read: PgPool,
+    /// What callers read.
+    serve: PgPool,
+}
+
+impl Pools {
+    async fn connect(config: &Config) -> anyhow::Result<Self> {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let serve = chatfn_pg::connect(&config.database).await?;
+        chatfn_pg::migrate::require_current(&serve).await?;
+        Ok(Self {
+            commit: pool(&config.database, "commit", count(config.committers.committers)).await?,
+            journal: pool(&config.database, "journal", count(config.dispatch.journal_writers)).await?,
+            lease: pool(&config.database, "lease", 2).await?,
+            read: pool(&config.database, "read", config.database.max_connections).await?,
+            serve,
+        })
+    }
+
+    /// Polite, but not worth waiting for: Postgres notices closed sockets by itself.
+    async fn close(self) {
+        let all = async {
+            tokio::join!(
+                self.commit.close(),
+                self.journal.close(),
+                self.lease.close(),
+                self.read.close(),
+                self.serve.close()
+            )
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
+    }
+}
+
+async fn pool(config: &PoolConfig, purpose: &str, max_connections: u32) -> anyhow::Result<PgPool> {
+    let config = PoolConfig {
+        max_connections,
+        application_name: format!("{}-{purpose}", config.application_name),
+        ..config.clone()
+    };
+    let pool = chatfn_pg::connect(&config).await?;
+    // An acknowledgement is a promise, whatever the server's own setting is.
+    let options = pool.connect_options().as_ref().clone().options([("synchronous_commit", "on")]);
+    pool.set_connect_options(options);
+    Ok(pool)
+}

@@ -1,0 +1,67 @@
+//! `chatfn-dev run`, `chatfn-dev demo`.
+
+use std::process::ExitCode;
+
+use chatfn_dev::{
+    cluster::{Cluster, ClusterArgs},
+    demo,
+};
+use chatfn_rpc::{Shutdown, TelemetryArgs, init_telemetry};
+use clap::{Parser, Subcommand};
+
+/// The whole chatfn cluster in one process on a private Postgres.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the cluster in the foreground until SIGINT or SIGTERM.
+    Run(ClusterArgs),
+    /// Shows the main job, start to end, on a cluster of its own.
+    Demo,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = async {
+        let shutdown = Shutdown::on_signals()?;
+        match cli.command {
+            Command::Run(args) => {
+                init_telemetry(&cli.telemetry)?;
+                run(args, shutdown).await
+            }
+            Command::Demo => {
+                init_telemetry(&TelemetryArgs { log_filter: "warn".to_owned(), ..cli.telemetry })?;
+                demo::run(shutdown).await
+            }
+        }
+    };
+    match outcome.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chatfn-dev: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: ClusterArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    let Some(cluster) = shutdown.soft().run_until_cancelled(Cluster::start(args)).await else {
+        return Ok(());
+    };
+    let cluster = cluster?;
+    println!(
+        "ready registry={} invoker={} event-ingest={}",
+        cluster.registry, cluster.invoker, cluster.event_ingest
+    );
+    let failure = cluster.until(shutdown.soft()).await;
+    let stopped = cluster.stop().await;
+    failure.and(stopped)
+}

@@ -1,0 +1,110 @@
+//! Events that are recorded together.
+
+use std::collections::HashMap;
+
+use chatfn_domain::name::{AccountId, DeliveryName, EventId};
+use chatfn_rpc::ApiError;
+
+use super::{Ack, Answer, Waiting};
+use crate::{error, event::NewEvent, store::events::Recorded};
+
+/// Events that are recorded in one transaction, each id once: the publications of one id in a batch form
+/// a group, of which the first is recorded and the others are compared with what was.
+#[derive(Default)]
+pub(super) struct Batch {
+    groups: Vec<Group>,
+    by_id: HashMap<(AccountId, EventId), usize>,
+    rows: usize,
+    bytes: usize,
+}
+
+struct Group {
+    first: Waiting,
+    others: Vec<Waiting>,
+}
+
+impl Batch {
+    pub(super) fn add(&mut self, waiting: Waiting) {
+        self.rows += 1;
+        self.bytes += waiting.event.size();
+        let id = (waiting.event.account.clone(), waiting.event.event_id.clone());
+        match self.by_id.get(&id) {
+            Some(group) => self.groups[*group].others.push(waiting),
+            None => {
+                self.by_id.insert(id, self.groups.len());
+                self.groups.push(Group { first: waiting, others: Vec::new() });
+            }
+        }
+    }
+
+    /// Publications, repeated ids included.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Memory that the events take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Number of events to record.
+    pub(super) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The events to record.
+    pub(super) fn events(&self) -> Vec<&NewEvent> {
+        self.groups.iter().map(|group| &group.first.event).collect()
+    }
+
+    /// Splits off the second half.
+    pub(super) fn split(&mut self) -> Self {
+        let groups = self.groups.split_off(self.groups.len() / 2);
+        // The index only serves adding, which is over.
+        Self { groups, ..Self::default() }
+    }
+
+    /// Answers everybody from what was recorded, given in the order of [`Batch::events`].
+    pub(super) fn settle(self, recorded: &[Recorded]) {
+        for (group, recorded) in self.groups.into_iter().zip(recorded) {
+            let (sequence, hash, is_new) = match recorded {
+                Recorded::New { sequence } => (*sequence, group.first.event.hash, true),
+                Recorded::Existing { sequence, hash } => (*sequence, *hash, false),
+            };
+            let answer = |event: &NewEvent, duplicate: bool| {
+                let delivery =
+                    DeliveryName { account: event.account.clone(), event_id: event.event_id.clone() };
+                if event.hash == hash {
+                    Ok(Ack { delivery, duplicate, sequence })
+                } else {
+                    Err(error::event_id_reused(&delivery))
+                }
+            };
+            let first = answer(&group.first.event, !is_new);
+            send(group.first, first);
+            for other in group.others {
+                let answered = answer(&other.event, true);
+                send(other, answered);
+            }
+        }
+    }
+
+    /// Answers everybody with `error`.
+    pub(super) fn fail(self, error: &ApiError) {
+        for group in self.groups {
+            send(group.first, Err(error.clone()));
+            for other in group.others {
+                send(other, Err(error.clone()));
+            }
+        }
+    }
+}
+
+fn send(waiting: Waiting, answer: Answer) {
+    // A caller that has gone away needs no answer.
+    let _ = waiting.answer.send(answer);
+}

@@ -1,0 +1,103 @@
+//! One committer.
+
+use std::{convert::Infallible, time::Duration};
+
+use chatfn_rpc::Deadline;
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Waiting, batch::Batch};
+use crate::{dispatch::Heads, error, store};
+
+/// Most publications in one transaction: more gains little and makes the first wait for the last.
+const MAX_ROWS: usize = 512;
+/// Most bytes in one transaction, unless one event alone has more.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Longest wait for a transaction. Longer than all of the server's own limits together, which are
+/// meant to end it; this one is for a server that has fallen silent.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) struct Committer {
+    pub(super) queue: mpsc::Receiver<Waiting>,
+    pub(super) pool: PgPool,
+    pub(super) heads: Heads,
+}
+
+impl Committer {
+    /// Records what comes until `stop`, then what has come, then ends.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        loop {
+            let first = tokio::select! {
+                first = self.queue.recv() => first,
+                () = stop.cancelled(), if !self.queue.is_closed() => {
+                    self.queue.close();
+                    continue;
+                }
+            };
+            let Some(first) = first else { return Ok(()) };
+            let batch = self.collect(first);
+            if !batch.is_empty() {
+                self.commit(batch).await;
+            }
+        }
+    }
+
+    /// A batch of `first` and all that has queued.
+    fn collect(&mut self, first: Waiting) -> Batch {
+        let mut batch = Batch::default();
+        let mut next = Some(first);
+        while let Some(waiting) = next.take() {
+            // Its caller has an error already, which must not turn out to be wrong if it can be helped.
+            if waiting.deadline.is_some_and(Deadline::is_expired) {
+                let _ = waiting.answer.send(Err(error::expired_in_queue()));
+            } else {
+                batch.add(waiting);
+            }
+            if batch.rows() < MAX_ROWS && batch.bytes() < MAX_BYTES {
+                next = self.queue.try_recv().ok();
+            }
+        }
+        batch
+    }
+
+    /// Records a batch and answers everybody in it. A row that the store refuses is found by halving the
+    /// batch, so that it fails alone.
+    async fn commit(&self, batch: Batch) {
+        let mut batches = vec![batch];
+        while let Some(mut batch) = batches.pop() {
+            let recorded =
+                tokio::time::timeout(COMMIT_TIMEOUT, store::events::insert(&self.pool, &batch.events()))
+                    .await
+                    .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            match recorded {
+                Ok((recorded, heads)) => {
+                    for (lane, next) in heads {
+                        self.heads.ring(lane, next);
+                    }
+                    batch.settle(&recorded);
+                }
+                Err(problem) if is_about_rows(&problem) && batch.len() > 1 => {
+                    let second = batch.split();
+                    batches.extend([second, batch]);
+                }
+                Err(problem) if is_about_rows(&problem) => batch.fail(&error::store(problem)),
+                Err(problem) => {
+                    tracing::warn!(
+                        events = batch.len(),
+                        "events were refused because the store failed: {}",
+                        chatfn_pg::error::describe(&problem)
+                    );
+                    batch.fail(&error::store_unavailable());
+                }
+            }
+        }
+    }
+}
+
+/// Whether Postgres found fault with a row, not with the world: data exceptions, constraints, limits, and
+/// what a trigger raises.
+fn is_about_rows(error: &sqlx::Error) -> bool {
+    let class = error.as_database_error().and_then(|error| error.code());
+    class.is_some_and(|code| ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)))
+}

@@ -1,0 +1,179 @@
+//! Settings of the service.
+
+use std::{net::SocketAddr, time::Duration};
+
+use chatfn_pg::PoolConfig;
+use chatfn_rpc::{ServerConfig, parse_duration};
+use http::Uri;
+
+/// Settings of event-ingest, from the command line or the environment.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "chatfn-event-ingest", version, about = "Records chat events and delivers each in conversation order", long_about = None)]
+pub struct Config {
+    /// Address to serve gRPC on
+    #[arg(
+        long,
+        env = "CHATFN_EVENT_INGEST_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:50053"
+    )]
+    pub listen: SocketAddr,
+
+    /// Address of the registry
+    #[arg(
+        long,
+        env = "CHATFN_EVENT_INGEST_REGISTRY",
+        value_name = "URI",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub registry: Uri,
+
+    /// Address of the invoker
+    #[arg(
+        long,
+        env = "CHATFN_EVENT_INGEST_INVOKER",
+        value_name = "URI",
+        default_value = "http://127.0.0.1:50052"
+    )]
+    pub invoker: Uri,
+
+    /// The database. The pool of its settings serves reading; recording has pools of its own
+    #[command(flatten)]
+    pub database: PoolConfig,
+
+    /// Recording of published events.
+    #[command(flatten)]
+    pub committers: CommitterConfig,
+
+    /// Running of recorded events.
+    #[command(flatten)]
+    pub dispatch: DispatchConfig,
+
+    /// gRPC.
+    #[command(flatten)]
+    pub rpc: ServerConfig,
+}
+
+/// Settings of the committers.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct CommitterConfig {
+    /// Tasks that record published events, each with a connection of its own
+    #[arg(long, env = "CHATFN_EVENT_INGEST_COMMITTERS", value_name = "COUNT", default_value_t = 4, value_parser = count)]
+    pub committers: usize,
+
+    /// Most events that wait for one committer; more are refused
+    #[arg(long, env = "CHATFN_EVENT_INGEST_QUEUE", value_name = "COUNT", default_value_t = 4096, value_parser = count)]
+    pub queue: usize,
+
+    /// Most memory that waiting events may take in all, in KiB; more are refused
+    #[arg(long, env = "CHATFN_EVENT_INGEST_QUEUE_KIB", value_name = "KIB", default_value_t = 128 * 1024, value_parser = count)]
+    pub queue_kib: usize,
+}
+
+/// Settings of the dispatch.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct DispatchConfig {
+    /// How long a lane stays with a replica that has fallen silent
+    #[arg(long, env = "CHATFN_EVENT_INGEST_LEASE_TTL", value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    pub lease_ttl: Duration,
+
+    /// Most runs in progress, over all lanes of this replica
+    #[arg(long, env = "CHATFN_EVENT_INGEST_MAX_RUNS", value_name = "COUNT", default_value_t = 64, value_parser = count)]
+    pub max_runs: usize,
+
+    /// Tasks that record what becomes of events, each with a connection of its own
+    #[arg(long, env = "CHATFN_EVENT_INGEST_JOURNAL_WRITERS", value_name = "COUNT", default_value_t = 2, value_parser = count)]
+    pub journal_writers: usize,
+
+    /// At shutdown: how long runs in progress may take to end
+    #[arg(long, env = "CHATFN_EVENT_INGEST_DRAIN_RUNS", value_name = "DURATION", value_parser = parse_duration, default_value = "20s")]
+    pub drain_runs: Duration,
+}
+
+/// A number of things of which there must be at least one.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number from 1".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
+impl Default for CommitterConfig {
+    fn default() -> Self {
+        Self { committers: 4, queue: 4096, queue_kib: 128 * 1024 }
+    }
+}
+
+impl Default for DispatchConfig {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(10),
+            max_runs: 64,
+            journal_writers: 2,
+            drain_runs: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Settings that do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Leases this short are lost by every hiccup.
+    #[error("--lease-ttl ({0:?}) must be from 200ms to 5m")]
+    LeaseTtl(Duration),
+    /// The gRPC settings contradict one another.
+    #[error(transparent)]
+    Rpc(#[from] chatfn_rpc::ConfigError),
+}
+
+impl Config {
+    /// The defaults, for a database.
+    pub fn new(database: PoolConfig) -> Self {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let uri = |port: u16| format!("http://{}", address(port)).parse().unwrap_or_default();
+        Self {
+            listen: address(50053),
+            registry: uri(50051),
+            invoker: uri(50052),
+            database,
+            committers: CommitterConfig::default(),
+            dispatch: DispatchConfig::default(),
+            rpc: ServerConfig::default(),
+        }
+    }
+
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let ttl = self.dispatch.lease_ttl;
+        if !(Duration::from_millis(200)..=Duration::from_secs(300)).contains(&ttl) {
+            return Err(ConfigError::LeaseTtl(ttl));
+        }
+        Ok(self.rpc.validate()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn command_line_and_code_share_their_defaults() {
+        let url = "postgres://me@db/chat";
+        let parsed = Config::try_parse_from(["chatfn-event-ingest", "--database-url", url]).unwrap();
+        let built = Config::new(PoolConfig::new(url.into()));
+        assert_eq!(format!("{parsed:?}"), format!("{built:?}"));
+        assert_eq!(parsed.validate(), Ok(()));
+    }
+
+    #[test]
+    fn leases_that_cannot_work_are_refused() {
+        let mut config = Config::new(PoolConfig::new("postgres://me@db/chat".into()));
+        config.dispatch.lease_ttl = Duration::from_millis(10);
+        assert!(matches!(config.validate(), Err(ConfigError::LeaseTtl(_))));
+    }
+}

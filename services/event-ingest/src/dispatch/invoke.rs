@@ -1,0 +1,219 @@
+//! One call of the invoker, and what its failures mean.
+
+use std::time::Duration;
+
+use chatfn_deployments::Deployment;
+use chatfn_domain::event::idempotency_key;
+use chatfn_proto::invoker::v1::{
+    Header, InvocationEvent, InvokeRequest, RunReport, invoker_service_client::InvokerServiceClient,
+    run_report::Outcome,
+};
+use chatfn_rpc::{
+    Client, Deadline, ErrorReport, MAX_MESSAGE_BYTES, RequestExt as _, RetryClass, TraceParent, classify,
+    code_name, reasons,
+};
+use prost::Message as _;
+use serde::Deserialize;
+use tonic::{Code, Request, Status};
+
+use super::{decide::AttemptEnd, gate::Verdict};
+use crate::store::reading::StoredEvent;
+
+/// What the way to the invoker and back may take.
+const TRANSPORT: Duration = Duration::from_millis(250);
+/// Most bytes of a stored report apart from the lambda's result: with 20 attempts, a delivery fits into a message.
+const MAX_REPORT_BYTES: usize = 128 * 1024;
+/// Most bytes of a stored text of a failure.
+const MAX_TEXT_BYTES: usize = 16 * 1024;
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum CallEnd {
+    /// The run counts.
+    Ended(AttemptEnd),
+    /// Nothing ran, and the attempt does not count.
+    Refused {
+        /// What that says about the invoker.
+        verdict: Verdict,
+        /// When the invoker wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Calls the invoker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Invoker(InvokerServiceClient<Client>);
+
+#[derive(Deserialize)]
+struct StoredHeader {
+    key: String,
+    value: String,
+}
+
+impl Invoker {
+    pub(crate) fn new(client: Client) -> Self {
+        let client = InvokerServiceClient::new(client)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self(client)
+    }
+
+    /// Runs attempt `number` of an event. The run ends with the future.
+    pub(super) async fn invoke(
+        &self,
+        event: &StoredEvent,
+        deployment: &Deployment,
+        number: u32,
+        deadline: Deadline,
+    ) -> CallEnd {
+        let request = InvokeRequest {
+            function: deployment.function.to_string(),
+            event: Some(InvocationEvent {
+                event_id: event.event_id.to_string(),
+                conversation_id: event.conversation_id.to_string(),
+                attempt: number,
+                payload_json: String::from_utf8_lossy(&event.payload).into_owned(),
+                headers: headers(event),
+                idempotency_key: idempotency_key(&deployment.function, &event.event_id).to_string(),
+            }),
+        };
+        let mut request = Request::new(request).with_deadline(deadline);
+        if let Some(trace) = event.traceparent.as_deref().and_then(|text| text.parse::<TraceParent>().ok()) {
+            request = request.with_trace(trace);
+        }
+        match self.0.clone().invoke(request).await {
+            Ok(response) => match response.into_inner().report.filter(|report| report.outcome.is_some()) {
+                Some(report) => CallEnd::Ended(AttemptEnd::Reported(report)),
+                None => CallEnd::Ended(AttemptEnd::Unknown {
+                    reason: "INVOKER_FAILED",
+                    message: "the invoker's answer held no report".to_owned(),
+                }),
+            },
+            Err(status) => failed(&status),
+        }
+    }
+}
+
+/// What the lambda may take in all: its own time, and what every hop keeps back for the way home.
+pub(super) fn run_budget(timeout: Duration) -> Duration {
+    // Each hop keeps 5 % (see chatfn_rpc::budget): 1.15 × 0.95 × 0.95 > 1.
+    timeout.mul_f64(1.15) + TRANSPORT
+}
+
+fn headers(event: &StoredEvent) -> Vec<Header> {
+    let stored: Option<Vec<StoredHeader>> =
+        event.headers.as_deref().and_then(|json| serde_json::from_slice(json).ok());
+    let header = |StoredHeader { key, value }| Header { key, value };
+    stored.unwrap_or_default().into_iter().map(header).collect()
+}
+
+/// What a failed call means. Whatever is certain not to have run does not count as an attempt.
+fn failed(status: &Status) -> CallEnd {
+    let report = ErrorReport::from_status(status);
+    let reason = report.reason.as_deref();
+    let refused = |verdict| CallEnd::Refused { verdict, retry_after: report.retry_after };
+    if reason == Some("FUNCTION_NOT_DEPLOYED") {
+        // The invoker's snapshot differs from ours for a moment.
+        return refused(Verdict::Took);
+    }
+    if classify(status) == RetryClass::Safe {
+        return refused(match status.code() {
+            Code::Unavailable => Verdict::Down,
+            Code::ResourceExhausted => Verdict::Overloaded,
+            _ => Verdict::Took,
+        });
+    }
+    let kind = match (status.code(), reason) {
+        (_, Some(reasons::CONNECTION_LOST)) => "INVOKER_CONNECTION_LOST",
+        (Code::DeadlineExceeded, _) => "INVOKER_DEADLINE_EXCEEDED",
+        _ => "INVOKER_FAILED",
+    };
+    let message = format!("{}: {}", code_name(status.code()), status.message());
+    CallEnd::Ended(AttemptEnd::Unknown { reason: kind, message: cut(&message, 500) })
+}
+
+/// A report as it is stored: bounded, so that neither a row nor an answer that lists attempts grows
+/// beyond what can be sent.
+pub(super) fn encode(mut report: RunReport) -> Vec<u8> {
+    if let Some(Outcome::Failure(failure)) = &mut report.outcome {
+        for text in [&mut failure.error_name, &mut failure.message, &mut failure.stack] {
+            *text = cut(text, MAX_TEXT_BYTES);
+        }
+    }
+    let mut size = report.encoded_len();
+    if let Some(Outcome::ResultJson(json)) = &report.outcome {
+        size = size.saturating_sub(json.len());
+    }
+    while size > MAX_REPORT_BYTES {
+        let dropped = report.outbound_calls.pop().map(|call| call.encoded_len()).or_else(|| {
+            report.logs_truncated = true;
+            report.logs.pop().map(|entry| entry.encoded_len())
+        });
+        let Some(dropped) = dropped else { break };
+        size = size.saturating_sub(dropped);
+    }
+    report.encode_to_vec()
+}
+
+fn cut(text: &str, most: usize) -> String {
+    text[..text.floor_char_boundary(most)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_proto::invoker::v1::{LambdaFailure, LogEntry, OutboundCall};
+    use chatfn_rpc::ApiError;
+
+    use super::*;
+
+    #[test]
+    fn only_what_cannot_have_run_does_not_count() {
+        let second = Duration::from_secs(1);
+        for (error, verdict) in [
+            (ApiError::unavailable(reasons::CONNECTION_FAILED, ""), Some(Verdict::Down)),
+            (ApiError::unavailable("NO_SNAPSHOT", ""), Some(Verdict::Down)),
+            (ApiError::unavailable("DRAINING", ""), Some(Verdict::Down)),
+            (ApiError::resource_exhausted("OVERLOADED", "", second), Some(Verdict::Overloaded)),
+            (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Took)),
+            (ApiError::not_found("FUNCTION_NOT_DEPLOYED", "function", "f"), Some(Verdict::Took)),
+            (ApiError::unavailable(reasons::CONNECTION_LOST, ""), None),
+            (ApiError::unavailable(reasons::SERVER_DRAINING, ""), None),
+            (ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, ""), None),
+            (ApiError::new(Code::Internal, reasons::INTERNAL, ""), None),
+            (ApiError::invalid_argument("INVALID_REQUEST", ""), None),
+        ] {
+            let end = failed(&error.clone().into());
+            match (&end, verdict) {
+                (CallEnd::Refused { verdict, .. }, Some(expected)) => {
+                    assert_eq!(*verdict, expected, "{error}")
+                }
+                (CallEnd::Ended(AttemptEnd::Unknown { .. }), None) => {}
+                _ => panic!("{error}: {end:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_budget_survives_two_hops() {
+        for timeout in [10, 1_000, 30_000].map(Duration::from_millis) {
+            let hop = chatfn_rpc::budget::hop_budget;
+            assert!(hop(hop(run_budget(timeout))) > timeout, "{timeout:?}");
+        }
+    }
+
+    #[test]
+    fn stored_reports_are_bounded_and_keep_why_it_failed() {
+        let entry = LogEntry { message: "x".repeat(4096), ..LogEntry::default() };
+        let call = OutboundCall { url: "x".repeat(4096), ..OutboundCall::default() };
+        let failure = LambdaFailure { message: "é".repeat(40_000), ..LambdaFailure::default() };
+        let stored = encode(RunReport {
+            outcome: Some(Outcome::Failure(failure)),
+            logs: vec![entry; 100],
+            outbound_calls: vec![call; 600],
+            ..RunReport::default()
+        });
+        assert!(stored.len() <= MAX_REPORT_BYTES);
+        let stored = RunReport::decode(stored.as_slice()).unwrap();
+        assert!(stored.logs_truncated && matches!(stored.outcome, Some(Outcome::Failure(_))));
+    }
+}

@@ -1,0 +1,113 @@
+//! What may come in: checks an event before anything is written.
+
+mod payload;
+mod schema;
+
+use chatfn_deployments::Deployments;
+use chatfn_domain::{
+    event::{event_hash, parse_payload},
+    name::{AccountId, ConversationId, EventId, TemplateName},
+};
+use chatfn_proto::{
+    convert::parse,
+    ingest::v1::{Event, EventHeader, event::PayloadKind},
+    validate::Validate as _,
+};
+use chatfn_rpc::{ApiError, TraceParent};
+use prost_types::Timestamp;
+use serde::Serialize;
+use tonic::Status;
+
+use self::schema::Schemas;
+use crate::{error, event::NewEvent, store::Time};
+
+/// Checks events: the contract's rules, names, template, payload, schema; in this order, so that hostile
+/// input costs little.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    deployments: Deployments,
+    schemas: Schemas,
+}
+
+/// A header, as it is stored.
+#[derive(Serialize)]
+struct StoredHeader<'a> {
+    key: &'a str,
+    value: &'a str,
+}
+
+impl Intake {
+    pub(crate) fn new(deployments: Deployments) -> Self {
+        Self { deployments, schemas: Schemas::default() }
+    }
+
+    /// The event of a request, checked.
+    ///
+    /// # Errors
+    /// Those of PublishEvent that speak of the event itself; fields are named as `event.…`.
+    pub(crate) fn check(&self, event: Event, trace: Option<TraceParent>) -> Result<NewEvent, Status> {
+        event.validate().map_err(|violations| violations.below("event"))?;
+        let account: AccountId = parse("event.account", &event.account)?;
+        let event_id: EventId = parse("event.event_id", &event.event_id)?;
+        let template: TemplateName = parse("event.template", &event.template)?;
+        let conversation_id: ConversationId = parse("event.conversation_id", &event.conversation_id)?;
+        let occur_time = time("event.occur_time", event.occur_time.as_ref())?;
+        let deliver_by = time("event.deliver_by", event.deliver_by.as_ref())?;
+        let known = self.deployments.template(&template).map_err(|_| error::no_snapshot())?;
+        let known = known.ok_or_else(|| error::template_not_found(&template))?;
+
+        let (json, field) = match event.payload_kind {
+            Some(PayloadKind::PayloadJson(text)) => (Ok(text), "event.payload_json"),
+            Some(PayloadKind::Payload(message)) => (payload::struct_to_json(&message), "event.payload"),
+            None => (Ok(String::new()), "event.payload"),
+        };
+        let json = json.map_err(|problem| error::payload(field, &problem))?;
+        let value = parse_payload(&json).map_err(|problem| error::payload(field, &problem))?;
+        self.schemas.check(&known, &value)?;
+
+        let headers = headers(&event.headers).map_err(ApiError::internal)?;
+        let hash = event_hash(&[
+            template.as_str().as_bytes(),
+            conversation_id.as_str().as_bytes(),
+            payload::canonical(&value).as_bytes(),
+            headers.as_deref().unwrap_or_default(),
+            &hash_part(occur_time),
+            &hash_part(deliver_by),
+        ]);
+        Ok(NewEvent {
+            account,
+            event_id,
+            template,
+            conversation_id,
+            payload: json.into_bytes(),
+            headers,
+            hash,
+            occur_time,
+            deliver_by,
+            traceparent: trace.map(|trace| trace.to_string()),
+            fires_once: known.fires_once,
+        })
+    }
+}
+
+fn time(field: &str, wire: Option<&Timestamp>) -> Result<Option<Time>, Status> {
+    let Some(wire) = wire else { return Ok(None) };
+    let time = Time::from_wire(wire).ok_or_else(|| {
+        ApiError::invalid_argument("INVALID_REQUEST", format!("{field} is not a time"))
+            .field(field, "must be a time from year 1 to year 9999")
+    })?;
+    Ok(Some(time))
+}
+
+fn headers(headers: &[EventHeader]) -> Result<Option<Vec<u8>>, serde_json::Error> {
+    if headers.is_empty() {
+        return Ok(None);
+    }
+    let headers: Vec<_> =
+        headers.iter().map(|header| StoredHeader { key: &header.key, value: &header.value }).collect();
+    serde_json::to_vec(&headers).map(Some)
+}
+
+fn hash_part(time: Option<Time>) -> Vec<u8> {
+    time.map(|time| time.micros().to_be_bytes().to_vec()).unwrap_or_default()
+}

@@ -1,0 +1,150 @@
+//! The proof of holding a lane.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How long leases last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeaseTerms {
+    /// What a renewal asks of the database.
+    pub(crate) ttl: Duration,
+    /// How much earlier the holder stops by itself.
+    pub(crate) margin: Duration,
+}
+
+impl LeaseTerms {
+    /// Leases of `ttl`, which their holders give up a fifth earlier.
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self { ttl, margin: ttl / 5 }
+    }
+
+    /// Time between renewals: several fit into a lease, and a lane that falls free is soon taken.
+    pub(crate) fn renewal(&self) -> Duration {
+        (self.ttl / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+}
+
+/// A lane that this process holds. Cheap to clone.
+///
+/// It ends by itself, by the monotonic clock, before it could end in the database: the holder counts
+/// from *before* it asked for the lease, and stops a margin earlier. So clocks need not agree, and a process
+/// that cannot reach the database stops before another one starts.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    lane: i16,
+    epoch: i64,
+    margin: Duration,
+    until: watch::Sender<Instant>,
+    lost: CancellationToken,
+}
+
+impl Lease {
+    /// A lease that was asked for at `asked` and lasts as long as a renewal. Starts the task that ends it.
+    pub(crate) fn start(lane: i16, epoch: i64, asked: Instant, terms: LeaseTerms) -> Self {
+        let until = watch::Sender::new(asked + terms.ttl - terms.margin);
+        let lease = Self(Arc::new(Inner {
+            lane,
+            epoch,
+            margin: terms.margin,
+            until,
+            lost: CancellationToken::new(),
+        }));
+        tokio::spawn(watch_over(lease.0.until.subscribe(), lease.0.lost.clone()));
+        lease
+    }
+
+    pub(crate) fn lane(&self) -> i16 {
+        self.0.lane
+    }
+
+    pub(crate) fn epoch(&self) -> i64 {
+        self.0.epoch
+    }
+
+    /// The database granted at least `granted` when it was asked at `asked`. Never shortens the lease, and
+    /// does not revive a lost one.
+    pub(crate) fn extend(&self, asked: Instant, granted: Duration) {
+        let until = asked + granted.saturating_sub(self.0.margin);
+        self.0.until.send_if_modified(|current| {
+            let later = until > *current;
+            if later {
+                *current = until;
+            }
+            later
+        });
+    }
+
+    /// What the database must grant so that the holder may work for `needed` from now on.
+    pub(crate) fn hold_for(&self, needed: Duration) -> Duration {
+        needed + self.0.margin
+    }
+
+    /// The holder stops at this instant, unless the lease is extended.
+    pub(crate) fn until(&self) -> Instant {
+        *self.0.until.borrow()
+    }
+
+    /// Ends the lease now: somebody else has the lane.
+    pub(crate) fn lose(&self) {
+        self.0.lost.cancel();
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.lost.is_cancelled()
+    }
+
+    /// Completes when the lease is lost. Cancel safe.
+    pub(crate) async fn lost(&self) {
+        self.0.lost.cancelled().await;
+    }
+}
+
+/// Loses the lease at its end. Ends when nobody has the lease any more.
+async fn watch_over(mut until: watch::Receiver<Instant>, lost: CancellationToken) {
+    loop {
+        let end = *until.borrow_and_update();
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => return,
+            changed = until.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(end) => lost.cancel(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMS: LeaseTerms = LeaseTerms { ttl: Duration::from_secs(10), margin: Duration::from_secs(2) };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_ends_before_the_databases_does() {
+        let asked = Instant::now();
+        let lease = Lease::start(3, 7, asked, TERMS);
+        lease.lost().await;
+        assert!(asked.elapsed() < TERMS.ttl);
+        assert!(asked.elapsed() >= TERMS.ttl - TERMS.margin);
+        lease.extend(Instant::now(), TERMS.ttl);
+        assert!(lease.is_lost(), "a lost lease stays lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_extend_it_and_never_shorten_it() {
+        let start = Instant::now();
+        let lease = Lease::start(3, 7, start, TERMS);
+        let long_run = lease.hold_for(Duration::from_secs(30));
+        lease.extend(start, long_run);
+        assert_eq!(lease.until(), start + Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        lease.extend(Instant::now(), TERMS.ttl);
+        assert_eq!(lease.until(), start + Duration::from_secs(30));
+        lease.lost().await;
+        assert!(start.elapsed() >= Duration::from_secs(30));
+    }
+}

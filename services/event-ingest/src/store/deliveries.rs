@@ -1,0 +1,235 @@
+//! The account of events, for callers.
+
+use chatfn_domain::name::{AccountId, ConversationId, EventId, TemplateName};
+use sqlx::PgPool;
+
+use super::Time;
+
+/// Events that a filtered page looks at, at most: bounds what one call can cost, however rare a match is.
+const SCAN: i64 = 5_000;
+
+/// Where an event stands. See the view `ingest.deliveries`.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliveryRow {
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+    pub(crate) account: String,
+    pub(crate) event_id: String,
+    pub(crate) template: String,
+    pub(crate) conversation_id: String,
+    pub(crate) occur_time: Option<Time>,
+    pub(crate) deliver_by: Option<Time>,
+    pub(crate) accept_time: Time,
+    pub(crate) state: i16,
+    pub(crate) reason: String,
+    pub(crate) reason_message: String,
+    pub(crate) finish_time: Option<Time>,
+    pub(crate) next_attempt_time: Option<Time>,
+}
+
+/// A try to run an event.
+#[derive(Debug, Clone)]
+pub(crate) struct AttemptRow {
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+    pub(crate) number: i32,
+    pub(crate) start_time: Time,
+    pub(crate) finish_time: Option<Time>,
+    /// Encoded `RunReport`.
+    pub(crate) report: Option<Vec<u8>>,
+    pub(crate) platform_error: String,
+    pub(crate) platform_error_message: String,
+}
+
+/// Place of a delivery in a list, which is from new to old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) accept_time: Time,
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+}
+
+impl Key {
+    /// Before every delivery: where the first page starts.
+    pub(crate) const START: Self = Self { accept_time: Time::MAX, lane: i16::MAX, sequence: i64::MAX };
+}
+
+impl DeliveryRow {
+    pub(crate) fn key(&self) -> Key {
+        Key { accept_time: self.accept_time, lane: self.lane, sequence: self.sequence }
+    }
+}
+
+/// What a list shows.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter {
+    pub(crate) account: AccountId,
+    pub(crate) state: Option<i16>,
+    pub(crate) template: Option<TemplateName>,
+}
+
+/// `query_as!` of the view's columns with the given rest of the statement.
+macro_rules! deliveries {
+    ($rest:tt, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            DeliveryRow,
+            r#"
+            SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.account AS "account!", d.event_id AS "event_id!",
+                   d.template AS "template!", d.conversation_id AS "conversation_id!",
+                   d.occur_time AS "occur_time: Time", d.deliver_by AS "deliver_by: Time",
+                   d.accept_time AS "accept_time!: Time", d.state AS "state!", d.reason AS "reason!",
+                   d.reason_message AS "reason_message!", d.finish_time AS "finish_time: Time",
+                   d.next_attempt_time AS "next_attempt_time: Time"
+            "# + $rest,
+            $($argument),*
+        )
+    };
+}
+
+/// The delivery of an event.
+pub(crate) async fn get(
+    pool: &PgPool,
+    account: &AccountId,
+    event_id: &EventId,
+) -> Result<Option<DeliveryRow>, sqlx::Error> {
+    deliveries!(
+        "FROM ingest.deliveries d WHERE d.account = $1 AND d.event_id = $2",
+        account.as_str(),
+        event_id.as_str(),
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// The deliveries of a conversation after `after`, in its order.
+pub(crate) async fn conversation(
+    pool: &PgPool,
+    account: &AccountId,
+    conversation: &ConversationId,
+    after: i64,
+    rows: i64,
+) -> Result<Vec<DeliveryRow>, sqlx::Error> {
+    deliveries!(
+        "FROM ingest.deliveries d WHERE d.account = $1 AND d.conversation_id = $2 AND d.sequence > $3
+         ORDER BY d.sequence LIMIT $4",
+        account.as_str(),
+        conversation.as_str(),
+        after,
+        rows,
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Deliveries after `after` in a list, from new to old; and where to go on, if there may be more.
+pub(crate) async fn list(
+    pool: &PgPool,
+    filter: &Filter,
+    after: Key,
+    rows: i64,
+) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
+    let is_rare = matches!(filter.state, Some(2 | 4..));
+    let end = if is_rare || (filter.state.is_none() && filter.template.is_none()) {
+        None
+    } else {
+        end_of_scan(pool, &filter.account, after).await?
+    };
+    let (account, template) = (filter.account.as_str(), filter.template.as_ref().map(TemplateName::as_str));
+    let found = match filter.state {
+        Some(state @ 4..) => {
+            deliveries!(
+                "FROM ingest.outcomes o JOIN ingest.deliveries d ON d.lane = o.lane AND d.sequence = o.sequence
+                 WHERE o.account = $1 AND o.state = $2 AND o.state <> 3 AND ($3::text IS NULL OR d.template = $3)
+                   AND (o.accept_time, o.lane, o.sequence) < ($4, $5, $6)
+                 ORDER BY o.accept_time DESC, o.lane DESC, o.sequence DESC LIMIT $7",
+                account,
+                state,
+                template,
+                after.accept_time as _,
+                after.lane,
+                after.sequence,
+                rows,
+            )
+            .fetch_all(pool)
+            .await?
+        }
+        Some(2) => {
+            deliveries!(
+                "FROM ingest.parked p JOIN ingest.deliveries d ON d.lane = p.lane AND d.sequence = p.sequence
+                 WHERE p.account = $1 AND d.state = 2 AND ($2::text IS NULL OR d.template = $2)
+                   AND (d.accept_time, d.lane, d.sequence) < ($3, $4, $5)
+                 ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $6",
+                account,
+                template,
+                after.accept_time as _,
+                after.lane,
+                after.sequence,
+                rows,
+            )
+            .fetch_all(pool)
+            .await?
+        }
+        state => {
+            let end = end.unwrap_or(Key { accept_time: Time::MIN, lane: -1, sequence: -1 });
+            deliveries!(
+                "FROM ingest.deliveries d
+                 WHERE d.account = $1 AND ($2::smallint IS NULL OR d.state = $2) AND ($3::text IS NULL OR d.template = $3)
+                   AND (d.accept_time, d.lane, d.sequence) < ($4, $5, $6)
+                   AND (d.accept_time, d.lane, d.sequence) >= ($7, $8, $9)
+                 ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $10",
+                account,
+                state,
+                template,
+                after.accept_time as _,
+                after.lane,
+                after.sequence,
+                end.accept_time as _,
+                end.lane,
+                end.sequence,
+                rows,
+            )
+            .fetch_all(pool)
+            .await?
+        }
+    };
+    let is_full = i64::try_from(found.len()).unwrap_or(i64::MAX) >= rows;
+    let next = if is_full { found.last().map(DeliveryRow::key) } else { end };
+    Ok((found, next))
+}
+
+/// The last event that a scan from `after` looks at; `None` if it looks at all.
+async fn end_of_scan(pool: &PgPool, account: &AccountId, after: Key) -> Result<Option<Key>, sqlx::Error> {
+    sqlx::query_as!(
+        Key,
+        r#"
+        SELECT accept_time AS "accept_time: Time", lane, sequence FROM ingest.events
+        WHERE account = $1 AND (accept_time, lane, sequence) < ($2, $3, $4)
+        ORDER BY accept_time DESC, lane DESC, sequence DESC OFFSET $5 LIMIT 1
+        "#,
+        account.as_str(),
+        after.accept_time as _,
+        after.lane,
+        after.sequence,
+        SCAN - 1,
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// The attempts of deliveries, each delivery's in their order.
+pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<AttemptRow>, sqlx::Error> {
+    sqlx::query_as!(
+        AttemptRow,
+        r#"
+        SELECT a.lane, a.sequence, a.number, a.start_time AS "start_time: Time",
+               a.finish_time AS "finish_time: Time", a.report, a.platform_error, a.platform_error_message
+        FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+        JOIN ingest.attempts a ON a.lane = wanted.lane AND a.sequence = wanted.sequence
+        ORDER BY a.lane, a.sequence, a.number
+        "#,
+        &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
+        &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+    )
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,25 @@
+//! All SQL of event-ingest.
+//!
+//! | module | tables |
+//! |---|---|
+//! | [`events`] | records published events: `events`, `lane_heads`, `latches` |
+//! | [`lanes`] | who runs which lane: `lanes`, `replicas` |
+//! | [`reading`] | what a lane's owner has to run: `events`, `parked` |
+//! | [`journal`] | fenced writes of runs: `attempts`, `outcomes`, `parked`, `lanes` |
+//! | [`deliveries`] | the account of events for callers: the view `deliveries`, `attempts` |
+
+pub(crate) mod deliveries;
+pub(crate) mod events;
+pub(crate) mod journal;
+pub(crate) mod lanes;
+pub(crate) mod reading;
+mod time;
+
+use std::time::Duration;
+
+pub(crate) use self::time::Time;
+
+/// Milliseconds for `$n * interval '1 millisecond'`.
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,261 @@
+//! What the owner of a lane has to run.
+//!
+//! Look-ups beside an event are scalar subqueries on purpose: each is one probe of a primary key, whatever
+//! the planner believes about the sizes of the tables.
+
+use std::time::Duration;
+
+use chatfn_domain::name::{AccountId, ConversationId, EventId, NameError, TemplateName};
+use sqlx::PgPool;
+
+use super::Time;
+
+/// A recorded event without an outcome.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredEvent {
+    pub(crate) sequence: i64,
+    pub(crate) account: AccountId,
+    pub(crate) event_id: EventId,
+    pub(crate) template: TemplateName,
+    pub(crate) conversation_id: ConversationId,
+    /// JSON.
+    pub(crate) payload: Vec<u8>,
+    /// JSON; `None` when there are none.
+    pub(crate) headers: Option<Vec<u8>>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) accept_time: Time,
+    /// Time left until `deliver_by` when it was read, by the database's clock; zero when it has passed.
+    pub(crate) deliver_within: Option<Duration>,
+    /// Attempts so far.
+    pub(crate) attempts: u32,
+    /// Whether the last of them was started by an earlier owner of the lane and never ended.
+    pub(crate) died: bool,
+}
+
+/// An event that waits for another attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct ParkedEvent {
+    pub(crate) sequence: i64,
+    pub(crate) account: AccountId,
+    pub(crate) conversation_id: ConversationId,
+    /// Time left until the attempt is due.
+    pub(crate) due_in: Duration,
+    /// See [`StoredEvent::attempts`].
+    pub(crate) attempts: u32,
+    /// See [`StoredEvent::died`].
+    pub(crate) died: bool,
+}
+
+/// A part of a lane to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) lane: i16,
+    /// Epoch of the lane's owner.
+    pub(crate) epoch: i64,
+    /// Read after this sequence number …
+    pub(crate) after: i64,
+    /// … up to this one.
+    pub(crate) to: i64,
+    pub(crate) rows: i64,
+    /// Payload bytes; the first event is read however large it is.
+    pub(crate) bytes: i64,
+}
+
+/// A conversation to read on in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) account: AccountId,
+    pub(crate) conversation_id: ConversationId,
+    /// Read from this sequence number …
+    pub(crate) from: i64,
+    /// … up to this one.
+    pub(crate) to: i64,
+    pub(crate) rows: i64,
+}
+
+/// Unfinished events of a lane in their order, and up to which sequence number that are all of them.
+pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent>, i64), sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
+               e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
+               e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
+               (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 AS deliver_within_ms,
+               coalesce((SELECT max(a.number) FROM ingest.attempts a
+                   WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
+               EXISTS (SELECT FROM ingest.attempts a
+                   WHERE a.lane = $1 AND a.sequence = e.sequence
+                     AND a.finish_time IS NULL AND a.epoch < $6) AS "died!",
+               e.found AS "found!"
+        FROM (
+            SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
+            FROM (
+                SELECT *, octet_length(payload) AS size FROM ingest.events
+                WHERE lane = $1 AND sequence > $2 AND sequence <= $3
+                  AND (SELECT o.state FROM ingest.outcomes o
+                       WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+                ORDER BY sequence LIMIT $4
+            ) unfinished
+        ) e
+        WHERE e.before < $5
+        ORDER BY e.sequence
+        "#,
+        range.lane,
+        range.after,
+        range.to,
+        range.rows,
+        range.bytes,
+        range.epoch,
+    )
+    .fetch_all(pool)
+    .await?;
+    let found = rows.first().map_or(0, |row| row.found);
+    let cut = found == range.rows || i64::try_from(rows.len()).unwrap_or(i64::MAX) < found;
+    let complete_to = if cut { rows.last().map_or(range.after, |row| row.sequence) } else { range.to };
+    Ok((into_events(rows)?, complete_to))
+}
+
+/// Unfinished events of conversations, each in its order; gives the events of `conversations[i]` at `[i]`.
+pub(crate) async fn resume(
+    pool: &PgPool,
+    lane: i16,
+    epoch: i64,
+    conversations: &[Resume],
+) -> Result<Vec<Vec<StoredEvent>>, sqlx::Error> {
+    let accounts: Vec<&str> = conversations.iter().map(|c| c.account.as_str()).collect();
+    let ids: Vec<&str> = conversations.iter().map(|c| c.conversation_id.as_str()).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
+               e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
+               e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
+               (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 AS deliver_within_ms,
+               coalesce((SELECT max(a.number) FROM ingest.attempts a
+                   WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
+               EXISTS (SELECT FROM ingest.attempts a
+                   WHERE a.lane = $1 AND a.sequence = e.sequence
+                     AND a.finish_time IS NULL AND a.epoch < $2) AS "died!",
+               wanted.position AS "found!"
+        FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[])
+            WITH ORDINALITY AS wanted(account, conversation_id, first, last, rows, position)
+        CROSS JOIN LATERAL (
+            SELECT * FROM ingest.events
+            WHERE account = wanted.account AND conversation_id = wanted.conversation_id
+              AND sequence >= wanted.first AND sequence <= wanted.last
+              AND (SELECT o.state FROM ingest.outcomes o
+                   WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+            ORDER BY sequence LIMIT wanted.rows
+        ) e
+        ORDER BY wanted.position, e.sequence
+        "#,
+        lane,
+        epoch,
+        &accounts as _,
+        &ids as _,
+        &conversations.iter().map(|c| c.from).collect::<Vec<_>>(),
+        &conversations.iter().map(|c| c.to).collect::<Vec<_>>(),
+        &conversations.iter().map(|c| c.rows).collect::<Vec<_>>(),
+    )
+    .fetch_all(pool)
+    .await?;
+    let positions: Vec<i64> = rows.iter().map(|row| row.found).collect();
+    let mut found = vec![Vec::new(); conversations.len()];
+    for (event, position) in into_events(rows)?.into_iter().zip(positions) {
+        if let Some(of) = usize::try_from(position - 1).ok().and_then(|index| found.get_mut(index)) {
+            of.push(event);
+        }
+    }
+    Ok(found)
+}
+
+/// The events of a lane that wait for another attempt, after sequence number `after`, in their order.
+pub(crate) async fn parked(
+    pool: &PgPool,
+    lane: i16,
+    epoch: i64,
+    after: i64,
+    rows: i64,
+) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT p.sequence, p.account, p.conversation_id,
+               (extract(epoch FROM p.next_attempt_time - now()) * 1000)::float8 AS "due_in_ms!",
+               coalesce((SELECT max(a.number) FROM ingest.attempts a
+                   WHERE a.lane = $1 AND a.sequence = p.sequence), 0) AS "attempts!",
+               EXISTS (SELECT FROM ingest.attempts a
+                   WHERE a.lane = $1 AND a.sequence = p.sequence
+                     AND a.finish_time IS NULL AND a.epoch < $2) AS "died!"
+        FROM ingest.parked p WHERE p.lane = $1 AND p.sequence > $3 ORDER BY p.sequence LIMIT $4
+        "#,
+        lane,
+        epoch,
+        after,
+        rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    let parked = rows.into_iter().map(|row| {
+        Ok(ParkedEvent {
+            sequence: row.sequence,
+            account: row.account.parse()?,
+            conversation_id: row.conversation_id.parse()?,
+            due_in: from_millis(row.due_in_ms),
+            attempts: u32::try_from(row.attempts).unwrap_or_default(),
+            died: row.died,
+        })
+    });
+    parked.collect::<Result<_, NameError>>().map_err(inconsistent)
+}
+
+struct Row {
+    sequence: i64,
+    account: String,
+    event_id: String,
+    template: String,
+    conversation_id: String,
+    payload: Vec<u8>,
+    headers: Option<Vec<u8>>,
+    traceparent: Option<String>,
+    accept_time: Time,
+    deliver_within_ms: Option<f64>,
+    attempts: i32,
+    died: bool,
+    /// Number of rows found, or position of the conversation.
+    found: i64,
+}
+
+fn into_events(rows: Vec<Row>) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    let event = |row: Row| {
+        Ok(StoredEvent {
+            sequence: row.sequence,
+            account: row.account.parse()?,
+            event_id: row.event_id.parse()?,
+            template: row.template.parse()?,
+            conversation_id: row.conversation_id.parse()?,
+            payload: row.payload,
+            headers: row.headers,
+            traceparent: row.traceparent,
+            accept_time: row.accept_time,
+            deliver_within: row.deliver_within_ms.map(from_millis),
+            attempts: u32::try_from(row.attempts).unwrap_or_default(),
+            died: row.died,
+        })
+    };
+    rows.into_iter().map(event).collect::<Result<_, NameError>>().map_err(inconsistent)
+}
+
+/// Zero for what has passed.
+fn from_millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1000.0).unwrap_or(if millis > 0.0 {
+        Duration::MAX
+    } else {
+        Duration::ZERO
+    })
+}
+
+/// A stored name that is none: written by something else than this service.
+fn inconsistent(error: NameError) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(error))
+}
