@@ -127,9 +127,9 @@ impl Cluster {
 
 async fn listen(service: &str, address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpListener)> {
     let variable = service.to_uppercase().replace('-', "_");
-    let listener = bind(address)
-        .await
-        .with_context(|| format!("{service} cannot listen; choose another address with CHATFN_{variable}_LISTEN"))?;
+    let listener = bind(address).await.with_context(|| {
+        format!("{service} cannot listen; choose another address with CHATFN_{variable}_LISTEN")
+    })?;
     Ok((listener.local_addr()?, listener))
 }
 

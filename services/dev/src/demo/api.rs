@@ -10,9 +10,9 @@ use chatfn_proto::{
         event_ingest_service_client::EventIngestServiceClient,
     },
     registry::v1::{
-        CreateFunctionRequest, CreateFunctionResponse, DeployFunctionRequest, DeployFunctionResponse, Function,
-        FunctionSettings, GetTemplateRequest, Template, function_service_client::FunctionServiceClient,
-        template_service_client::TemplateServiceClient,
+        CreateFunctionRequest, CreateFunctionResponse, DeployFunctionRequest, DeployFunctionResponse,
+        Function, FunctionSettings, GetTemplateRequest, Template,
+        function_service_client::FunctionServiceClient, template_service_client::TemplateServiceClient,
     },
 };
 use chatfn_rpc::{Client, ErrorReport};
@@ -58,7 +58,8 @@ impl Api {
         source: &str,
         settings: FunctionSettings,
     ) -> Result<CreateFunctionResponse, Status> {
-        let function = Function { source: source.to_owned(), settings: Some(settings), ..Function::default() };
+        let function =
+            Function { source: source.to_owned(), settings: Some(settings), ..Function::default() };
         let request = CreateFunctionRequest {
             parent: format!("accounts/{ACCOUNT}"),
             template: template.to_owned(),
@@ -77,7 +78,11 @@ impl Api {
         let response = self.functions.deploy_function(request).await.map_err(explain)?.into_inner();
         let propagation = response.propagation.context("a propagation in the answer")?;
         if propagation.acknowledged < propagation.watchers || propagation.watchers < 2 {
-            bail!("the deployment has reached {} of {} watchers", propagation.acknowledged, propagation.watchers);
+            bail!(
+                "the deployment has reached {} of {} watchers",
+                propagation.acknowledged,
+                propagation.watchers
+            );
         }
         Ok(response)
     }

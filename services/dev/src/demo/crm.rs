@@ -67,7 +67,10 @@ impl Crm {
 }
 
 /// Opens a case; a repeated `Idempotency-Key` gets the case that it opened before.
-async fn handle(cases: Arc<Mutex<Vec<Case>>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn handle(
+    cases: Arc<Mutex<Vec<Case>>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     if (request.method(), request.uri().path()) != (&Method::POST, "/cases") {
         return Ok(answer(StatusCode::NOT_FOUND, &json!({"error": "only POST /cases is here"})));
     }
@@ -79,7 +82,8 @@ async fn handle(cases: Arc<Mutex<Vec<Case>>>, request: Request<Incoming>) -> Res
         return Ok(answer(StatusCode::BAD_REQUEST, &json!({"error": "the body is not JSON"})));
     };
     let mut cases = cases.lock().expect("no handler panics");
-    let known = cases.iter().find(|case| key.is_some() && case.idempotency_key == key).map(|case| case.id.clone());
+    let known =
+        cases.iter().find(|case| key.is_some() && case.idempotency_key == key).map(|case| case.id.clone());
     let id = known.unwrap_or_else(|| {
         let id = format!("CASE-{}", cases.len() + 1);
         cases.push(Case { id: id.clone(), fields, idempotency_key: key });
@@ -91,6 +95,8 @@ async fn handle(cases: Arc<Mutex<Vec<Case>>>, request: Request<Incoming>) -> Res
 fn answer(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }

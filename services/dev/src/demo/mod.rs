@@ -138,7 +138,12 @@ async fn deliver(api: &mut Api, crm: &Crm, transcript: &mut Transcript) -> anyho
     Ok(payload)
 }
 
-async fn duplicate(api: &mut Api, crm: &Crm, payload: &str, transcript: &mut Transcript) -> anyhow::Result<()> {
+async fn duplicate(
+    api: &mut Api,
+    crm: &Crm,
+    payload: &str,
+    transcript: &mut Transcript,
+) -> anyhow::Result<()> {
     transcript.step("The same event again: acknowledged, not run again");
     let acknowledged = api.publish("chat.in_queue", "in-queue-1", "chat-1", payload).await?;
     ensure!(acknowledged.duplicate, "the second publication is a duplicate");
