@@ -206,6 +206,9 @@ fn run(steps: Vec<Step>) {
     }
     // Everything ends when nothing fails any more.
     for _ in 0..10_000 {
+        if model.queue.conversations() == 0 && model.queue.cursor() == model.events.len() as i64 {
+            break;
+        }
         model.now += Duration::from_secs(1);
         model.scan(100);
         model.load(100);
