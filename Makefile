@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 TOOLS := .tools/py/bin
 CARGO := cargo
+# The same for all targets: what one has built, the others need not.
+BUILD := $(CARGO) build --locked --workspace --bins
 CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 
 .PHONY: help setup demo run test lint fmt sqlx bench-invoke tools
@@ -21,16 +23,16 @@ tools: setup ## Installs the tools of `make lint` and grpcurl into .tools/.
 
 demo: setup ## Shows the main job on a private Postgres, start to end.
 	@echo "demo: building (minutes from cold, seconds later)"
-	$(CARGO) build --locked -p chatfn-dev
+	$(BUILD)
 	target/debug/chatfn-dev demo
 
 run: setup ## The whole cluster in the foreground, until Ctrl-C.
-	$(CARGO) build --locked -p chatfn-dev
+	$(BUILD)
 	exec target/debug/chatfn-dev run
 
 test: setup ## Every test, on a throw-away Postgres.
 	@services/dev/setup.sh nextest
-	$(CARGO) build --locked --workspace --bins
+	$(BUILD)
 	PATH="$(PWD)/$(TOOLS):$$PATH" $(CHATFN_DB) private -- $(CARGO) nextest run --locked --workspace
 
 lint: tools ## Format, clippy, contract, dependencies.
