@@ -51,16 +51,29 @@ const TASK_GRACE: Duration = Duration::from_secs(1);
 /// # Errors
 /// The settings contradict one another, the engine or the outbound HTTP cannot be set up, or a background task failed.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.validate()?;
-    let engine = start_engine(&config).await?;
-    let resolver = SystemResolver::new().context("cannot set up name resolution")?;
-    let egress = Egress::new(&config.egress, Arc::new(resolver)).context("cannot set up outbound HTTP")?;
-
     // Watched until the last run is over, not only until the shutdown begins.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
     let registry = connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
     let deployments = Deployments::spawn(registry, "invoker", true, watching);
+    run_with(config, deployments, listener, shutdown).await
+}
+
+/// As [`run`], with what is live given by the caller, who may not need a registry.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    deployments: Deployments,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    let engine = start_engine(&config).await?;
+    let resolver = SystemResolver::new().context("cannot set up name resolution")?;
+    let egress = Egress::new(&config.egress, Arc::new(resolver)).context("cannot set up outbound HTTP")?;
+
     let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
 
     let tasks = TaskGroup::new("invoker", &shutdown);
