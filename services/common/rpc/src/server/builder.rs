@@ -63,7 +63,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an encoded `FileDescriptorSet`; reflection serves all of them.
+    /// Adds an encoded `FileDescriptorSet`. Reflection describes all that it holds, and lists the services
+    /// that this server has.
     #[must_use]
     pub fn descriptors(mut self, encoded: &'static [u8]) -> Self {
         self.descriptors.push(encoded);
@@ -107,7 +108,13 @@ impl ServerBuilder {
 
     fn reflection(&self) -> tonic_reflection::server::Builder<'static> {
         let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false);
+        // A set may hold the whole contract: what is listed is what can be called here.
+        let own = self.services.iter().chain([&HEALTH]).chain(&REFLECTION);
+        let builder = own.fold(builder, |builder, name| builder.with_service_name(*name));
         self.descriptors
             .iter()
             .fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set))

@@ -75,7 +75,9 @@ async fn both_reflections_list_the_service() {
     let file = FileDescriptorProto {
         name: Some("probe.proto".to_owned()),
         package: Some("chatfn.test.v1".to_owned()),
-        service: vec![ServiceDescriptorProto { name: Some("Probe".to_owned()), ..Default::default() }],
+        service: ["Probe", "ServedElsewhere"]
+            .map(|name| ServiceDescriptorProto { name: Some(name.to_owned()), ..Default::default() })
+            .into(),
         ..Default::default()
     };
     let set = FileDescriptorSet { file: vec![file] }.encode_to_vec().leak();
@@ -104,7 +106,12 @@ async fn both_reflections_list_the_service() {
     names.sort();
     assert_eq!(
         names,
-        ["chatfn.test.v1.Probe", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+        [
+            "chatfn.test.v1.Probe",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection"
+        ]
     );
 
     let request = v1alpha::ServerReflectionRequest {
