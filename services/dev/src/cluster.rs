@@ -88,10 +88,17 @@ impl Cluster {
         }));
 
         let cluster = Self { registry, invoker, event_ingest, services, database };
-        for service in &cluster.services {
-            service.serving().await?;
+        let serving = async {
+            for service in &cluster.services {
+                service.serving().await?;
+            }
+            Ok(())
+        };
+        match serving.await {
+            Ok(()) => Ok(cluster),
+            // A service that has ended says why when it is stopped.
+            Err(late) => Err(cluster.stop().await.err().unwrap_or(late)),
         }
-        Ok(cluster)
     }
 
     /// A client of the service at `address`.

@@ -63,5 +63,6 @@ async fn run(args: ClusterArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     );
     let failure = cluster.until(shutdown.soft()).await;
     let stopped = cluster.stop().await;
-    failure.and(stopped)
+    // A service that has ended says why when it is stopped.
+    stopped.and(failure)
 }

@@ -1,8 +1,10 @@
 //! The database of a cluster: an existing one by its URL, or a private server.
 
 use std::{
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    path::{Path, PathBuf},
+    io,
+    path::{self, Path, PathBuf},
 };
 
 use anyhow::Context as _;
@@ -62,9 +64,23 @@ async fn start(folder: PathBuf) -> anyhow::Result<PrivatePostgres> {
     }
 }
 
+/// Removes what a private server without an owner has left for `folder`.
+pub(crate) fn forget(folder: &Path) -> anyhow::Result<()> {
+    for folder in [folder, &reachable_folder(folder)] {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{} cannot be removed", folder.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// A folder outside of homes that always stands for the same `folder`.
 fn reachable_folder(folder: &Path) -> PathBuf {
     let mut hash = DefaultHasher::new();
-    folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf()).hash(&mut hash);
+    // Not canonical: the folder need not exist.
+    path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf()).hash(&mut hash);
     Path::new("/var/tmp").join(format!("chatfn-{:016x}", hash.finish()))
 }

@@ -4,7 +4,7 @@ mod api;
 mod crm;
 mod transcript;
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use chatfn_proto::{
@@ -16,7 +16,10 @@ use chatfn_proto::{
 use chatfn_rpc::{ErrorReport, Shutdown};
 use tonic::Code;
 
-use crate::cluster::{Cluster, ClusterArgs};
+use crate::{
+    cluster::{Cluster, ClusterArgs},
+    postgres,
+};
 use api::{ACCOUNT, Api};
 use crm::Crm;
 use transcript::Transcript;
@@ -36,12 +39,7 @@ pub async fn run(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut transcript = Transcript::new();
     transcript.step("A private Postgres, the three services, and a CRM on loopback");
     let folder = Path::new(FOLDER);
-    match fs::remove_dir_all(folder.join("postgres")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).context("the database of the last demo cannot be removed");
-        }
-        _ => {}
-    }
+    postgres::forget(&folder.join("postgres"))?;
     let any_port = "127.0.0.1:0".parse()?;
     let args = ClusterArgs {
         data_dir: folder.to_path_buf(),
@@ -62,7 +60,7 @@ pub async fn run(shutdown: Shutdown) -> anyhow::Result<()> {
         Some(told) => told.and(stopped)?,
         None => return stopped.context("interrupted"),
     }
-    fs::remove_dir_all(folder.join("postgres")).context("the demo's database cannot be removed")?;
+    postgres::forget(&folder.join("postgres"))?;
     next();
     println!("demo: ok");
     Ok(())
