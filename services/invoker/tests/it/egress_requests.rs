@@ -1,0 +1,133 @@
+//! What a call looks like on the wire.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chatfn_engine::FetchRequest;
+use chatfn_invoker::egress::EgressConfig;
+
+use crate::{
+    outside::{Outside, TRACE, call, call_once, get, post, request, with_headers},
+    witness::{Answer, Witness},
+};
+
+async fn server() -> (Witness, String, Outside) {
+    let server = Witness::start(|_| Answer::new(201, "content-type: application/json\r\n", "{}")).await;
+    let host = server.at("crm.example");
+    (server, host, Outside::local(EgressConfig::default()))
+}
+
+#[tokio::test]
+async fn a_call_carries_what_the_platform_says() {
+    let (server, host, outside) = server().await;
+    let run = outside.run_until(&[&host], Duration::from_secs(20));
+    let request =
+        with_headers(post(format!("http://{host}/cases?kind=chat#top"), "{\"id\":7}"), &[("x-own", "1")]);
+    let response = run.fetch(request).await.unwrap();
+    assert_eq!((response.status, &*response.body), (201, &b"{}"[..]));
+
+    let seen = server.only_request();
+    assert_eq!((&*seen.method, &*seen.target, &*seen.body), ("POST", "/cases?kind=chat", "{\"id\":7}"));
+    assert_eq!(seen.header("host"), Some(&*host));
+    assert_eq!(seen.header("x-own"), Some("1"));
+    assert_eq!(seen.header("traceparent"), Some(TRACE));
+    assert_eq!(seen.header("accept-encoding"), Some("identity"));
+    assert!(seen.header("user-agent").unwrap().starts_with("chatfn/"));
+    assert!(seen.header("idempotency-key").is_some());
+    let budget: u64 = seen.header("x-chatfn-budget-ms").unwrap().parse().unwrap();
+    assert!((1..=20_000).contains(&budget), "{budget}");
+}
+
+#[tokio::test]
+async fn writes_of_an_event_have_keys_that_last() {
+    let (server, host, outside) = server().await;
+    let methods = ["POST", "GET", "PUT", "HEAD", "PATCH", "OPTIONS", "DELETE", "POST"];
+    // Twice the same event, as for a retry.
+    for _ in 0..2 {
+        let run = outside.run(&[&host]);
+        for method in methods {
+            call(&run, request(method, format!("http://{host}/"))).await.unwrap();
+        }
+    }
+    let requests = server.seen().requests;
+    let keys: Vec<_> = requests.iter().map(|request| request.header("idempotency-key")).collect();
+    let (first, second) = keys.split_at(methods.len());
+    assert_eq!(first, second);
+    let writes: Vec<_> = first.iter().map(Option::is_some).collect();
+    assert_eq!(writes, [true, false, true, false, true, false, true, true]);
+    let mut distinct: Vec<_> = first.iter().flatten().collect();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 5, "one for each write");
+}
+
+#[tokio::test]
+async fn the_key_of_a_call_depends_on_its_order_and_not_on_its_luck() {
+    let (server, host, outside) = server().await;
+    let run = outside.run(&[&host]);
+    call(&run, post(format!("http://{host}/"), "")).await.unwrap();
+    call(&run, post(format!("http://{host}/"), "")).await.unwrap();
+    // The next attempt: the first call is refused this time.
+    let run = outside.run(&[&host]);
+    call(&run, post("http://nowhere.example/", "")).await.unwrap_err();
+    call(&run, post(format!("http://{host}/"), "")).await.unwrap();
+    let requests = server.seen().requests;
+    assert_eq!(requests[2].header("idempotency-key"), requests[1].header("idempotency-key"));
+}
+
+#[tokio::test]
+async fn headers_of_the_connection_and_the_platform_are_not_the_authors() {
+    let (server, host, outside) = server().await;
+    let request = with_headers(
+        post(format!("http://{host}/"), "whole body"),
+        &[
+            ("host", "evil.example"),
+            ("content-length", "0"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "keep-alive, x-own"),
+            ("proxy-authorization", "x"),
+            ("x-chatfn-budget-ms", "999999"),
+            ("accept-encoding", "gzip"),
+            ("idempotency-key", "mine"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+        ],
+    );
+    assert_eq!(call_once(&outside, &[&host], request).await, Ok(201));
+    let seen = server.only_request();
+    assert_eq!(seen.body, "whole body");
+    assert_eq!(seen.header("host"), Some(&*host));
+    assert_eq!(seen.header("transfer-encoding"), None);
+    assert_eq!(seen.header("connection"), Some("close"));
+    assert_eq!(seen.header("proxy-authorization"), None);
+    assert_ne!(seen.header("x-chatfn-budget-ms"), Some("999999"));
+    assert_eq!(seen.header("accept-encoding"), Some("identity"));
+    // These are the author's to choose.
+    assert_eq!(seen.header("idempotency-key"), Some("mine"));
+    assert!(seen.header("traceparent").unwrap().ends_with("-00"));
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_sent_is_not_begun() {
+    let (server, host, _) = server().await;
+    let outside = Outside::local(EgressConfig { body_bytes: 1000, ..EgressConfig::default() });
+    let url = format!("http://{host}/");
+    let many = vec![("x", "y"); 101];
+    let large = "y".repeat(33 * 1024);
+    let body = |bytes| FetchRequest { body: Some(Bytes::from(vec![b'x'; bytes])), ..request("POST", &*url) };
+    for (request, reason) in [
+        (with_headers(get(&*url), &[("x", "1\r\nx-smuggled: 1")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &[("x y", "1")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &[("x", "\u{20ac}")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &many), "REQUEST_TOO_LARGE"),
+        (with_headers(get(&*url), &[("x", &large)]), "REQUEST_TOO_LARGE"),
+        (body(1001), "REQUEST_TOO_LARGE"),
+        (FetchRequest { method: "GET".to_owned(), ..body(1) }, "INVALID_REQUEST"),
+        (request("CONNECT", &*url), "INVALID_REQUEST"),
+        (request("TRACE", &*url), "INVALID_REQUEST"),
+        (get(format!("{url}{}", "x".repeat(8 * 1024))), "INVALID_URL"),
+    ] {
+        assert_eq!(call_once(&outside, &[&host], request).await, Err(reason));
+    }
+    assert_eq!(server.seen().connections, 0);
+    assert_eq!(call_once(&outside, &[&host], body(1000)).await, Ok(201));
+}
