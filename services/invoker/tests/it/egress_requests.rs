@@ -131,3 +131,16 @@ async fn a_request_that_cannot_be_sent_is_not_begun() {
     assert_eq!(server.seen().connections, 0);
     assert_eq!(call_once(&outside, &[&host], body(1000)).await, Ok(201));
 }
+
+#[tokio::test]
+async fn paths_arrive_as_they_were_written() {
+    let (server, host, outside) = server().await;
+    for target in
+        ["/a|b^c/%zz", "//evil.example/x", "/*", "/:8080@x", "/?", "/?q={\"a\":[1|2]}&b=`^`", "/%00%0d%0a"]
+    {
+        let url = url::Url::parse(&format!("http://{host}{target}")).unwrap();
+        assert_eq!(call_once(&outside, &[&host], get(url.as_str())).await, Ok(201), "{target}");
+        let seen = server.seen().requests.pop().unwrap().target;
+        assert_eq!(format!("http://{host}{seen}"), url.as_str(), "{target}");
+    }
+}

@@ -1,15 +1,17 @@
 //! What is live changes, the registry goes away, the service ends.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
+use chatfn_proto::invoker::v1::prepare_response::Outcome;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-
-use chatfn_proto::invoker::v1::prepare_response::Outcome;
 
 use crate::{
     PATIENCE,
@@ -122,11 +124,10 @@ async fn a_drain_lets_runs_finish() {
     service.shutdown.begin();
     let refused = async {
         loop {
-            // What is still accepted waits behind the gate.
-            let call = service.spawn_invoke("e-2");
-            tokio::select! {
-                outcome = call => break outcome.unwrap().unwrap_err(),
-                () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+            // What is still accepted waits behind the gate, until its own short time is over.
+            match service.invoke_within("e-2", Duration::from_millis(200)).await {
+                Err(error) if error.code != Code::DeadlineExceeded => break error,
+                _ => {}
             }
         }
     };

@@ -132,7 +132,7 @@ pub(crate) async fn call(run: &Arc<RunEgress>, request: FetchRequest) -> Result<
     run.fetch(request).await.map(|response| response.status).map_err(|error| error.reason())
 }
 
-/// Makes a call in a run of its own to a function that may call crm.example at the port of the URL.
+/// Makes a call in a run of its own, of a function that may call `hosts`.
 pub(crate) async fn call_once(
     outside: &Outside,
     hosts: &[impl AsRef<str>],

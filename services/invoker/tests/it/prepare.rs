@@ -1,9 +1,15 @@
 //! Whether a source could be deployed.
 
+use std::sync::Arc;
+
 use chatfn_proto::invoker::v1::{BuildErrorKind, prepare_response::Outcome};
+use tokio::{task::JoinSet, time::timeout};
 use tonic::Code;
 
-use crate::service::Service;
+use crate::{
+    PATIENCE,
+    service::{Service, result, version},
+};
 
 #[tokio::test]
 async fn a_source_that_is_fine_is_measured() {
@@ -58,4 +64,26 @@ async fn a_malformed_request_is_no_answer_about_a_source() {
         assert_eq!((error.code, error.reason.as_deref()), (Code::InvalidArgument, Some("INVALID_REQUEST")));
         assert_eq!(error.fields[0].field, field);
     }
+}
+
+#[tokio::test]
+async fn preparations_are_bounded_and_starve_no_run() {
+    let live = version(1, "async function lambda() { return 1; }", &[""; 0]);
+    let service = Arc::new(Service::start([live], &["--max-prepares=1"]).await);
+    // One under way, eight that wait, and one too many. Each takes a second.
+    let mut preparing = JoinSet::new();
+    for _ in 0..10 {
+        let service = Arc::clone(&service);
+        preparing.spawn(async move { service.prepare("while (true) {}", 0).await });
+    }
+    let refused = async {
+        loop {
+            if let Err(error) = preparing.join_next().await.expect("one is refused").unwrap() {
+                break error;
+            }
+        }
+    };
+    let refused = timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!((refused.code, refused.reason.as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    assert_eq!(result(&service.invoke("e-1").await.unwrap()), 1);
 }

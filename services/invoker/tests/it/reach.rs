@@ -79,3 +79,25 @@ async fn names_are_resolved_as_the_system_does() {
     let service = Service::start([version(1, &calling(&urls), &[server.at("localhost")])], &[LOCAL]).await;
     assert_eq!(result(&service.invoke("e-1").await.unwrap()), json!([200]));
 }
+
+#[tokio::test]
+async fn a_call_ends_with_the_interest_in_it() {
+    let silent = Witness::start(|_| Answer::never()).await;
+    let url = format!("http://{}/", silent.at("127.0.0.1"));
+    let source = format!(
+        "async function lambda() {{
+           const controller = new AbortController();
+           const aborted = fetch({url:?}, {{ signal: controller.signal }}).catch((error) => error.name);
+           setTimeout(() => controller.abort(), 500);
+           const name = await aborted;
+           fetch({url:?});
+           return name;
+         }}"
+    );
+    let service = Service::start([version(1, &source, &[silent.at("127.0.0.1")])], &[LOCAL]).await;
+    let report = service.invoke("e-1").await.unwrap();
+    assert_eq!(result(&report), "AbortError");
+    let reasons: Vec<_> = report.outbound_calls.iter().map(|call| &*call.error_reason).collect();
+    assert_eq!(reasons, ["ABORTED", "ABORTED"], "the second was not waited for");
+    silent.until(|seen| seen.in_flight == 0 && seen.abandoned == seen.requests.len()).await;
+}
