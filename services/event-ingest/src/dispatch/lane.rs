@@ -28,13 +28,15 @@ use super::{
 };
 use crate::{
     lanes::Lease,
-    store::reading::{self, Range, Resume, StoredEvent},
+    store::reading::{self, Range, Resume, Resumed, StoredEvent},
 };
 
 /// Rows of one read, and events of a lane that are kept in memory.
 const WINDOW: usize = 256;
-/// Payload bytes of one read.
+/// Bytes of one read, and bytes of a lane's events in memory from which on it reads no further.
 const READ_BYTES: i64 = 1024 * 1024;
+/// The same of reading on in one conversation, apart from its first event.
+const LOAD_BYTES: i64 = READ_BYTES / LOADS as i64;
 /// Sequence numbers that one read covers: bounds the work where most events are finished.
 const READ_SPAN: i64 = 10_000;
 /// Conversations with unfinished events that a lane keeps track of; beyond, it reads no further.
@@ -98,6 +100,10 @@ impl Queued for LaneEvent {
         self.conversation.clone()
     }
 
+    fn bytes(&self) -> usize {
+        self.event.payload.len() + self.event.headers.as_ref().map_or(0, Vec::len)
+    }
+
     fn remember(&mut self, head: &Head) {
         self.event.attempts = head.attempts;
         self.event.died = head.died;
@@ -135,7 +141,7 @@ struct Done {
 }
 
 type Scanned = Result<(Vec<StoredEvent>, i64), sqlx::Error>;
-type Loaded = (Vec<Load>, Result<Vec<Vec<StoredEvent>>, sqlx::Error>);
+type Loaded = (Vec<Load>, Result<Vec<Resumed>, sqlx::Error>);
 
 struct Lane {
     shared: Shared,
@@ -180,7 +186,9 @@ impl Lane {
                 }
             }
             // A due conversation is looked for above, once there is room and nothing else is being loaded.
-            let due = self.queue.next_due().filter(|_| !is_loading && self.has_room());
+            // While draining it would be due over and over again.
+            let may_load = !is_loading && !drain.is_cancelled() && self.has_room();
+            let due = self.queue.next_due().filter(|_| may_load);
             let due: OptionFuture<_> = due.map(tokio::time::sleep_until).into();
             tokio::select! {
                 Some(done) = runs.next() => self.settle(done).await,
@@ -255,7 +263,9 @@ impl Lane {
     }
 
     fn has_room(&self) -> bool {
-        self.queue.in_memory() + self.pending.len() < WINDOW
+        let pending: usize = self.pending.iter().map(Queued::bytes).sum();
+        let bytes = i64::try_from(self.queue.bytes_in_memory() + pending).unwrap_or(i64::MAX);
+        self.queue.in_memory() + self.pending.len() < WINDOW && bytes < READ_BYTES
     }
 
     /// What to read next; `None` if nothing is there, or if there is no room for it.
@@ -293,6 +303,7 @@ impl Lane {
                 from: load.from,
                 to: load.to,
                 rows: i64::try_from(load.rows).unwrap_or(i64::MAX),
+                bytes: LOAD_BYTES,
             })
             .collect();
         let (pool, lane, epoch) = (self.shared.pool.clone(), self.lease.lane(), self.lease.epoch());
@@ -307,9 +318,9 @@ impl Lane {
     async fn loaded(&mut self, asked: Instant, (loads, found): Loaded) {
         match found {
             Ok(found) => {
-                for (load, events) in loads.iter().zip(found) {
+                for (load, Resumed { events, is_complete }) in loads.iter().zip(found) {
                     let events = events.into_iter().map(|event| LaneEvent::new(event, asked)).collect();
-                    self.queue.loaded(load, events);
+                    self.queue.loaded(load, events, is_complete);
                 }
             }
             Err(error) => {
@@ -334,7 +345,7 @@ impl Lane {
     /// Gives the event back, with the version to run, if it is to run now.
     async fn check(&mut self, mut event: LaneEvent) -> Option<(LaneEvent, Arc<Deployment>)> {
         let Ok(deployment) = self.shared.deployments.function(&event.function()) else {
-            let head = self.head(&event, event.event.attempts, 0);
+            let head = Head { died: event.event.died, ..self.head(&event, event.event.attempts, 0) };
             self.queue.wait(&event.conversation, head, Instant::now() + NOT_READY_PAUSE, false);
             return None;
         };

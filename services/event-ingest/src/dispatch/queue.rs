@@ -26,6 +26,8 @@ pub(crate) trait Queued {
     fn sequence(&self) -> i64;
     /// Its conversation.
     fn conversation(&self) -> ConversationKey;
+    /// Memory that it takes.
+    fn bytes(&self) -> usize;
     /// Takes over what is known of its attempts; the store may be behind.
     fn remember(&mut self, head: &Head);
 }
@@ -65,6 +67,7 @@ pub(crate) struct LaneQueue<E> {
     /// Everything up to here was offered.
     read_to: i64,
     in_memory: usize,
+    bytes_in_memory: usize,
 }
 
 #[derive(Debug)]
@@ -101,6 +104,7 @@ impl<E: Queued> LaneQueue<E> {
             uncovered: BTreeSet::new(),
             read_to: cursor,
             in_memory: 0,
+            bytes_in_memory: 0,
         }
     }
 
@@ -142,6 +146,7 @@ impl<E: Queued> LaneQueue<E> {
             self.uncovered.insert((sequence, key.clone()));
             self.ready.push_back(key.clone());
             self.in_memory += 1;
+            self.bytes_in_memory += event.bytes();
             let state = Conversation {
                 phase: Phase::Ready,
                 queue: VecDeque::from([event]),
@@ -159,8 +164,9 @@ impl<E: Queued> LaneQueue<E> {
         }
         let keeps = matches!(conversation.phase, Phase::Ready | Phase::Running);
         if keeps && conversation.skipped_to == 0 && conversation.queue.len() < PER_CONVERSATION {
-            conversation.queue.push_back(event);
             self.in_memory += 1;
+            self.bytes_in_memory += event.bytes();
+            conversation.queue.push_back(event);
         } else {
             conversation.skipped_to = sequence;
         }
@@ -172,8 +178,10 @@ impl<E: Queued> LaneQueue<E> {
         let key = self.ready.pop_front()?;
         let conversation = self.conversations.get_mut(&key)?;
         conversation.phase = Phase::Running;
+        let event = conversation.queue.pop_front()?;
         self.in_memory -= 1;
-        conversation.queue.pop_front()
+        self.bytes_in_memory -= event.bytes();
+        Some(event)
     }
 
     /// The running event of a conversation has its outcome.
@@ -210,6 +218,7 @@ impl<E: Queued> LaneQueue<E> {
             conversation.skipped_to = conversation.skipped_to.max(last.sequence());
         }
         self.in_memory -= conversation.queue.len();
+        self.bytes_in_memory -= conversation.queue.iter().map(Queued::bytes).sum::<usize>();
         conversation.queue.clear();
         conversation.head = Some(head);
         conversation.phase = Phase::Waiting(due);
@@ -253,8 +262,9 @@ impl<E: Queued> LaneQueue<E> {
         self.to_load.push_back(load.conversation);
     }
 
-    /// Adds the unfinished events that a load found, in their order.
-    pub(crate) fn loaded(&mut self, load: &Load, mut events: Vec<E>) {
+    /// Adds the unfinished events that a load found, in their order. `is_complete`: there are no others up to
+    /// where the load went; certain if it found none.
+    pub(crate) fn loaded(&mut self, load: &Load, mut events: Vec<E>, is_complete: bool) {
         let key = &load.conversation;
         let Some(conversation) = self.conversations.get_mut(key) else { return };
         let head = conversation.head.take();
@@ -263,7 +273,6 @@ impl<E: Queued> LaneQueue<E> {
         {
             first.remember(&head);
         }
-        let is_complete = events.len() < load.rows;
         if is_complete && conversation.skipped_to <= load.to {
             conversation.skipped_to = 0;
         }
@@ -284,6 +293,7 @@ impl<E: Queued> LaneQueue<E> {
         conversation.first = first;
         conversation.phase = Phase::Ready;
         self.in_memory += events.len();
+        self.bytes_in_memory += events.iter().map(Queued::bytes).sum::<usize>();
         conversation.queue.extend(events);
         self.ready.push_back(key.clone());
     }
@@ -301,6 +311,11 @@ impl<E: Queued> LaneQueue<E> {
     /// Events in memory that have not been taken.
     pub(crate) fn in_memory(&self) -> usize {
         self.in_memory
+    }
+
+    /// Bytes of these events.
+    pub(crate) fn bytes_in_memory(&self) -> usize {
+        self.bytes_in_memory
     }
 
     /// Conversations with unfinished events.

@@ -72,7 +72,8 @@ impl Manager {
         Ok(())
     }
 
-    /// One round: collect the lanes that ended, renew the others, and change their number if need be.
+    /// One round: collect the lanes that ended, renew the others, and change their number if need be. Without
+    /// `may_claim` the replica is leaving, and says so.
     async fn round(&mut self, may_claim: bool) {
         let done = timeout(self.terms.ttl, self.try_round(may_claim))
             .await
@@ -97,9 +98,13 @@ impl Manager {
 
     async fn try_round(&mut self, may_claim: bool) -> Result<(), sqlx::Error> {
         self.collect().await?;
-        let live = lanes::heartbeat(&self.pool, self.replica, self.terms.ttl).await?;
+        if !may_claim {
+            // Else the others would leave its share of the lanes to it, and what it has given up to nobody.
+            lanes::leave(&self.pool, self.replica).await?;
+        }
         self.renew().await?;
         if may_claim {
+            let live = lanes::heartbeat(&self.pool, self.replica, self.terms.ttl).await?;
             let held = self.held.values().filter(|held| !held.drain.is_cancelled()).count();
             match share::change(held, live) {
                 Change::Claim(most) => self.claim(most).await?,
@@ -180,7 +185,9 @@ impl Manager {
     async fn leave(&mut self, grace: Duration) {
         let end = Instant::now() + grace;
         self.held.values().for_each(|held| held.drain.cancel());
-        let mut next_renewal = Instant::now();
+        // Signs off. If that fails, the others see the heartbeat expire.
+        self.round(false).await;
+        let mut next_renewal = Instant::now() + self.terms.renewal();
         while !self.held.is_empty() && Instant::now() < end {
             if Instant::now() >= next_renewal {
                 self.round(false).await;
@@ -200,14 +207,6 @@ impl Manager {
                 "runs did not end in time: cut off, to be taken up elsewhere"
             );
             self.held.values().for_each(|held| held.lease.lose());
-        }
-        match timeout(self.terms.ttl, lanes::leave(&self.pool, self.replica)).await {
-            Ok(Ok(())) => {}
-            // The others see the heartbeat expire.
-            Ok(Err(error)) => {
-                tracing::warn!("cannot sign off: {}", chatfn_pg::error::describe(&error));
-            }
-            Err(_elapsed) => tracing::warn!("cannot sign off: the store does not answer"),
         }
     }
 }

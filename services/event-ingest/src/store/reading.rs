@@ -57,7 +57,7 @@ pub(crate) struct Range {
     /// … up to this one.
     pub(crate) to: i64,
     pub(crate) rows: i64,
-    /// Payload bytes; the first event is read however large it is.
+    /// Bytes of payloads and headers; the first event is read however large it is.
     pub(crate) bytes: i64,
 }
 
@@ -71,6 +71,17 @@ pub(crate) struct Resume {
     /// … up to this one.
     pub(crate) to: i64,
     pub(crate) rows: i64,
+    /// As in [`Range`].
+    pub(crate) bytes: i64,
+}
+
+/// What was read on in a conversation.
+#[derive(Debug, Clone)]
+pub(crate) struct Resumed {
+    /// In their order.
+    pub(crate) events: Vec<StoredEvent>,
+    /// Whether these are all that is unfinished there.
+    pub(crate) is_complete: bool,
 }
 
 /// Unfinished events of a lane in their order, and up to which sequence number that are all of them.
@@ -87,11 +98,11 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
                EXISTS (SELECT FROM ingest.attempts a
                    WHERE a.lane = $1 AND a.sequence = e.sequence
                      AND a.finish_time IS NULL AND a.epoch < $6) AS "died!",
-               e.found AS "found!"
+               e.found AS "found!", 0::bigint AS "position!"
         FROM (
             SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
             FROM (
-                SELECT *, octet_length(payload) AS size FROM ingest.events
+                SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
                 WHERE lane = $1 AND sequence > $2 AND sequence <= $3
                   AND (SELECT o.state FROM ingest.outcomes o
                        WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
@@ -116,13 +127,13 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
     Ok((into_events(rows)?, complete_to))
 }
 
-/// Unfinished events of conversations, each in its order; gives the events of `conversations[i]` at `[i]`.
+/// Unfinished events of conversations, each in its order; gives those of `conversations[i]` at `[i]`.
 pub(crate) async fn resume(
     pool: &PgPool,
     lane: i16,
     epoch: i64,
     conversations: &[Resume],
-) -> Result<Vec<Vec<StoredEvent>>, sqlx::Error> {
+) -> Result<Vec<Resumed>, sqlx::Error> {
     let accounts: Vec<&str> = conversations.iter().map(|c| c.account.as_str()).collect();
     let ids: Vec<&str> = conversations.iter().map(|c| c.conversation_id.as_str()).collect();
     let rows = sqlx::query_as!(
@@ -137,17 +148,21 @@ pub(crate) async fn resume(
                EXISTS (SELECT FROM ingest.attempts a
                    WHERE a.lane = $1 AND a.sequence = e.sequence
                      AND a.finish_time IS NULL AND a.epoch < $2) AS "died!",
-               wanted.position AS "found!"
-        FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[])
-            WITH ORDINALITY AS wanted(account, conversation_id, first, last, rows, position)
+               e.found AS "found!", wanted.position AS "position!"
+        FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+            WITH ORDINALITY AS wanted(account, conversation_id, first, last, rows, bytes, position)
         CROSS JOIN LATERAL (
-            SELECT * FROM ingest.events
-            WHERE account = wanted.account AND conversation_id = wanted.conversation_id
-              AND sequence >= wanted.first AND sequence <= wanted.last
-              AND (SELECT o.state FROM ingest.outcomes o
-                   WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
-            ORDER BY sequence LIMIT wanted.rows
+            SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
+            FROM (
+                SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
+                WHERE account = wanted.account AND conversation_id = wanted.conversation_id
+                  AND sequence >= wanted.first AND sequence <= wanted.last
+                  AND (SELECT o.state FROM ingest.outcomes o
+                       WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+                ORDER BY sequence LIMIT wanted.rows
+            ) unfinished
         ) e
+        WHERE e.before < wanted.bytes
         ORDER BY wanted.position, e.sequence
         "#,
         lane,
@@ -157,17 +172,21 @@ pub(crate) async fn resume(
         &conversations.iter().map(|c| c.from).collect::<Vec<_>>(),
         &conversations.iter().map(|c| c.to).collect::<Vec<_>>(),
         &conversations.iter().map(|c| c.rows).collect::<Vec<_>>(),
+        &conversations.iter().map(|c| c.bytes).collect::<Vec<_>>(),
     )
     .fetch_all(pool)
     .await?;
-    let positions: Vec<i64> = rows.iter().map(|row| row.found).collect();
-    let mut found = vec![Vec::new(); conversations.len()];
-    for (event, position) in into_events(rows)?.into_iter().zip(positions) {
-        if let Some(of) = usize::try_from(position - 1).ok().and_then(|index| found.get_mut(index)) {
-            of.push(event);
-        }
+    let places: Vec<(i64, i64)> = rows.iter().map(|row| (row.position, row.found)).collect();
+    let mut resumed = vec![Resumed { events: Vec::new(), is_complete: true }; conversations.len()];
+    for (event, (position, found)) in into_events(rows)?.into_iter().zip(places) {
+        let Some(index) = usize::try_from(position - 1).ok().filter(|index| *index < resumed.len()) else {
+            continue;
+        };
+        resumed[index].events.push(event);
+        let read = i64::try_from(resumed[index].events.len()).unwrap_or(i64::MAX);
+        resumed[index].is_complete = read == found && found < conversations[index].rows;
     }
-    Ok(found)
+    Ok(resumed)
 }
 
 /// The events of a lane that wait for another attempt, after sequence number `after`, in their order.
@@ -222,8 +241,10 @@ struct Row {
     deliver_within_ms: Option<f64>,
     attempts: i32,
     died: bool,
-    /// Number of rows found, or position of the conversation.
+    /// Number of events before those were left out that are too much.
     found: i64,
+    /// Position of the conversation, from 1.
+    position: i64,
 }
 
 fn into_events(rows: Vec<Row>) -> Result<Vec<StoredEvent>, sqlx::Error> {

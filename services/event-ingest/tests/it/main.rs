@@ -1,0 +1,22 @@
+//! event-ingest as its callers see it: real servers, one or several on one real Postgres, with an invoker on a
+//! real socket that answers as each test says.
+//!
+//! Everything is seen through the contract and through what the invoker was asked; tests touch the database only to
+//! get in the service's way (locks, a stolen lane) and to see who holds which lane.
+
+mod budget;
+mod fencing;
+mod growth;
+mod harness;
+mod invoker;
+mod invoker_faults;
+mod latch;
+mod lists;
+mod obstacle;
+mod order;
+mod outage;
+mod outcomes;
+mod overload;
+mod proxy;
+mod publish;
+mod replicas;

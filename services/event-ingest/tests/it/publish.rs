@@ -1,0 +1,154 @@
+//! What is acknowledged, and what is refused.
+
+use chatfn_proto::ingest::v1::{DeliveryState, EventHeader, PublishEventRequest, event::PayloadKind};
+use chatfn_rpc::{RequestExt as _, TraceParent};
+use prost_types::{Struct, Timestamp, Value, value::Kind};
+use tonic::{Code, Request};
+
+use crate::{
+    harness::{World, event, refused},
+    obstacle::Obstacle,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_recorded_run_and_accounted_for() {
+    let world = World::start().await;
+    let mut sent = event("c", "e");
+    sent.headers = vec![EventHeader { key: "x-brand".to_owned(), value: "acme".to_owned() }];
+    sent.occur_time = Some(Timestamp { seconds: 1_700_000_000, nanos: 5_000 });
+    let trace = TraceParent::generate();
+    let request = Request::new(PublishEventRequest { event: Some(sent) }).with_trace(trace);
+    let acknowledged = world.replica.publish_request(request).await.unwrap();
+    assert_eq!(acknowledged.delivery, "accounts/acme/deliveries/e");
+    assert!(!acknowledged.duplicate && acknowledged.sequence >= 1);
+
+    let delivery = world.replica.reaches("e", DeliveryState::Succeeded).await;
+    assert_eq!(delivery.name, acknowledged.delivery);
+    assert_eq!(delivery.sequence, acknowledged.sequence);
+    assert_eq!(delivery.occur_time, Some(Timestamp { seconds: 1_700_000_000, nanos: 5_000 }));
+    assert!(delivery.accept_time.is_some() && delivery.finish_time.is_some());
+    assert_eq!((delivery.reason.as_str(), delivery.attempts.len()), ("", 1));
+    assert_eq!(delivery.attempts[0].report.as_ref().unwrap().version, 1);
+
+    let runs = world.invoker.runs();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!(runs[0].function, "accounts/acme/functions/chat.message");
+    assert_eq!((runs[0].event_id.as_str(), runs[0].conversation_id.as_str(), runs[0].attempt), ("e", "c", 1));
+    assert_eq!(runs[0].payload_json, r#"{"text":"hello"}"#);
+    assert_eq!(runs[0].headers, [("x-brand".to_owned(), "acme".to_owned())]);
+    assert!(!runs[0].idempotency_key.is_empty());
+    let carried: TraceParent = runs[0].trace.as_ref().unwrap().parse().unwrap();
+    assert_eq!(carried.trace_id(), trace.trace_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_event_is_recorded_and_run_once() {
+    let world = World::start().await;
+    let first = world.replica.publish(event("c", "e")).await.unwrap();
+
+    let again = world.replica.publish(event("c", "e")).await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!(again.sequence, first.sequence);
+
+    let text = Value { kind: Some(Kind::StringValue("hello".to_owned())) };
+    let mut as_struct = event("c", "e");
+    as_struct.payload_kind =
+        Some(PayloadKind::Payload(Struct { fields: [("text".to_owned(), text)].into_iter().collect() }));
+    assert!(world.replica.publish(as_struct).await.unwrap().duplicate, "the same value in its other form");
+    let mut spaced = event("c", "e");
+    spaced.payload_kind = Some(PayloadKind::PayloadJson("{ \"text\" : \"hello\" }".to_owned()));
+    assert!(world.replica.publish(spaced).await.unwrap().duplicate, "white space says nothing");
+
+    let mut other = event("c", "e");
+    other.payload_kind = Some(PayloadKind::PayloadJson(r#"{"text":"bye"}"#.to_owned()));
+    let report = refused(world.replica.publish(other).await, Code::AlreadyExists, "EVENT_ID_REUSED");
+    assert_eq!(report.fields[0].field, "event.event_id");
+    refused(world.replica.publish(event("d", "e")).await, Code::AlreadyExists, "EVENT_ID_REUSED");
+
+    // What comes after it in its conversation shows that there is nothing else before.
+    world.replica.publish(event("c", "last")).await.unwrap();
+    world.replica.reaches("last", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("e").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_may_hold_the_same_event_twice() {
+    let world = World::start().await;
+    let mut other = event("c", "e");
+    other.payload_kind = Some(PayloadKind::PayloadJson("{}".to_owned()));
+    let batch = vec![event("c", "e"), event("c", "e"), other, event("c", "last")];
+    let results = world.replica.publish_all(batch).await;
+    let first = results[0].as_ref().unwrap();
+    assert!(!first.duplicate);
+    let second = results[1].as_ref().unwrap();
+    assert!(second.duplicate);
+    assert_eq!(second.sequence, first.sequence);
+    refused(results[2].clone(), Code::AlreadyExists, "EVENT_ID_REUSED");
+    world.replica.reaches("last", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("e").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_event_does_not_sink_its_neighbours() {
+    let world = World::start().await;
+    let payload = |text: &str| Some(PayloadKind::PayloadJson(text.to_owned()));
+    let with = |id: &str, json: &str| chatfn_proto::ingest::v1::Event {
+        payload_kind: payload(json),
+        ..event("c", id)
+    };
+    let mut unknown = event("c", "unknown");
+    unknown.template = "chat.nothing".to_owned();
+    let batch = vec![
+        event("c", "first"),
+        with("broken", "{"),
+        with("list", "[]"),
+        with("schema", r#"{"text": 5}"#),
+        with("deep", &format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200))),
+        with("nul", r#"{"text":"\u0000"}"#),
+        event("c", "not an id"),
+        unknown,
+        event("c", "last"),
+    ];
+    let results = world.replica.publish_all(batch).await;
+    assert_eq!(results.len(), 9);
+    for good in [0, 5, 8] {
+        assert!(results[good].is_ok(), "{good}: {:?}", results[good]);
+    }
+    for (bad, code, reason) in [
+        (1, Code::InvalidArgument, "PAYLOAD_NOT_JSON"),
+        (2, Code::InvalidArgument, "PAYLOAD_NOT_JSON"),
+        (3, Code::InvalidArgument, "PAYLOAD_SCHEMA"),
+        (4, Code::InvalidArgument, "PAYLOAD_TOO_DEEP"),
+        (6, Code::InvalidArgument, "INVALID_REQUEST"),
+        (7, Code::NotFound, "TEMPLATE_NOT_FOUND"),
+    ] {
+        refused(results[bad].clone(), code, reason);
+    }
+    world.replica.reaches("last", DeliveryState::Succeeded).await;
+    let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
+    assert_eq!(ran, ["first", "nul", "last"]);
+    assert_eq!(world.invoker.runs_of("nul")[0].payload_json, r#"{"text":"\u0000"}"#);
+    for bad in ["broken", "schema", "deep", "unknown"] {
+        refused(world.replica.delivery(bad).await, Code::NotFound, "DELIVERY_NOT_FOUND");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_given_up_while_it_commits_is_found_again() {
+    let world = World::start().await;
+    let obstacle = Obstacle::before_commits(world.database.pool()).await;
+    let events = world.replica.events();
+    let call = tokio::spawn(async move {
+        let request = PublishEventRequest { event: Some(event("c", "e")) };
+        events.clone().publish_event(request).await
+    });
+    obstacle.is_met().await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    obstacle.lift().await;
+    // Queues behind it.
+    world.replica.publish(event("c", "last")).await.unwrap();
+    assert!(world.replica.publish(event("c", "e")).await.unwrap().duplicate);
+    world.replica.reaches("last", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("e").len(), 1);
+}

@@ -1,0 +1,103 @@
+//! Several replicas on one database, of which some go away.
+
+use std::time::{Duration, Instant};
+
+use chatfn_proto::ingest::v1::{DeliveryState, GetConversationRequest};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    harness::{ACME, Replica, World, event, eventually, settings},
+    invoker::{Answer, assert_in_order},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_the_lanes_and_one_that_leaves_hands_its_lanes_on() {
+    // A lease that is not given back would last longer than the test waits.
+    let ttl = Duration::from_secs(120);
+    let world = World::start_with(settings(1), |config| config.dispatch.lease_ttl = ttl).await;
+    let mut other =
+        Replica::start(world.config(|config| config.dispatch.lease_ttl = ttl), world.deployments()).await;
+    eventually(async || world.shares().await == [32, 32]).await;
+
+    // Runs in every lane, and more behind them.
+    let release = CancellationToken::new();
+    let conversations: Vec<String> = (0..40).map(|n| format!("c{n}")).collect();
+    for conversation in &conversations {
+        world.invoker.script(&format!("{conversation}-0"), [Answer::ReturnsAfter(release.clone())]);
+        let batch = (0..3).map(|n| event(conversation, &format!("{conversation}-{n}"))).collect();
+        assert!(other.publish_all(batch).await.iter().all(Result::is_ok));
+    }
+    world.invoker.until(|runs| runs.len() == 40).await;
+    other.shutdown.begin();
+    // It waits for its runs, and gives the other lanes up at once.
+    eventually(async || world.shares().await.iter().any(|share| *share > 32)).await;
+    release.cancel();
+    let left = Instant::now();
+    other.stop().await;
+    assert!(left.elapsed() < ttl / 2, "took {:?}", left.elapsed());
+    eventually(async || world.shares().await == [64]).await;
+    for conversation in &conversations {
+        let ids: Vec<String> = (0..3).map(|n| format!("{conversation}-{n}")).collect();
+        for id in &ids {
+            let delivery = world.replica.reaches(id, DeliveryState::Succeeded).await;
+            assert_eq!(delivery.attempts.len(), 1, "no run was cut off: {delivery:?}");
+        }
+        assert_in_order(&world.invoker.runs(), conversation, &ids);
+    }
+    assert_eq!(world.invoker.runs().len(), 120);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_replica_was_doing_is_taken_up_in_order() {
+    let ttl = Duration::from_secs(2);
+    let mut settings = settings(20);
+    // A lease lasts as long as its runs may.
+    settings.timeout = Duration::from_secs(6);
+    let world = World::start_with(settings, |config| config.dispatch.lease_ttl = ttl).await;
+    // Its own threads, which end in the middle of whatever they do.
+    let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let config = world.config(|config| config.dispatch.lease_ttl = ttl);
+    let other = doomed.spawn(Replica::start(config, world.deployments())).await.unwrap();
+    eventually(async || world.shares().await == [32, 32]).await;
+
+    let death = CancellationToken::new();
+    let conversations: Vec<String> = (0..20).map(|n| format!("c{n}")).collect();
+    for conversation in &conversations {
+        // All have come as far as this when it dies.
+        world.invoker.script(&format!("{conversation}-0"), [Answer::Throws]);
+        let until_death = Answer::ReturnsAfter(death.clone());
+        world.invoker.script(&format!("{conversation}-2"), [until_death, Answer::Throws]);
+        let batch = (0..6).map(|n| event(conversation, &format!("{conversation}-{n}"))).collect();
+        assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
+    }
+    world.invoker.until(|runs| runs.iter().filter(|run| run.event_id.ends_with("-2")).count() >= 20).await;
+    std::mem::forget(other);
+    doomed.shutdown_background();
+    // Its runs are cut off with it; those of the other go on.
+    world.invoker.until(|runs| runs.iter().filter(|run| run.end.is_none()).count() < 20).await;
+    death.cancel();
+    eventually(async || world.shares().await == [64]).await;
+
+    let mut died = 0;
+    for conversation in &conversations {
+        let ids: Vec<String> = (0..6).map(|n| format!("{conversation}-{n}")).collect();
+        for id in &ids {
+            let delivery = world.replica.reaches(id, DeliveryState::Succeeded).await;
+            let numbers: Vec<u32> = delivery.attempts.iter().map(|attempt| attempt.number).collect();
+            assert_eq!(numbers, (1..=u32::try_from(numbers.len()).unwrap()).collect::<Vec<_>>());
+            died +=
+                delivery.attempts.iter().filter(|attempt| attempt.platform_error == "INGEST_DIED").count();
+        }
+        assert_in_order(&world.invoker.runs(), conversation, &ids);
+        let name = format!("accounts/{ACME}/conversations/{conversation}");
+        let request = GetConversationRequest { name, ..Default::default() };
+        let history = world.replica.deliveries().get_conversation(request).await.unwrap().into_inner();
+        assert_eq!(history.deliveries.len(), 6);
+    }
+    assert!(died > 0, "it died in the middle of runs");
+    let outcomes: i64 = sqlx::query_scalar("SELECT count(*) FROM ingest.outcomes")
+        .fetch_one(world.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(outcomes, 120);
+}
