@@ -94,6 +94,11 @@ async fn the_keys_of_writes_stay_over_the_attempts_of_an_event() {
     assert!(first[0].is_some() && first[1].is_none() && first[2].is_some(), "{first:?}");
     assert_ne!(first[0], first[2]);
     assert_ne!(first[0], other[0]);
+    let everywhere = |name| requests.iter().all(|request| request.header(name).is_some());
+    assert!(
+        everywhere("traceparent") && everywhere("x-chatfn-budget-ms"),
+        "also when the caller has no trace"
+    );
     assert_eq!(contexts[0], contexts[1]);
     assert_ne!(contexts[0], contexts[2]);
 }
@@ -136,8 +141,16 @@ async fn a_run_ends_at_the_functions_timeout() {
 
 #[tokio::test]
 async fn a_run_ends_early_enough_for_its_report() {
-    let source = "async function lambda() { console.log('started'); while (true) {} }";
+    let source = "async function lambda(_, context) {
+      console.log('started');
+      if (context.eventId === 'ask') return context.getRemainingTimeMs();
+      while (true) {}
+    }";
     let service = Service::start([version(1, source, &[""; 0])], &[]).await;
+    // The caller keeps one part in twenty for the way back, and so does the invoker.
+    let report = service.invoke_within("ask", Duration::from_secs(20)).await.unwrap();
+    let left = result(&report).as_f64().unwrap();
+    assert!(left <= 20_000.0 * 0.95 * 0.95, "{left}");
     // A stalled machine may eat the margin once, but not always.
     for attempt in 1.. {
         match service.invoke_within("e-1", Duration::from_secs(2)).await {
