@@ -16,7 +16,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::eventually;
+use crate::{PATIENCE, eventually};
 
 /// The three services, each a process, on one database. They are killed when it is dropped.
 pub struct Cluster {
@@ -90,7 +90,14 @@ impl Service {
     /// Starts the process; it need not serve yet.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        let process = Command::new(binary(self.name)).args(&self.arguments).stdin(Stdio::null()).spawn();
+        let process = Command::new(binary(self.name))
+            .args(&self.arguments)
+            // A slow machine is no failure.
+            .env("CHATFN_DATABASE_ACQUIRE_TIMEOUT", "30s")
+            .env("CHATFN_DATABASE_STATEMENT_TIMEOUT", "30s")
+            .env("CHATFN_DATABASE_LOCK_TIMEOUT", "30s")
+            .stdin(Stdio::null())
+            .spawn();
         self.process = Some(process.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name)));
     }
 
@@ -121,7 +128,8 @@ impl Service {
 
     /// A client of the service. It outlives restarts.
     pub fn client(&self) -> Client {
-        connect(ClientConfig::new(format!("http://{}", self.address).parse().unwrap())).unwrap()
+        let uri = format!("http://{}", self.address).parse().unwrap();
+        connect(ClientConfig { default_timeout: PATIENCE, ..ClientConfig::new(uri) }).unwrap()
     }
 }
 
