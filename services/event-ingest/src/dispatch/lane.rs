@@ -74,7 +74,8 @@ pub(crate) enum Ended {
 /// then cuts them off at once.
 pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: CancellationToken) -> Ended {
     let lost = lease.clone();
-    let lane = Lane { shared, lease, queue: LaneQueue::new(cursor), pending: VecDeque::new() };
+    let lane =
+        Lane { shared, lease, queue: LaneQueue::new(cursor), pending: VecDeque::new(), is_failing: false };
     tokio::select! {
         biased;
         () = lost.lost() => Ended::Lost,
@@ -149,6 +150,8 @@ struct Lane {
     queue: LaneQueue<LaneEvent>,
     /// Events that may run as soon as the gate lets them.
     pending: VecDeque<LaneEvent>,
+    /// Whether the last read failed, which is told once.
+    is_failing: bool,
 }
 
 impl Lane {
@@ -226,6 +229,7 @@ impl Lane {
             let (lane, epoch) = (self.lease.lane(), self.lease.epoch());
             match reading::parked(&self.shared.pool, lane, epoch, after, rows).await {
                 Ok(parked) => {
+                    self.is_failing = false;
                     let now = Instant::now();
                     let is_last = parked.len() < WINDOW;
                     for event in parked {
@@ -252,13 +256,15 @@ impl Lane {
         }
     }
 
-    async fn read_failed(&self, error: &sqlx::Error) {
-        tracing::warn!(
-            lane = self.lease.lane(),
-            "cannot read events of lane {}; trying again: {}",
-            self.lease.lane(),
-            chatfn_pg::error::describe(error)
-        );
+    async fn read_failed(&mut self, error: &sqlx::Error) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::warn!(
+                lane = self.lease.lane(),
+                "cannot read events of lane {}; trying again: {}",
+                self.lease.lane(),
+                chatfn_pg::error::describe(error)
+            );
+        }
         tokio::time::sleep(READ_PAUSE).await;
     }
 
@@ -286,6 +292,7 @@ impl Lane {
     async fn scanned(&mut self, asked: Instant, scanned: Scanned) {
         match scanned {
             Ok((events, to)) => {
+                self.is_failing = false;
                 self.queue.offer(events.into_iter().map(|event| LaneEvent::new(event, asked)).collect(), to);
             }
             Err(error) => self.read_failed(&error).await,
@@ -318,6 +325,7 @@ impl Lane {
     async fn loaded(&mut self, asked: Instant, (loads, found): Loaded) {
         match found {
             Ok(found) => {
+                self.is_failing = false;
                 for (load, Resumed { events, is_complete }) in loads.iter().zip(found) {
                     let events = events.into_iter().map(|event| LaneEvent::new(event, asked)).collect();
                     self.queue.loaded(load, events, is_complete);

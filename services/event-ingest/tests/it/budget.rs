@@ -26,7 +26,11 @@ async fn a_run_gets_its_functions_time_and_little_more_whatever_the_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_at_deliver_by() {
-    let world = World::start().await;
+    let mut settings = settings(20);
+    // No other attempt fits in what is left.
+    settings.retry.initial_backoff = Duration::from_secs(600);
+    settings.retry.max_backoff = settings.retry.initial_backoff;
+    let world = World::start_with(settings, |_| {}).await;
     let time = (SystemTime::now() + Duration::from_secs(2)).duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let deliver_by =
         Timestamp { seconds: time.as_secs().cast_signed(), nanos: time.subsec_nanos().cast_signed() };

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Rows that other events left behind.
-const ROWS: i64 = 100_000;
+const ROWS: i64 = 50_000;
 
 /// Work that touches every statement, on conversations of its own.
 async fn work(world: &World, part: &str) {

@@ -126,6 +126,8 @@ async fn large_events_are_read_a_few_at_a_time_and_all_of_them() {
     let conversations = neighbours(2);
     for conversation in &conversations {
         world.invoker.script(&format!("{conversation}-0"), [Answer::ReturnsAfter(release.clone())]);
+        // Drops what is in memory, so that the rest is read on.
+        world.invoker.script(&format!("{conversation}-1"), [Answer::Throws]);
     }
     for n in 0..12 {
         for conversation in &conversations {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use chatfn_domain::lane::lane_of;
 use chatfn_proto::ingest::v1::{DeliveryState, GetConversationRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -100,4 +101,42 @@ async fn what_a_dead_replica_was_doing_is_taken_up_in_order() {
         .await
         .unwrap();
     assert_eq!(outcomes, 120);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_waits_for_its_runs_idles() {
+    let mut settings = settings(20);
+    settings.retry.initial_backoff = Duration::from_millis(300);
+    settings.retry.max_backoff = settings.retry.initial_backoff;
+    let mut world = World::start_with(settings, |_| {}).await;
+    let lane = |id: &String| lane_of(&ACME.parse().unwrap(), &id.parse().unwrap());
+    let ids: Vec<String> = (0..).map(|n| format!("c{n}")).filter(|id| lane(id) == 0).take(2).collect();
+    let release = CancellationToken::new();
+    world.invoker.script(&ids[0], [Answer::ReturnsAfter(release.clone())]);
+    world.invoker.script(&ids[1], vec![Answer::Throws; 20]);
+    for id in &ids {
+        world.replica.publish(event(id, id)).await.unwrap();
+        world.invoker.started(id, 1).await;
+    }
+    world.replica.shutdown.begin();
+    // The other conversation of the lane becomes due, and must not be started any more.
+    let is_due = "SELECT count(*) = 1 FROM ingest.parked WHERE next_attempt_time < now()";
+    let pool = world.database.pool().clone();
+    eventually(async || sqlx::query_scalar(is_due).fetch_one(&pool).await.unwrap()).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let busy =
+        || -> Duration { (0..metrics.num_workers()).map(|n| metrics.worker_total_busy_duration(n)).sum() };
+    // Not a wait for something, but the time over which is measured.
+    let (before, window) = (busy(), Duration::from_secs(1));
+    tokio::time::sleep(window).await;
+    let worked = busy() - before;
+    assert!(worked < window / 2, "worked for {worked:?} of {window:?} with nothing to do");
+    release.cancel();
+    world.replica.stop().await;
+    let open: Vec<i64> = sqlx::query_scalar("SELECT count(*) FROM ingest.attempts WHERE finish_time IS NULL")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(open, [0], "what ran was recorded");
+    assert_eq!(world.shares().await, Vec::<i64>::new(), "every lane was given back");
 }
