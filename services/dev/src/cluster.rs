@@ -17,6 +17,9 @@ use crate::postgres::Database;
 /// How long a service may take until it serves. The first start compiles the engine.
 const READY_WAIT: Duration = Duration::from_secs(120);
 
+/// Longest call of the demo. Generous: a slow machine is no failure.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What cluster to start.
 #[derive(Debug, Clone, Args)]
 pub struct ClusterArgs {
@@ -103,7 +106,8 @@ impl Cluster {
 
     /// A client of the service at `address`.
     pub fn client(address: SocketAddr) -> anyhow::Result<Client> {
-        Ok(connect(ClientConfig::new(format!("http://{address}").parse()?))?)
+        let uri = format!("http://{address}").parse()?;
+        Ok(connect(ClientConfig { default_timeout: CALL_TIMEOUT, ..ClientConfig::new(uri) })?)
     }
 
     /// Waits until `stop` is cancelled or a service ends by itself, which is an error.

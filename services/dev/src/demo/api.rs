@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use chatfn_proto::{
     ingest::v1::{
         Acknowledgement, Delivery, DeliveryState, Event, GetDeliveryRequest, PublishEventRequest,
@@ -23,8 +23,8 @@ use crate::cluster::Cluster;
 /// The demo's account.
 pub(crate) const ACCOUNT: &str = "acme";
 
-/// How long an event may take to its outcome. Generous: a slow machine is no failure.
-const OUTCOME_WAIT: Duration = Duration::from_secs(60);
+/// How long a deployment or an outcome may take. Generous: a slow machine is no failure.
+const WAIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Api {
     templates: TemplateServiceClient<Client>,
@@ -68,23 +68,27 @@ impl Api {
         Ok(self.functions.create_function(request).await?.into_inner())
     }
 
-    /// Deploys the draft and checks that every watcher has taken it over.
+    /// Deploys the draft, until every watcher has taken it over. Deploying what is live changes nothing and
+    /// tells how far it has reached.
     pub(crate) async fn deploy(&mut self, template: &str) -> anyhow::Result<DeployFunctionResponse> {
         let request = DeployFunctionRequest {
             name: format!("accounts/{ACCOUNT}/functions/{template}"),
             message: "the demo".to_owned(),
             ..DeployFunctionRequest::default()
         };
-        let response = self.functions.deploy_function(request).await.map_err(explain)?.into_inner();
-        let propagation = response.propagation.context("a propagation in the answer")?;
-        if propagation.acknowledged < propagation.watchers || propagation.watchers < 2 {
-            bail!(
-                "the deployment has reached {} of {} watchers",
-                propagation.acknowledged,
-                propagation.watchers
-            );
-        }
-        Ok(response)
+        let reached = async {
+            loop {
+                let response =
+                    self.functions.deploy_function(request.clone()).await.map_err(explain)?.into_inner();
+                let propagation = response.propagation.context("a propagation in the answer")?;
+                if propagation.watchers == 2 && propagation.acknowledged == 2 {
+                    return anyhow::Ok(response);
+                }
+            }
+        };
+        tokio::time::timeout(WAIT, reached).await.with_context(|| {
+            format!("{template} has not reached the invoker and event-ingest after {WAIT:?}")
+        })?
     }
 
     pub(crate) async fn create_and_deploy(
@@ -130,9 +134,9 @@ impl Api {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(OUTCOME_WAIT, poll)
+        tokio::time::timeout(WAIT, poll)
             .await
-            .with_context(|| format!("event {event_id} has no outcome after {OUTCOME_WAIT:?}"))?
+            .with_context(|| format!("event {event_id} has no outcome after {WAIT:?}"))?
     }
 }
 
