@@ -31,7 +31,7 @@ async fn an_outage_of_the_store_is_said_and_survived() {
     let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
     let address = invoker.serve(&shutdown).await;
     let config = config(&url, address, |config| {
-        config.database.acquire_timeout = Duration::from_millis(500);
+        config.database.acquire_timeout = Duration::from_secs(2);
     });
     let mut replica = Replica::start(config, deployments(&settings(20))).await;
     let release = CancellationToken::new();
@@ -55,6 +55,7 @@ async fn an_outage_of_the_store_is_said_and_survived() {
 
     let postgres = start(Some(port)).await;
     eventually(async || replica.publish(event("c", "lost")).await.is_ok()).await;
+    eventually(async || replica.delivery("e0").await.is_ok()).await;
     acknowledged.push("lost".to_owned());
     for id in &acknowledged {
         let delivery = replica.reaches(id, DeliveryState::Succeeded).await;
