@@ -1,31 +1,22 @@
 //! One invocation, from request to report.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use chatfn_deployments::{Deployment, Deployments};
-use chatfn_domain::{
-    event::{given_idempotency_key, idempotency_key, parse_payload},
-    name::{EventId, FunctionName},
-};
-use chatfn_engine::{Call, Engine};
+use chatfn_deployments::Deployments;
+use chatfn_domain::name::FunctionName;
 use chatfn_proto::{
     convert::parse,
-    invoker::v1::{InvocationEvent, InvokeRequest, RunReport},
-    validate::Violations,
+    invoker::v1::{InvokeRequest, RunReport},
 };
 use chatfn_rpc::{CallContext, Deadline, budget::hop_margin};
-use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use crate::{
-    egress::{Egress, RunEgress, RunScope},
     error::InvokerError,
+    event::Event,
     functions::{Functions, is_authors},
-    host::RunHost,
     report,
+    run::{Run, Runner},
 };
 
 /// A call's answer needs at least this long after the end of its run: the engine may be some milliseconds late, and the
@@ -38,8 +29,7 @@ const MIN_RUN: Duration = Duration::from_millis(5);
 pub(crate) struct Invoker {
     pub(crate) deployments: Deployments,
     pub(crate) functions: Functions,
-    pub(crate) engine: Engine,
-    pub(crate) egress: Arc<Egress>,
+    pub(crate) runner: Runner,
     /// Runs that may start now.
     pub(crate) runs: Semaphore,
     pub(crate) max_runs: usize,
@@ -80,38 +70,17 @@ impl Invoker {
             Err(error) => return Err(InvokerError::Load(error)),
         };
 
-        let egress = self.egress.run(RunScope {
-            deployment: Arc::clone(&deployment),
-            event_key: event.key,
-            trace: context.trace,
-            deadline: deadline.instant(),
-        });
-        let call = Call {
-            context_json: event.context_json(&deployment, deadline),
-            env_json: loaded.env_json,
-            memory_bytes: (deployment.settings.memory_mib as usize) << 20,
-            ..Call::new(event.input_json(), deadline.instant().into_std(), host(&egress))
-        };
-        let ended = self.engine.run(&loaded.prepared, call).await.map_err(InvokerError::Run)?;
-        let report = report::of_run(&deployment, ended, &egress, deadline);
-        tracing::debug!(
-            function = %deployment.function,
-            version = %deployment.version,
-            event.id = event.fields.event_id,
-            outcome = report::outcome_name(&report),
-            "ran {} version {}", deployment.function, deployment.version,
-        );
-        Ok(report)
+        let run = Run { deployment, loaded, event, trace: context.trace, deadline };
+        self.runner.run(run).await.map_err(InvokerError::Run)
     }
-}
-
-fn host(egress: &Arc<RunEgress>) -> Arc<RunHost> {
-    Arc::new(RunHost(Arc::clone(egress)))
 }
 
 /// When a run that starts now and may take `timeout` has to end, so that its report arrives before the call's deadline.
 /// `None` when nothing but `timeout` bounds it.
-fn run_deadline(call: Option<Deadline>, timeout: Duration) -> Result<Option<Deadline>, InvokerError> {
+pub(crate) fn run_deadline(
+    call: Option<Deadline>,
+    timeout: Duration,
+) -> Result<Option<Deadline>, InvokerError> {
     let Some(call) = call else { return Ok(None) };
     let left = call.remaining();
     let margin = hop_margin(left).max(MIN_MARGIN);
@@ -119,81 +88,6 @@ fn run_deadline(call: Option<Deadline>, timeout: Duration) -> Result<Option<Dead
         return Err(InvokerError::BudgetTooSmall { left });
     }
     Ok(Some(call.shrink(margin).capped(timeout)))
-}
-
-/// An event that is fit to run.
-struct Event {
-    fields: InvocationEvent,
-    key: Uuid,
-}
-
-impl Event {
-    fn read(function: &FunctionName, fields: InvocationEvent) -> Result<Self, Violations> {
-        let id: EventId = parse("event.event_id", &fields.event_id)?;
-        parse_payload(&fields.payload_json)
-            .map_err(|error| Violations::one("event.payload_json", error.to_string()))?;
-        let key = match fields.idempotency_key.as_str() {
-            "" => idempotency_key(function, &id),
-            given => given_idempotency_key(given),
-        };
-        Ok(Self { fields, key })
-    }
-
-    /// `{headers: [{key, value}], payload}`.
-    fn input_json(&self) -> Bytes {
-        #[derive(Serialize)]
-        struct Header<'a> {
-            key: &'a str,
-            value: &'a str,
-        }
-        let headers: Vec<_> = self
-            .fields
-            .headers
-            .iter()
-            .map(|header| Header { key: &header.key, value: &header.value })
-            .collect();
-        let headers = serde_json::to_string(&headers).expect("strings are JSON");
-        // The payload is JSON, as `read` has made sure.
-        format!(r#"{{"headers":{headers},"payload":{}}}"#, self.fields.payload_json).into()
-    }
-
-    /// The fields of the lambda's `context`.
-    fn context_json(&self, deployment: &Deployment, deadline: Deadline) -> Bytes {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Context<'a> {
-            account: &'a str,
-            template: &'a str,
-            function_version: i64,
-            event_id: &'a str,
-            conversation_id: &'a str,
-            attempt: u32,
-            idempotency_key: String,
-            deadline: Option<String>,
-        }
-        let key = match self.fields.idempotency_key.as_str() {
-            "" => self.key.to_string(),
-            given => given.to_owned(),
-        };
-        let context = Context {
-            account: deployment.function.account.as_str(),
-            template: deployment.function.template.as_str(),
-            function_version: deployment.version.get(),
-            event_id: &self.fields.event_id,
-            conversation_id: &self.fields.conversation_id,
-            attempt: self.fields.attempt,
-            idempotency_key: key,
-            deadline: wall_clock(deadline),
-        };
-        serde_json::to_vec(&context).expect("strings and numbers are JSON").into()
-    }
-}
-
-/// The deadline as `Date` reads it, to the millisecond.
-fn wall_clock(deadline: Deadline) -> Option<String> {
-    let millis = i64::try_from(deadline.remaining().as_millis()).ok()?;
-    let at = Timestamp::now().as_millisecond().checked_add(millis)?;
-    Some(Timestamp::from_millisecond(at).ok()?.to_string())
 }
 
 #[cfg(test)]
@@ -213,28 +107,5 @@ mod tests {
         assert_eq!(deadline(15, 1_000), Ok(5));
         assert!(deadline(14, 1_000).unwrap_err().starts_with("14ms are left"));
         assert!(run_deadline(None, Duration::from_secs(1)).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_lambda_sees_the_event() {
-        let function: FunctionName = "accounts/acme/functions/chat.start".parse().unwrap();
-        let fields = InvocationEvent {
-            event_id: "e1".into(),
-            conversation_id: "c1".into(),
-            attempt: 2,
-            payload_json: r#"{"a": "\"}"}"#.into(),
-            headers: vec![chatfn_proto::invoker::v1::Header { key: "k\"".into(), value: "v".into() }],
-            idempotency_key: String::new(),
-        };
-        let event = Event::read(&function, fields.clone()).unwrap();
-        let input: serde_json::Value = serde_json::from_slice(&event.input_json()).unwrap();
-        assert_eq!(
-            input,
-            serde_json::json!({"headers": [{"key": "k\"", "value": "v"}], "payload": {"a": "\"}"}})
-        );
-        assert_eq!(event.key, idempotency_key(&function, &"e1".parse().unwrap()));
-
-        let injected = InvocationEvent { payload_json: r#"{}, "headers": {}"#.into(), ..fields };
-        assert!(Event::read(&function, injected).is_err());
     }
 }

@@ -5,18 +5,20 @@
 //! that fails is a report, not an RPC error. Holds nothing that has to survive: what is live is watched from the
 //! registry, and keeps being served when that is gone.
 //!
-//! Start reading at [`run`]; then `invoke.rs` for one run, `functions/` for what is kept ready, [`egress`] for what a
+//! Start reading at [`run`]; then `invoke.rs` and `run.rs` for one run, `functions/` for what is kept ready, [`egress`] for what a
 //! lambda may reach, and the crate `chatfn-engine` for the sandbox.
 
 mod config;
 pub mod egress;
 mod error;
+mod event;
 mod functions;
 mod grpc;
 mod host;
 mod invoke;
 mod prepare;
 mod report;
+mod run;
 
 use std::{
     convert::Infallible,
@@ -40,6 +42,7 @@ use self::{
     grpc::Handlers,
     invoke::Invoker,
     prepare::Preparer,
+    run::Runner,
 };
 
 /// How long background tasks may take to stop; none of them has anything to finish.
@@ -83,8 +86,7 @@ pub async fn run_with(
         invoker: Invoker {
             deployments: deployments.clone(),
             functions,
-            engine,
-            egress: Arc::new(egress),
+            runner: Runner { engine, egress: Arc::new(egress) },
             runs: Semaphore::new(config.max_runs as usize),
             max_runs: config.max_runs as usize,
         },
