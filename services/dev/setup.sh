@@ -46,8 +46,21 @@ build() {
         fi
         missing+=(postgresql)
     fi
+    # The sandbox's modules are npm packages, bundled by the build.
+    command -v node >/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
     if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
+    npm_packages
 }
+
+npm_packages() (
+    cd services/invoker/guest
+    # npm writes this file last.
+    if [ node_modules/.package-lock.json -nt package-lock.json ]; then exit; fi
+    say "installing the sandbox's npm packages"
+    npm ci --silent
+    touch node_modules/.package-lock.json
+)
 
 python_tools() {
     if [ ! -x .tools/py/bin/pip ]; then

@@ -1,6 +1,8 @@
-//! Builds the guest: QuickJS-NG, our C shim and the JavaScript prelude become one WebAssembly module in
-//! `OUT_DIR`. See `guest/README.md` for what is inside.
+//! Builds the guest: QuickJS-NG, our C shim, the JavaScript prelude and the bundled npm packages become one
+//! WebAssembly module in `OUT_DIR`. See `guest/README.md` for what is inside.
 
+#[path = "build/bundle.rs"]
+mod bundle;
 #[path = "build/prelude.rs"]
 mod prelude;
 #[path = "build/quickjs.rs"]
@@ -23,11 +25,16 @@ fn main() {
     let guest = engine.parent().expect("the engine has a parent folder").join("guest");
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={}", guest.display());
+    // Of the packages the lock file: they are many files, and it says which ones.
+    for input in ["modules", "package-lock.json", "prelude", "shim.c"] {
+        println!("cargo::rerun-if-changed={}", guest.join(input).display());
+    }
 
     let tools = toolchain::find();
     let quickjs = quickjs::source_dir(&engine);
-    prelude::write_header(&guest.join("prelude"), &out.join("prelude.h"));
+    let mut files = prelude::read(&guest.join("prelude"));
+    files.push(prelude::File::bundle("80-modules.js", &bundle::modules(&guest)));
+    prelude::write_header(files, &out.join("prelude.h"));
 
     let shim = guest.join("shim.c");
     let sources = [shim, quickjs.join("libregexp.c"), quickjs.join("libunicode.c"), quickjs.join("dtoa.c")];

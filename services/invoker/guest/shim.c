@@ -136,6 +136,27 @@ static JSValue js_call(JSContext *c, JSValueConst self, int argc, JSValueConst *
     return value;
 }
 
+/* callBytes(kind, Uint8Array) -> ArrayBuffer, or null */
+static JSValue js_call_bytes(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
+{
+    int32_t kind;
+    size_t len;
+    if (JS_ToInt32(c, &kind, argv[0]))
+        return JS_EXCEPTION;
+    uint8_t *question = JS_GetUint8Array(c, &len, argv[1]);
+    if (!question)
+        return JS_EXCEPTION;
+    int32_t size = host_call(kind, question, len);
+    if (size < 0)
+        return JS_NULL;
+    JSValue buffer = js_array_buffer_constructor1(c, JS_UNDEFINED, size, NULL);
+    if (JS_IsException(buffer))
+        return JS_EXCEPTION;
+    uint8_t *answer = JS_GetArrayBuffer(c, &len, buffer);
+    host_call_result(answer, len);
+    return buffer;
+}
+
 /* startOp(kind, Uint8Array) -> id, or a negative number */
 static JSValue js_start_op(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
 {
@@ -250,6 +271,7 @@ static const JSCFunctionListEntry host_functions[] = {
     JS_CFUNC_DEF("wakeAt", 1, js_wake_at),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("call", 2, js_call),
+    JS_CFUNC_DEF("callBytes", 2, js_call_bytes),
     JS_CFUNC_DEF("startOp", 2, js_start_op),
     JS_CFUNC_DEF("takeOp", 1, js_take_op),
     JS_CFUNC_DEF("cancelOp", 1, js_cancel_op),
@@ -458,6 +480,24 @@ static JSValue module_variable(JSModuleDef *m, JSAtom name)
 
 /* ---- entry points ------------------------------------------------------------------------------- */
 
+/* Evaluates a file of the prelude. Its text is of no use afterwards: functions are made without it, and it
+ * is wiped, so that the image is smaller by all of it. */
+static JSValue eval_prelude(char *source, size_t len, const char *name)
+{
+    JSValue code = JS_Eval(ctx, source, len, name, JS_EVAL_FLAG_COMPILE_ONLY);
+    memset(source, 0, len);
+    if (JS_IsException(code))
+        return code;
+    size_t size;
+    uint8_t *bytes = JS_WriteObject(ctx, &size, code, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    JS_FreeValue(ctx, code);
+    if (!bytes)
+        return JS_EXCEPTION;
+    code = JS_ReadObject(ctx, bytes, size, JS_READ_OBJ_BYTECODE);
+    js_free(ctx, bytes);
+    return JS_IsException(code) ? code : JS_EvalFunction(ctx, code);
+}
+
 EXPORT("init") void guest_init(void)
 {
     rt = JS_NewRuntime();
@@ -470,8 +510,13 @@ EXPORT("init") void guest_init(void)
     JS_SetPropertyFunctionList(ctx, host, host_functions, countof(host_functions));
     internals = JS_NewObject(ctx);
     lambda = JS_UNDEFINED;
+    /* before the prelude, whose packages keep the function that they find */
+    JSValue math = JS_GetPropertyStr(ctx, ctx->global_obj, "Math");
+    JS_DefinePropertyValueStr(ctx, math, "random", JS_NewCFunction(ctx, math_random, "random", 0),
+                              JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
+    JS_FreeValue(ctx, math);
     for (size_t i = 0; i < countof(prelude); i++) {
-        JSValue file = JS_Eval(ctx, prelude[i].source, strlen(prelude[i].source), prelude[i].name, 0);
+        JSValue file = eval_prelude(prelude[i].source, strlen(prelude[i].source), prelude[i].name);
         JSValueConst args[2] = {host, internals};
         JSValue result = JS_IsException(file) ? file : JS_Call(ctx, file, JS_UNDEFINED, 2, args);
         if (JS_IsException(result)) {
@@ -485,10 +530,6 @@ EXPORT("init") void guest_init(void)
         JS_FreeValue(ctx, file);
         JS_FreeValue(ctx, result);
     }
-    JSValue math = JS_GetPropertyStr(ctx, ctx->global_obj, "Math");
-    JS_DefinePropertyValueStr(ctx, math, "random", JS_NewCFunction(ctx, math_random, "random", 0),
-                              JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
-    JS_FreeValue(ctx, math);
     drain_jobs();
     JS_RunGC(rt);
     rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;

@@ -1,26 +1,52 @@
-//! Turns the JavaScript prelude into a C header.
+//! Turns the JavaScript that every sandbox starts with into a C header.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// Writes every `*.js` of `folder`, in the order of their names, as a table of `{name, source}`.
-pub(crate) fn write_header(folder: &Path, header: &Path) {
-    let mut files: Vec<_> = fs::read_dir(folder)
+/// One file of the prelude, wrapped as a function of `(host, chatfn)`.
+pub(crate) struct File {
+    name: String,
+    source: String,
+}
+
+impl File {
+    /// A file of ours.
+    fn strict(name: String, body: &str) -> Self {
+        // The wrapper is on the first line, so that line numbers stay those of the file.
+        Self { name, source: format!("(function (host, chatfn) {{ 'use strict'; {body}\n}})") }
+    }
+
+    /// A bundle, which holds files of others: whether a file is strict is for itself to say.
+    pub(crate) fn bundle(name: &str, body: &str) -> Self {
+        Self { name: name.to_owned(), source: format!("(function (host, chatfn) {{ {body}\n}})") }
+    }
+}
+
+/// Every `*.js` of `folder`.
+pub(crate) fn read(folder: &Path) -> Vec<File> {
+    fs::read_dir(folder)
         .expect("the prelude's folder is readable")
         .map(|entry| entry.expect("the prelude's folder is readable").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "js"))
-        .collect();
-    files.sort();
+        .map(|path| {
+            let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+            File::strict(name, &fs::read_to_string(&path).expect("the prelude is UTF-8"))
+        })
+        .collect()
+}
 
-    let mut text =
-        String::from("static const struct { const char *name; const char *source; } prelude[] = {\n");
-    for file in files {
-        let name = file.file_name().expect("a file has a name").to_string_lossy();
-        let source = fs::read_to_string(&file).expect("the prelude is UTF-8");
-        // The wrapper is on the first line, so that line numbers stay those of the file.
-        let wrapped = format!("(function (host, chatfn) {{ 'use strict'; {source}\n}})");
-        writeln!(text, "{{ \"chatfn:{name}\", {} }},", literal(&wrapped)).expect("writing to a String");
+/// Writes the files, in the order of their names, as a table of `{name, source}`. The sources are writable:
+/// the guest wipes what it has evaluated.
+pub(crate) fn write_header(mut files: Vec<File>, header: &Path) {
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut text = String::new();
+    for (index, file) in files.iter().enumerate() {
+        writeln!(text, "static char prelude_{index}[] = {};", literal(&file.source)).expect("writing to a String");
+    }
+    text.push_str("static const struct { const char *name; char *source; } prelude[] = {\n");
+    for (index, File { name, .. }) in files.iter().enumerate() {
+        writeln!(text, "{{ \"chatfn:{name}\", prelude_{index} }},").expect("writing to a String");
     }
     text.push_str("};\n");
     fs::write(header, text).expect("OUT_DIR is writable");
@@ -34,7 +60,8 @@ fn literal(source: &str) -> String {
             b'\n' => text.push_str("\\n\"\n\""),
             b'"' => text.push_str("\\\""),
             b'\\' => text.push_str("\\\\"),
-            b' '..=b'~' => text.push(char::from(byte)),
+            // A question mark could begin a trigraph.
+            b' '..=b'>' | b'@'..=b'~' => text.push(char::from(byte)),
             // Always three digits: a shorter escape would swallow a digit that follows it.
             _ => write!(text, "\\{byte:03o}").expect("writing to a String"),
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::call::{Call, LogLimits};
+use crate::imports::Hashing;
 use crate::logs::LogBuffer;
 use crate::ops::Ops;
 use crate::verdict::Verdict;
@@ -32,6 +33,8 @@ pub(crate) struct Sandbox {
     pub(crate) ops: Ops,
     /// The answer to the guest's last question.
     pub(crate) answer: Vec<u8>,
+    /// A hash that the guest is handing over in parts.
+    pub(crate) hashing: Option<Hashing>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) result_bytes: usize,
     pub(crate) memory: MemoryLimit,
@@ -72,6 +75,7 @@ impl Sandbox {
             logs: LogBuffer::new(logs, started),
             ops: Ops::none(),
             answer: Vec::new(),
+            hashing: None,
             verdict: None,
             result_bytes: usize::MAX,
             memory: MemoryLimit { bytes: memory, denied: false },

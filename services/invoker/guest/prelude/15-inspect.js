@@ -1,6 +1,7 @@
 // Values as text, the way Node's util.inspect shows them, within limits.
 
-const MAX_DEPTH = 4;
+const DEPTH = 4;
+const MAX_DEPTH = 100;
 const MAX_ITEMS = 100;
 const MAX_TEXT = 16_384;
 const LINE = 76;

@@ -72,6 +72,10 @@ const decode = (bytes, fatal, stream) => {
   return [text, NOTHING];
 };
 
+// For modules, which have no `host`.
+chatfn.encodeUtf8 = (text) => host.encode(text);
+chatfn.decodeAll = (bytes) => decode(bytes, false, false)[0];
+
 chatfn.decodeUtf8 = (bytes) => {
   const [text] = decode(bytes, false, false);
   return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;

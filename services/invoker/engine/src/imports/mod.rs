@@ -5,6 +5,7 @@
 
 mod answers;
 mod clock;
+mod hash;
 mod ops;
 mod wasi;
 
@@ -13,6 +14,8 @@ use wasmtime::{Caller, Extern, Linker, Result};
 use crate::call::LogLevel;
 use crate::sandbox::{GuestFault, Phase, Sandbox};
 use crate::verdict::{GuestFailure, GuestFailureKind, Verdict};
+
+pub(crate) use hash::Hashing;
 
 const MODULE: &str = "chatfn";
 
