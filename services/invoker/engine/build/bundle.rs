@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::{Command, exit};
 
 /// What packages ask for by name, and get from us.
-const ALIASES: [(&str, &str); 5] = [
+const ALIASES: [(&str, &str); 6] = [
     ("buffer", "./modules/buffer.js"),
     ("crypto", "./modules/crypto/index.js"),
+    ("qs", "./modules/qs.js"),
     ("querystring", "./modules/querystring.js"),
     ("stream", "./modules/stream.js"),
     ("util", "./modules/util"),

@@ -42,7 +42,8 @@ pub(crate) fn write_header(mut files: Vec<File>, header: &Path) {
     files.sort_by(|a, b| a.name.cmp(&b.name));
     let mut text = String::new();
     for (index, file) in files.iter().enumerate() {
-        writeln!(text, "static char prelude_{index}[] = {};", literal(&file.source)).expect("writing to a String");
+        writeln!(text, "static char prelude_{index}[] = {};", literal(&file.source))
+            .expect("writing to a String");
     }
     text.push_str("static const struct { const char *name; char *source; } prelude[] = {\n");
     for (index, File { name, .. }) in files.iter().enumerate() {

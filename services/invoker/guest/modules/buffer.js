@@ -9,6 +9,9 @@ const { toString, write } = Buffer.prototype;
 const { setPrototypeOf } = Object;
 const { toBase64, toHex } = Uint8Array.prototype;
 
+// Bundling renames it.
+Object.defineProperty(Buffer, 'name', { value: 'Buffer', configurable: true });
+
 const isUtf8 = (encoding) => encoding === undefined || encoding === null || /^utf-?8$/i.test(encoding);
 const isUrlSafe = (encoding) => typeof encoding === 'string' && encoding.toLowerCase() === 'base64url';
 // The package reads both alphabets as base64.

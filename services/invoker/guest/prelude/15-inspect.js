@@ -6,6 +6,11 @@ const MAX_ITEMS = 100;
 const MAX_TEXT = 16_384;
 const LINE = 76;
 
+const CUSTOM = Symbol.for('nodejs.util.inspect.custom');
+
+// Of the value that is being shown.
+let maxDepth = DEPTH;
+
 const isIdentifier = /^[A-Za-z_$][\w$]*$/;
 
 const quote = (text) => {
@@ -78,12 +83,22 @@ const showSet = (value, seen, depth) => {
   return join(`Set(${value.size}) {`, [...items, ...more(value.size - MAX_ITEMS)], '}');
 };
 
+// What a class of its own has to say about a value, as Node lets it.
+const showCustom = (value, depth) => {
+  const custom = value[CUSTOM];
+  if (typeof custom !== 'function' || custom === chatfn.inspect) return undefined;
+  const shown = custom.call(value, maxDepth - depth, { depth: maxDepth }, chatfn.inspect);
+  return typeof shown === 'string' ? shown : undefined;
+};
+
 const showObject = (value, seen, depth) => {
+  const custom = showCustom(value, depth);
+  if (custom !== undefined) return custom;
   if (value instanceof Error || value instanceof DOMException) return showError(value, depth > 0);
   if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'Invalid Date' : value.toISOString();
   if (value instanceof RegExp) return String(value);
   const name = className(value);
-  if (depth > MAX_DEPTH) return Array.isArray(value) ? '[Array]' : `[${name}]`;
+  if (depth > maxDepth) return Array.isArray(value) ? '[Array]' : `[${name}]`;
   if (Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView))) {
     return showArray(value, name, seen, depth);
   }
@@ -121,7 +136,16 @@ const show = (value, seen, depth) => {
   }
 };
 
-chatfn.inspect = (value) => show(value, [], 0);
+// `depth` is how many levels of objects are shown; null or Infinity is as many as are ever shown.
+chatfn.inspect = (value, { depth = DEPTH } = {}) => {
+  const before = maxDepth;
+  maxDepth = Math.min(depth ?? MAX_DEPTH, MAX_DEPTH);
+  try {
+    return show(value, [], 0);
+  } finally {
+    maxDepth = before;
+  }
+};
 
 const directives = {
   s: (value) => (typeof value === 'string' ? value : typeof value === 'object' ? chatfn.inspect(value) : String(value)),

@@ -3,5 +3,6 @@
 mod isolation;
 mod language;
 mod limits;
+mod modules;
 mod prepare;
 mod support;
