@@ -65,12 +65,12 @@ impl GuestFailure {
     }
 
     /// Whether it says that there was no memory. QuickJS throws `null` when there is not even enough to
-    /// make an error.
+    /// make an error, and says the second thing when there is not enough for its message.
     pub(crate) fn says_out_of_memory(&self) -> bool {
         self.kind != GuestFailureKind::NeverSettles
             && matches!(
                 (self.name.as_str(), self.message.as_str()),
-                ("InternalError", "out of memory") | ("Error", "null")
+                ("InternalError", "out of memory" | "Invalid error message") | ("Error", "null")
             )
     }
 

@@ -3,7 +3,8 @@
 const npm = require('../node_modules/buffer/index.js');
 
 const { Buffer } = npm;
-const { encodeUtf8, decodeAll } = chatfn;
+const { encode } = host;
+const { decodeAll } = chatfn;
 const { from, byteLength, isEncoding } = Buffer;
 const { toString, write } = Buffer.prototype;
 const { setPrototypeOf } = Object;
@@ -26,12 +27,12 @@ const define = (target, methods) => {
 define(Buffer, {
   from(value, encodingOrOffset, length) {
     if (typeof value !== 'string') return from(value, encodingOrOffset, length);
-    if (isUtf8(encodingOrOffset)) return setPrototypeOf(encodeUtf8(value), Buffer.prototype);
+    if (isUtf8(encodingOrOffset)) return setPrototypeOf(encode(value), Buffer.prototype);
     return from(value, known(encodingOrOffset));
   },
 
   byteLength(value, encoding) {
-    return typeof value === 'string' && isUtf8(encoding) ? encodeUtf8(value).length : byteLength(value, known(encoding));
+    return typeof value === 'string' && isUtf8(encoding) ? encode(value).length : byteLength(value, known(encoding));
   },
 
   isEncoding(encoding) {

@@ -72,8 +72,7 @@ const decode = (bytes, fatal, stream) => {
   return [text, NOTHING];
 };
 
-// For modules, which have no `host`.
-chatfn.encodeUtf8 = (text) => host.encode(text);
+// A byte order mark is a character like any other here.
 chatfn.decodeAll = (bytes) => decode(bytes, false, false)[0];
 
 chatfn.decodeUtf8 = (bytes) => {

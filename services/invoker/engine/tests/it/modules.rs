@@ -201,13 +201,12 @@ async fn oauth_signs_as_its_best_known_example() {
 
 #[tokio::test]
 async fn buffers_speak_every_encoding() {
-    let body = r"const text = 'grüß 🦀'; const buffer = Buffer.from(text);
-      const { BufferModule = require('buffer') } = {};
+    let body = r"const text = 'grüß! 🦀'; const buffer = Buffer.from(text);
       return {
         encodings: Object.fromEntries(['utf8', 'hex', 'base64', 'base64url', 'latin1', 'utf16le', 'ascii'].map((name) => [name, Buffer.from(Buffer.from('hä?>').toString(name), name).toString(name)])),
-        round: ['utf8', 'hex', 'base64', 'base64url', 'latin1', 'ucs2'].every((name) => Buffer.from(buffer.toString(name), name).equals(buffer) || name === 'ascii'),
+        round: ['utf8', 'hex', 'base64', 'base64url', 'latin1', 'ucs2'].every((name) => Buffer.from(buffer.toString(name), name).equals(buffer)),
         lengths: [buffer.length, Buffer.byteLength(text), Buffer.byteLength('6a6b', 'hex'), Buffer.byteLength('YQ', 'base64url')],
-        isBuffer: [Buffer.isBuffer(buffer), buffer instanceof Uint8Array, Buffer === BufferModule.Buffer, Buffer.name, Buffer.isEncoding('base64url'), Buffer.isEncoding('klingon')],
+        isBuffer: [Buffer.isBuffer(buffer), buffer instanceof Uint8Array, Buffer === require('buffer').Buffer, Buffer.name, Buffer.isEncoding('base64url'), Buffer.isEncoding('klingon')],
         parts: [Buffer.concat([Buffer.from('a'), Buffer.from('b')]).toString(), buffer.subarray(0, 2).toString(), buffer.slice(1, 3).toString('hex'), buffer.indexOf('ß'), buffer.includes('🦀')],
         numbers: [Buffer.from([1, 2, 3, 4]).readUInt32BE(0), Buffer.from([0xff, 0xff]).readInt16LE(0), Buffer.alloc(3, 'ab').toString()],
         broken: Buffer.from([0x61, 0xff, 0x62]).toString(), bom: Buffer.from([0xef, 0xbb, 0xbf, 0x61]).toString().length,
@@ -217,8 +216,8 @@ async fn buffers_speak_every_encoding() {
     assert_eq!(
         eval(body).await,
         json!({
-            "encodings": {"utf8": "hä?>", "hex": "68c3a43f3e", "base64": "aMOkPz4=", "base64url": "aMOkPz4", "latin1": "hÃ¤?>", "utf16le": "hä?>", "ascii": "hC$?>"},
-            "round": true, "lengths": [11, 11, 2, 1],
+            "encodings": {"utf8": "hä?>", "hex": "68c3a43f3e", "base64": "aMOkPz4=", "base64url": "aMOkPz4", "latin1": "hÃ¤?>", "utf16le": "써㾤", "ascii": "hC$?>"},
+            "round": true, "lengths": [12, 12, 2, 1],
             "isBuffer": [true, true, true, "Buffer", true, false],
             "parts": ["ab", "gr", "72c3", 4, true],
             "numbers": [16_909_060, -1, "aba"], "broken": "a\u{fffd}b", "bom": 2, "written": [3, "abc\0"],

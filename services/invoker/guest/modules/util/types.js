@@ -35,7 +35,7 @@ const types = {
   isAnyArrayBuffer: (value) => isArrayBuffer(value) || isSharedArrayBuffer(value),
   isArrayBuffer,
   isArrayBufferView: (value) => ArrayBuffer.isView(value),
-  isAsyncFunction: (value) => typeof value === 'function' && chatfn.isAsync(value),
+  isAsyncFunction: (value) => typeof value === 'function' && host.isAsync(value),
   isBoxedPrimitive: (value) => Object.values(boxed).some((is) => is(value)),
   isDataView: (value) => ArrayBuffer.isView(value) && typedArrayTag.call(value) === undefined,
   isDate: brand(Date.prototype, 'getTime'),
