@@ -28,13 +28,16 @@ pub struct Call {
     pub result_bytes: usize,
     /// How many operations may be under way at once; the next one is refused.
     pub max_ops: usize,
+    /// How many bytes the requests of the operations under way may have together; one that does not fit is
+    /// refused. They do not count towards `memory_bytes`.
+    pub max_op_bytes: usize,
     /// Carries out what the lambda asks for.
     pub host: Arc<dyn Host>,
 }
 
 impl Call {
     /// A call with the documented default limits: 64 MiB of memory, 100 log lines or 64 KiB, a result of
-    /// 1 MiB, 64 operations, an empty context and no environment variables.
+    /// 1 MiB, 64 operations with 8 MiB of requests, an empty context and no environment variables.
     #[must_use]
     pub fn new(input_json: impl Into<Bytes>, deadline: Instant, host: Arc<dyn Host>) -> Self {
         Self {
@@ -46,6 +49,7 @@ impl Call {
             log_limits: LogLimits::default(),
             result_bytes: 1 << 20,
             max_ops: 64,
+            max_op_bytes: 8 << 20,
             host,
         }
     }

@@ -27,8 +27,7 @@ impl LogBuffer {
             return self.truncate();
         }
         let left = self.limits.bytes - self.bytes;
-        let message = lossy_prefix(text, left);
-        let whole = text.len() <= left;
+        let (message, whole) = lossy_prefix(text, left);
         if whole || !message.is_empty() {
             self.bytes += message.len();
             self.append(level, message);
@@ -55,8 +54,8 @@ impl LogBuffer {
     }
 }
 
-/// At most `limit` bytes of `text` as a string, cut between characters.
-pub(crate) fn lossy_prefix(text: &[u8], limit: usize) -> String {
+/// At most `limit` bytes of `text` as a string, cut between characters, and whether that is all of it.
+pub(crate) fn lossy_prefix(text: &[u8], limit: usize) -> (String, bool) {
     let mut end = text.len().min(limit);
     // Not inside of a character: those have at most three bytes after the first.
     for _ in 0..3 {
@@ -66,8 +65,9 @@ pub(crate) fn lossy_prefix(text: &[u8], limit: usize) -> String {
     }
     let mut string = String::from_utf8_lossy(&text[..end]).into_owned();
     // Replacement characters may be longer than what they replace.
+    let whole = end == text.len() && string.len() <= limit;
     string.truncate(string.floor_char_boundary(limit));
-    string
+    (string, whole)
 }
 
 #[cfg(test)]
@@ -111,10 +111,10 @@ mod tests {
 
     #[test]
     fn replaces_what_is_not_utf8() {
-        assert_eq!(lossy_prefix(b"a\xED\xA0\x80b", 100), "a\u{fffd}\u{fffd}\u{fffd}b");
+        assert_eq!(lossy_prefix(b"a\xED\xA0\x80b", 100), ("a\u{fffd}\u{fffd}\u{fffd}b".to_owned(), true));
         assert_eq!(
             lossy_prefix(b"\xFF\xFF\xFF", 4),
-            "\u{fffd}",
+            ("\u{fffd}".to_owned(), false),
             "a replacement is longer than what it replaces"
         );
     }

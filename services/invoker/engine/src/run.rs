@@ -80,8 +80,8 @@ fn judge(ended: wasmtime::Result<()>, sandbox: &mut Sandbox) -> Outcome {
         (Err(trap), None) if trap.is::<DeadlinePassed>() => Failure::timeout(sandbox.started.elapsed()),
         (Err(trap), None) if trap.downcast_ref() == Some(&Trap::StackOverflow) => Failure::stack_overflow(),
         (Err(_), None) if denied => Failure::out_of_memory(limit),
-        (Err(trap), None) => Failure::crashed(trap.to_string()),
-        (Ok(()), None) => Failure::crashed("the sandbox ended without a word".to_owned()),
+        (Err(trap), None) => Failure::crashed(&trap.to_string()),
+        (Ok(()), None) => Failure::crashed("it ended without a word"),
     })
 }
 
@@ -110,7 +110,11 @@ impl Failure {
         Self::platform(FailureKind::StackOverflow, "RangeError", message)
     }
 
-    fn crashed(message: String) -> Self {
+    fn crashed(how: &str) -> Self {
+        let message = format!(
+            "the sandbox broke, which no other run notices: {how}. Built-in functions that call each other \
+             thousands of levels deep can do that; if the lambda does nothing of the kind, please report it"
+        );
         Self::platform(FailureKind::Crashed, "SandboxError", message)
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::call::{Call, LogLimits};
 use crate::imports::Hashing;
 use crate::logs::LogBuffer;
-use crate::ops::Ops;
+use crate::ops::{OpLimits, Ops};
 use crate::verdict::Verdict;
 
 /// What a sandbox is for.
@@ -36,6 +36,7 @@ pub(crate) struct Sandbox {
     /// A hash that the guest is handing over in parts.
     pub(crate) hashing: Option<Hashing>,
     pub(crate) verdict: Option<Verdict>,
+    /// The longest result; only a run has one.
     pub(crate) result_bytes: usize,
     pub(crate) memory: MemoryLimit,
     pub(crate) reads_clock: bool,
@@ -62,7 +63,8 @@ impl Sandbox {
             Self::new(Phase::Run, Instant::now(), call.deadline, call.memory_bytes, call.log_limits);
         sandbox.inputs = [call.input_json, call.context_json, call.env_json];
         sandbox.result_bytes = call.result_bytes;
-        sandbox.ops = Ops::new(call.host, call.max_ops);
+        let limits = OpLimits { count: call.max_ops, request_bytes: call.max_op_bytes };
+        sandbox.ops = Ops::new(call.host, limits);
         sandbox
     }
 
@@ -77,7 +79,7 @@ impl Sandbox {
             answer: Vec::new(),
             hashing: None,
             verdict: None,
-            result_bytes: usize::MAX,
+            result_bytes: 0,
             memory: MemoryLimit { bytes: memory, denied: false },
             reads_clock: false,
         }

@@ -58,19 +58,22 @@ impl GuestFailure {
     pub(crate) fn new(kind: GuestFailureKind, name: &[u8], message: &[u8], stack: &[u8]) -> Self {
         Self {
             kind,
-            name: lossy_prefix(name, NAME_BYTES),
-            message: lossy_prefix(message, MESSAGE_BYTES),
-            stack: lossy_prefix(stack, STACK_BYTES),
+            name: lossy_prefix(name, NAME_BYTES).0,
+            message: lossy_prefix(message, MESSAGE_BYTES).0,
+            stack: lossy_prefix(stack, STACK_BYTES).0,
         }
     }
 
-    /// Whether it says that there was no memory. QuickJS throws `null` when there is not even enough to
-    /// make an error, and says the second thing when there is not enough for its message.
+    /// Whether it says that there was no memory. QuickJS has several ways to: it throws `null` when there is
+    /// not even enough to make an error, and errors with a text of its own when there is not enough for theirs.
     pub(crate) fn says_out_of_memory(&self) -> bool {
         self.kind != GuestFailureKind::NeverSettles
             && matches!(
                 (self.name.as_str(), self.message.as_str()),
-                ("InternalError", "out of memory" | "Invalid error message") | ("Error", "null")
+                (
+                    "InternalError",
+                    "out of memory" | "out of memory in regexp execution" | "Invalid error message"
+                ) | ("Error", "null")
             )
     }
 

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::host::{FetchRequest, HostOp, OpError, OpResult, Redirect};
 
 const FETCH: i32 = 1;
+/// The longest header of a fetch: its URL and headers, as JSON. Parsed, they take several times as much.
+const FETCH_HEADER_BYTES: usize = 64 << 10;
 
 #[derive(Deserialize)]
 struct FetchHeader {
@@ -45,7 +47,7 @@ pub(crate) fn decode(kind: i32, request: &[u8]) -> Option<HostOp> {
     let (length, rest) = request.split_first_chunk::<4>()?;
     let (header, body) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
     match kind {
-        FETCH => {
+        FETCH if header.len() <= FETCH_HEADER_BYTES => {
             let FetchHeader { url, method, redirect, headers } = serde_json::from_slice(header).ok()?;
             let body = (!body.is_empty()).then(|| Bytes::copy_from_slice(body));
             Some(HostOp::Fetch(FetchRequest { method, url, headers, redirect, body }))

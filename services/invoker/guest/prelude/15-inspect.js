@@ -5,6 +5,12 @@ const MAX_DEPTH = 100;
 const MAX_ITEMS = 100;
 const MAX_TEXT = 16_384;
 const LINE = 76;
+// What is shown in all, roughly: a value that is both wide and deep would take all memory.
+const MAX_SHOWN = 65_536;
+const OBJECT_COST = 16;
+
+let left = 0;
+let nested = 0; // calls of inspect from within one
 
 const CUSTOM = Symbol.for('nodejs.util.inspect.custom');
 
@@ -49,6 +55,7 @@ const showError = (error, nested) => {
 
 const showEntries = (value, keys, seen, depth) =>
   keys.map((key) => {
+    left -= String(key).length;
     const property = Object.getOwnPropertyDescriptor(value, key);
     if (property === undefined) return `${showKey(key)}: undefined`;
     // A getter is not run: showing a value must not change it.
@@ -118,6 +125,13 @@ const showFunction = (value) => {
 };
 
 const show = (value, seen, depth) => {
+  if (left <= 0) return '…';
+  const text = showWhole(value, seen, depth);
+  left -= typeof value === 'object' ? OBJECT_COST : text.length;
+  return text;
+};
+
+const showWhole = (value, seen, depth) => {
   switch (typeof value) {
     case 'string': return quote(value);
     case 'bigint': return `${value}n`;
@@ -140,9 +154,11 @@ const show = (value, seen, depth) => {
 chatfn.inspect = (value, { depth = DEPTH } = {}) => {
   const before = maxDepth;
   maxDepth = Math.min(depth ?? MAX_DEPTH, MAX_DEPTH);
+  if (nested++ === 0) left = MAX_SHOWN;
   try {
     return show(value, [], 0);
   } finally {
+    nested--;
     maxDepth = before;
   }
 };
@@ -171,5 +187,6 @@ chatfn.format = (values) => {
     rest = values.slice(next);
   }
   const shown = rest.map((value) => (typeof value === 'string' ? value : chatfn.inspect(value)));
+  if (rest.length === 0) return text;
   return values.length > 0 && typeof values[0] === 'string' ? [text, ...shown].join(' ') : shown.join(' ');
 };

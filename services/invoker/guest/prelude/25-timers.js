@@ -2,10 +2,12 @@
 // promise jobs before the next, as in Node.
 
 const MAX_DELAY = 2 ** 31 - 1;
+// Inserting costs more the more there are.
+const MAX_TIMERS = 10_000;
 
 let nextId = 1;
 const timers = new Map(); // id -> timer
-let queue = []; // timers by due time, then by id
+const queue = []; // timers by due time, then by id
 
 const insert = (timer) => {
   let low = 0;
@@ -19,15 +21,15 @@ const insert = (timer) => {
 };
 
 const announce = () => {
-  while (queue.length > 0 && queue[0].cleared) queue.shift();
   host.wakeAt(queue.length === 0 ? -1 : queue[0].due);
 };
 
 const start = (callback, delay, args, repeat) => {
   if (typeof callback !== 'function') throw new TypeError('the callback of a timer must be a function');
+  if (timers.size === MAX_TIMERS) throw new RangeError(`there are ${MAX_TIMERS} timers already; clear some, or wait for some, before setting more`);
   const wait = Math.trunc(Number(delay));
   const period = wait >= 1 && wait <= MAX_DELAY ? wait : 1;
-  const timer = { id: nextId++, due: host.monotonic() + period, period, callback, args, repeat, cleared: false };
+  const timer = { id: nextId++, due: host.monotonic() + period, period, callback, args, repeat };
   timers.set(timer.id, timer);
   insert(timer);
   announce();
@@ -37,14 +39,14 @@ const start = (callback, delay, args, repeat) => {
 const clear = (id) => {
   const timer = timers.get(Number(id));
   if (timer === undefined) return;
-  timer.cleared = true;
   timers.delete(timer.id);
+  queue.splice(queue.indexOf(timer), 1);
   announce();
 };
 
 chatfn.runTimer = () => {
   const timer = queue.shift();
-  if (timer === undefined || timer.cleared) return announce();
+  if (timer === undefined) return announce();
   if (timer.repeat) {
     timer.due = host.monotonic() + timer.period;
     insert(timer);

@@ -5,6 +5,7 @@ const pending = new Map(); // id -> { what, resolve, reject }
 
 // Answers of the host to a start.
 const TOO_MANY = -1;
+const TOO_LARGE = -3;
 
 const encode = (header, body) => {
   const head = host.encode(JSON.stringify(header));
@@ -27,9 +28,10 @@ const toError = ({ name, message, code }) => {
 chatfn.startOp = (what, kind, header, body) => {
   const id = host.startOp(kind, encode(header, body));
   if (id <= 0) {
-    throw new TypeError(id === TOO_MANY
-      ? `${what}: too many operations at once; await some before starting more`
-      : `${what}: the request is not valid`);
+    const why = id === TOO_MANY ? 'too many operations at once; await some before starting more'
+      : id === TOO_LARGE ? 'its body, with those of the operations under way, is too large; await some first or send less'
+        : 'the request is not valid; its URL and headers may have at most 64 KiB';
+    throw new TypeError(`${what}: ${why}`);
   }
   const promise = new Promise((resolve, reject) => pending.set(id, { what, resolve, reject }));
   return { id, promise };

@@ -5,9 +5,22 @@ const CALL_URL_SET = 2;
 
 const PARTS = ['href', 'origin', 'protocol', 'username', 'password', 'host', 'hostname', 'port', 'pathname', 'search', 'hash'];
 
-const parse = (url, base) => {
-  const answer = host.call(CALL_URL_PARSE, JSON.stringify(base === undefined ? [url] : [url, base]));
+// What the host parses at once, in bytes.
+const MAX_URL = '64 KiB';
+const SHOWN = 100;
+
+const ask = (kind, texts) => {
+  const answer = host.call(kind, JSON.stringify(texts));
   return answer === null ? null : JSON.parse(answer);
+};
+
+const parse = (url, base) => ask(CALL_URL_PARSE, base === undefined ? [url] : [url, base]);
+
+const invalid = (url) => {
+  const error = new TypeError(url.length <= SHOWN ? `invalid URL: '${url}'`
+    : `invalid URL, or one of more than ${MAX_URL}: '${url.slice(0, SHOWN)}…'`);
+  error.code = 'ERR_INVALID_URL';
+  return error;
 };
 
 const percentDecode = (text) => {
@@ -153,11 +166,7 @@ class URL {
 
   constructor(url, base) {
     this.#parts = parse(String(url), base === undefined ? undefined : String(base));
-    if (this.#parts === null) {
-      const error = new TypeError(`invalid URL: '${url}'`);
-      error.code = 'ERR_INVALID_URL';
-      throw error;
-    }
+    if (this.#parts === null) throw invalid(String(url));
   }
 
   static canParse(url, base) {
@@ -181,19 +190,21 @@ class URL {
   }
 
   #set(part, value) {
-    const answer = host.call(CALL_URL_SET, JSON.stringify([this.#parts[0], part, value]));
-    if (answer === null) {
+    const parts = ask(CALL_URL_SET, [this.#parts[0], part, value]);
+    if (parts === null) {
       // Setters ignore what they cannot use, except this one.
-      if (part === 'href') throw new TypeError(`invalid URL: '${value}'`);
+      if (part === 'href') throw invalid(value);
       return;
     }
-    this.#parts = JSON.parse(answer);
+    this.#parts = parts;
     if (this.#params !== null) replace(this.#params, this.search);
   }
 
   get searchParams() {
     this.#params ??= follow(this.search, (text) => {
-      this.#parts = JSON.parse(host.call(CALL_URL_SET, JSON.stringify([this.#parts[0], 'search', text])));
+      const parts = ask(CALL_URL_SET, [this.#parts[0], 'search', text]);
+      if (parts === null) throw new TypeError(`a URL has at most ${MAX_URL}`);
+      this.#parts = parts;
     });
     return this.#params;
   }

@@ -19,6 +19,10 @@ pub(crate) use hash::Hashing;
 
 const MODULE: &str = "chatfn";
 
+/// The most randomness that is drawn in one call: the deadline cannot end a run in between. As much as
+/// `crypto.getRandomValues` gives at once.
+const MAX_RANDOM_BYTES: u32 = 64 << 10;
+
 /// All imports of the guest.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
@@ -85,6 +89,9 @@ fn random(mut caller: Caller<'_, Sandbox>, to: u32, len: u32) -> Result<()> {
     let (memory, sandbox) = parts(&mut caller)?;
     if sandbox.phase != Phase::Run {
         return Err(GuestFault("a request for randomness outside of a run").into());
+    }
+    if len > MAX_RANDOM_BYTES {
+        return Err(GuestFault("a request for too much randomness").into());
     }
     let start = to as usize;
     let target =

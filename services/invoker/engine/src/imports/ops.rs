@@ -12,6 +12,7 @@ use crate::wire;
 // Answers to a start, in step with guest/prelude/30-ops.js.
 const TOO_MANY: i32 = -1;
 const NOT_VALID: i32 = -2;
+const TOO_LARGE: i32 = -3;
 
 // Answers to a wait, in step with guest/shim.c.
 const NOTHING: i32 = 0;
@@ -34,11 +35,14 @@ pub(super) fn add(linker: &mut Linker<Sandbox>) -> Result<()> {
 
 fn start(mut caller: Caller<'_, Sandbox>, kind: i32, request: u32, len: u32) -> Result<i32> {
     let (memory, sandbox) = parts(&mut caller)?;
-    let Some(op) = wire::decode(kind, read(memory, request, len)?) else { return Ok(NOT_VALID) };
-    Ok(match sandbox.ops.start(op) {
-        Ok(id) => id,
-        Err(Refused::TooMany) => TOO_MANY,
-    })
+    let request = read(memory, request, len)?;
+    match sandbox.ops.admit(request.len()) {
+        Ok(()) => {}
+        Err(Refused::TooMany) => return Ok(TOO_MANY),
+        Err(Refused::TooLarge) => return Ok(TOO_LARGE),
+    }
+    let Some(op) = wire::decode(kind, request) else { return Ok(NOT_VALID) };
+    Ok(sandbox.ops.start(op, request.len()))
 }
 
 async fn wait(sandbox: &mut Sandbox, wake_at_ms: f64) -> Result<i32> {
