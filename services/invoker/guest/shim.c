@@ -478,6 +478,20 @@ static JSValue module_variable(JSModuleDef *m, JSAtom name)
     return JS_UNDEFINED;
 }
 
+/* A call site would hand out its function to Error.prepareStackTrace, and every function of the prelude is on
+ * the stack at some time. Elsewhere strict functions have no function to hand out either. */
+static JSValue no_function(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
+{
+    return JS_UNDEFINED;
+}
+
+static void hide_functions_of_call_sites(void)
+{
+    JS_DefinePropertyValueStr(ctx, ctx->class_proto[JS_CLASS_CALL_SITE], "getFunction",
+                              JS_NewCFunction(ctx, no_function, "getFunction", 0),
+                              JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
+}
+
 /* ---- entry points ------------------------------------------------------------------------------- */
 
 /* Evaluates a file of the prelude. Its text is of no use afterwards: functions are made without it, and it
@@ -530,6 +544,7 @@ EXPORT("init") void guest_init(void)
         JS_FreeValue(ctx, file);
         JS_FreeValue(ctx, result);
     }
+    hide_functions_of_call_sites();
     drain_jobs();
     JS_RunGC(rt);
     rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;

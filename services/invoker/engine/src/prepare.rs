@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::call::Failure;
 use crate::engine::{Engine, Live};
 use crate::prepared::{Artifact, PrepareError, PrepareLimits, Prepared};
 use crate::sandbox::{DeadlinePassed, Sandbox};
@@ -62,6 +63,9 @@ impl Engine {
         let _slot = self.inner.slot(deadline).await.ok_or(PrepareError::NoCapacity)?;
         let _tick = self.inner.tick();
         let memory_bytes = limits.memory_bytes.min(self.inner.config.max_memory_bytes);
+        if memory_bytes < self.image_bytes() {
+            return Err(PrepareError::Memory { limit_bytes: memory_bytes });
+        }
         let sandbox = Sandbox::for_prepare(source, deadline, memory_bytes);
         let mut live = self.inner.sandbox_for_prepare(sandbox).await.map_err(internal)?;
         let ended = live.enter(goal == Goal::Module).await;
@@ -102,10 +106,11 @@ fn check(live: &mut Live, ended: wasmtime::Result<()>, limits: PrepareLimits) ->
         }
         (Err(trap), _) if trap.is::<DeadlinePassed>() => Err(PrepareError::Timeout { limit: limits.timeout }),
         (Err(_), _) if sandbox.memory.denied => Err(memory),
-        (ended, _) => Err(PrepareError::Internal {
-            message: "the sandbox broke while top-level code ran".to_owned(),
-            source: ended.err(),
-        }),
+        // Whatever breaks a sandbox here is in the source, and would do it again.
+        (ended, _) => {
+            let Failure { name, message, stack, .. } = Failure::broken(ended);
+            Err(PrepareError::TopLevelThrow { name, message, stack, line: 0, column: 0 })
+        }
     }
 }
 

@@ -45,6 +45,11 @@ impl fmt::Debug for Prepared {
     }
 }
 
+/// ` at line 3, column 7`, or nothing.
+fn place(line: u32, column: u32) -> String {
+    if line == 0 { String::new() } else { format!(" at line {line}, column {column}") }
+}
+
 /// What preparing a source may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrepareLimits {
@@ -90,7 +95,7 @@ pub enum PrepareError {
     )]
     NoLambda,
     /// Its top-level code threw.
-    #[error("top-level code threw {name} at line {line}, column {column}: {message}")]
+    #[error("top-level code threw {name}{}: {message}", place(*line, *column))]
     TopLevelThrow {
         /// The error's name.
         name: String,
@@ -151,7 +156,7 @@ pub enum PrepareError {
     /// No slot became free in time. The platform's fault, worth a retry.
     #[error("no sandbox became free in time")]
     NoCapacity,
-    /// The sandbox broke or could not be made. The platform's fault.
+    /// The sandbox could not be made. The platform's fault.
     #[error("cannot prepare the source: {message}")]
     Internal {
         /// What happened.

@@ -78,10 +78,8 @@ fn judge(ended: wasmtime::Result<()>, sandbox: &mut Sandbox) -> Outcome {
         }
         (_, Some(Verdict::Failed(failure))) => failure.into_failure(),
         (Err(trap), None) if trap.is::<DeadlinePassed>() => Failure::timeout(sandbox.started.elapsed()),
-        (Err(trap), None) if trap.downcast_ref() == Some(&Trap::StackOverflow) => Failure::stack_overflow(),
         (Err(_), None) if denied => Failure::out_of_memory(limit),
-        (Err(trap), None) => Failure::crashed(&trap.to_string()),
-        (Ok(()), None) => Failure::crashed("it ended without a word"),
+        (ended, None) => Failure::broken(ended),
     })
 }
 
@@ -105,12 +103,16 @@ impl Failure {
         Self::platform(FailureKind::ResultTooLarge, "RangeError", message)
     }
 
-    fn stack_overflow() -> Self {
-        let message = "the lambda nested too deeply inside of a built-in function".to_owned();
-        Self::platform(FailureKind::StackOverflow, "RangeError", message)
-    }
-
-    fn crashed(how: &str) -> Self {
+    /// Of a guest that trapped, or ended without a verdict.
+    pub(crate) fn broken(ended: wasmtime::Result<()>) -> Self {
+        let how = match ended {
+            Err(trap) if trap.downcast_ref() == Some(&Trap::StackOverflow) => {
+                let message = "the lambda nested too deeply inside of a built-in function".to_owned();
+                return Self::platform(FailureKind::StackOverflow, "RangeError", message);
+            }
+            Err(trap) => trap.to_string(),
+            Ok(()) => "it ended without a word".to_owned(),
+        };
         let message = format!(
             "the sandbox broke, which no other run notices: {how}. Built-in functions that call each other \
              thousands of levels deep can do that; if the lambda does nothing of the kind, please report it"

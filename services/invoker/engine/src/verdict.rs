@@ -64,11 +64,12 @@ impl GuestFailure {
         }
     }
 
-    /// Whether it says that there was no memory. QuickJS has several ways to: it throws `null` when there is
-    /// not even enough to make an error, and errors with a text of its own when there is not enough for theirs.
+    /// Whether it may come from want of memory, if there was any. QuickJS has several ways to say so: it throws
+    /// `null` when there is not even enough to make an error, and errors with a text of its own when there is not
+    /// enough for theirs. A job that finds no memory says nothing, and leaves a promise that never settles.
     pub(crate) fn says_out_of_memory(&self) -> bool {
-        self.kind != GuestFailureKind::NeverSettles
-            && matches!(
+        self.kind == GuestFailureKind::NeverSettles
+            || matches!(
                 (self.name.as_str(), self.message.as_str()),
                 (
                     "InternalError",

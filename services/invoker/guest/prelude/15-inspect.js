@@ -8,14 +8,12 @@ const LINE = 76;
 // What is shown in all, roughly: a value that is both wide and deep would take all memory.
 const MAX_SHOWN = 65_536;
 const OBJECT_COST = 16;
-
-let left = 0;
-let nested = 0; // calls of inspect from within one
-
 const CUSTOM = Symbol.for('nodejs.util.inspect.custom');
 
 // Of the value that is being shown.
 let maxDepth = DEPTH;
+let left = 0; // of MAX_SHOWN
+let nested = 0; // calls of inspect from within one
 
 const isIdentifier = /^[A-Za-z_$][\w$]*$/;
 

@@ -57,4 +57,10 @@ chatfn.opDone = (id) => {
   else op.resolve({ header, body: new Uint8Array(buffer, 4 + size) });
 };
 
-chatfn.pendingOps = () => [...pending.values()].map((op) => op.what);
+// What is said of the operations that a lambda leaves behind is the platform's word: it must not pass
+// through what the lambda can replace.
+const forEach = Function.prototype.call.bind(Map.prototype.forEach);
+
+chatfn.warnOfPendingOps = () => forEach(pending, ({ what }) => {
+  chatfn.log('warn', `${what} was still pending when the lambda ended, and is cancelled: await it`);
+});

@@ -4,7 +4,12 @@
 // callback, whichever comes first. A function with fewer than two parameters cannot be waiting for its
 // callback, so nothing is waited for.
 
-const COMMANDS = ['systemMessage', 'transfer', 'closeConversation'];
+// Own properties and no methods: what the platform says of a result must not pass through what the lambda can
+// replace.
+const { hasOwn } = Object;
+const { isArray } = Array;
+const COMMANDS = { __proto__: null, systemMessage: true, transfer: true, closeConversation: true };
+const MAX_COMMANDS = 1000;
 
 const makeContext = (fields) => {
   fields.getRemainingTimeMs = () => host.remaining();
@@ -55,19 +60,23 @@ chatfn.whyPending = () => (awaitsCallback
   ? 'the lambda returned nothing and never called its callback'
   : 'the promise of the lambda never settles: no request and no timer is left that could settle it');
 
-const isCommand = (value) => value !== null && typeof value === 'object' && COMMANDS.includes(value.type);
+const isObject = (value) => value !== null && typeof value === 'object';
+
+const isCommand = (value) => isObject(value) && hasOwn(value, 'type') && COMMANDS[value.type] === true;
+
+const holdsCommand = (list) => {
+  for (let i = 0; i < list.length && i < MAX_COMMANDS; i++) if (isCommand(list[i])) return true;
+  return false;
+};
 
 const returnsCommands = (result) => {
-  if (result === null || typeof result !== 'object') return false;
-  const commands = Array.isArray(result) ? result : [result, ...(Array.isArray(result.commands) ? result.commands : [])];
-  return commands.some(isCommand);
+  if (isArray(result)) return holdsCommand(result);
+  return isCommand(result) || (isObject(result) && hasOwn(result, 'commands') && isArray(result.commands) && holdsCommand(result.commands));
 };
 
 chatfn.onResult = (result) => {
   if (returnsCommands(result)) {
     chatfn.log('warn', 'chat events accept no commands; what the lambda returned is recorded and nothing is sent to the chat');
   }
-  for (const what of chatfn.pendingOps()) {
-    chatfn.log('warn', `${what} was still pending when the lambda ended, and is cancelled: await it`);
-  }
+  chatfn.warnOfPendingOps();
 };

@@ -1,8 +1,19 @@
 //! The sandbox as its callers see it.
 
-mod isolation;
+mod cpu;
+mod crash;
 mod language;
-mod limits;
+mod logs;
+mod memory;
 mod modules;
+mod operations;
+mod output;
+mod pollution;
 mod prepare;
+mod promises;
+mod slots;
+mod source;
+mod stack;
+mod state;
 mod support;
+mod timers;

@@ -8,7 +8,7 @@ use std::{
 
 use chatfn_engine::{
     Call, Engine, EngineConfig, Failure, FailureKind, Host, LogEntry, NoHost, Outcome, PrepareError,
-    PrepareLimits, Report,
+    PrepareLimits, Prepared, Report,
 };
 
 /// Long enough for a run that is expected to end by itself, however slow the machine.
@@ -17,10 +17,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The engine, compiled once for all test processes.
 pub(crate) fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| {
-        let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-cache"));
-        Engine::new(EngineConfig { cache_dir, ..EngineConfig::default() }).expect("the engine starts")
-    })
+    ENGINE.get_or_init(|| Engine::new(config()).expect("the engine starts"))
+}
+
+/// Settings of an engine that is compiled once for all test processes.
+pub(crate) fn config() -> EngineConfig {
+    let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-cache"));
+    EngineConfig { cache_dir, ..EngineConfig::default() }
 }
 
 /// How long top-level code may run here.
@@ -77,13 +80,100 @@ pub(crate) fn failure(report: &Report) -> &Failure {
     }
 }
 
-/// Runs the body of an async lambda with a timeout and expects it to fail.
-pub(crate) async fn fails(body: &str, timeout: Duration, kind: FailureKind) -> Report {
-    let source = format!("async function lambda(input) {{ console.log('started');\n{body}\n}}");
-    let report = run(&source, call_of("null", timeout, Arc::new(NoHost))).await;
-    assert_eq!(failure(&report).kind, kind, "{body}: {:?}", failure(&report));
-    assert_eq!(report.logs[0].message, "started", "logs survive: {body}");
-    report
+/// For what is meant to meet its deadline.
+pub(crate) const SHORT: Duration = Duration::from_millis(50);
+
+/// How late a run may end on a machine that is busy with other things. What has no deadline is later.
+const LATE: Duration = Duration::from_secs(20);
+
+/// An engine with one slot, so that every run has the memory that the run before it had.
+pub(crate) struct Slot {
+    engine: Engine,
+    witness: Prepared,
+    /// What the witness says in a slot that nothing has used.
+    clean: (serde_json::Value, usize),
+}
+
+/// Says what a lambda could have left behind for the next one.
+const WITNESS: &str = "
+  const seen = () => [globalThis, Object, Object.prototype, Array.prototype, String.prototype, Function.prototype,
+    Promise, Promise.prototype, Map.prototype, Error, JSON, Math, console, process.env]
+    .map((it) => Reflect.ownKeys(it).map(String).sort().join());
+  let runs = 0;
+  async function lambda(input) {
+    const polluted = [];
+    for (const key in {}) polluted.push(key);
+    const timer = await new Promise((resolve) => setTimeout(resolve, 0, 'timer'));
+    return [seen(), ++runs, polluted, timer, [3, 1, 2].sort().map(String).join(), JSON.parse(JSON.stringify({ input }))];
+  }";
+
+impl Slot {
+    pub(crate) async fn new() -> Self {
+        let config = EngineConfig { max_sandboxes: 1, ..config() };
+        let engine = Engine::new(config).expect("the engine starts");
+        let witness = engine.prepare(WITNESS, LIMITS).await.expect("the witness prepares");
+        let clean = testify(&engine, &witness).await;
+        Self { engine, witness, clean }
+    }
+
+    /// Runs a source once. It must end about in time, and leave nothing.
+    pub(crate) async fn run(&self, source: &str, mut call: Call) -> Report {
+        let timeout = call.deadline.saturating_duration_since(Instant::now());
+        let begun = Instant::now();
+        let prepared = self.engine.prepare(source, LIMITS).await.expect("the source prepares");
+        call.deadline += begun.elapsed();
+        let report = self.engine.run(&prepared, call).await.expect("the platform works");
+        assert!(report.timing.total < timeout + LATE, "{source}: {:?}", report.timing);
+        assert_eq!(self.engine.free_slots(), 1, "the slot is free again after {source}");
+        assert_eq!(testify(&self.engine, &self.witness).await, self.clean, "something is left of {source}");
+        report
+    }
+
+    /// Runs the body of an async lambda that fails by itself.
+    pub(crate) async fn fails(&self, body: &str, kind: FailureKind) -> Report {
+        self.call_fails(body, call("null"), kind).await
+    }
+
+    /// As [`fails`](Self::fails), with a call of one's own.
+    pub(crate) async fn call_fails(&self, body: &str, call: Call, kind: FailureKind) -> Report {
+        let report = self.run(&started(body), call).await;
+        assert_eq!(failure(&report).kind, kind, "{body}: {:?}", failure(&report));
+        assert_eq!(report.logs[0].message, "started", "logs survive: {body}");
+        report
+    }
+
+    /// Runs the body of an async lambda that never ends.
+    pub(crate) async fn endless(&self, body: &str) -> Report {
+        self.endless_after(body, Arc::new(NoHost), "started").await
+    }
+
+    /// As [`endless`](Self::endless), with a host and a line that it logs before it stalls. Only a deadline
+    /// that a busy machine lets it reach that line by shows anything, so there are several.
+    pub(crate) async fn endless_after(&self, body: &str, host: Arc<dyn Host>, line: &str) -> Report {
+        for timeout in [SHORT, 10 * SHORT, 100 * SHORT] {
+            let report = self.run(&started(body), call_of("null", timeout, Arc::clone(&host))).await;
+            assert_eq!(failure(&report).kind, FailureKind::Timeout, "{body}: {:?}", failure(&report));
+            assert!(report.timing.total >= timeout, "not before its deadline: {body}: {:?}", report.timing);
+            if report.logs.iter().any(|entry| entry.message.contains(line)) {
+                return report;
+            }
+        }
+        panic!("it never logged {line}: {body}")
+    }
+
+    /// What the body of an async lambda returns.
+    pub(crate) async fn returns(&self, body: &str) -> serde_json::Value {
+        returned(&self.run(&format!("async function lambda(input) {{ {body}\n}}"), call("null")).await)
+    }
+}
+
+fn started(body: &str) -> String {
+    format!("async function lambda(input) {{ console.log('started');\n{body}\n}}")
+}
+
+async fn testify(engine: &Engine, witness: &Prepared) -> (serde_json::Value, usize) {
+    let report = engine.run(witness, call("[1]")).await.expect("the next run begins");
+    (returned(&report), report.peak_memory_bytes)
 }
 
 /// The messages of a log.

@@ -1,0 +1,126 @@
+//! Logs: bounded, whatever is logged; kept, however the run ends.
+
+use std::sync::Arc;
+
+use chatfn_engine::{Call, FailureKind, LogLevel, LogLimits, NoHost};
+
+use crate::support::{Slot, call, messages, returned};
+
+const MARKER: &str = "log limit reached";
+
+#[tokio::test]
+async fn a_flood_is_cut_and_says_so() {
+    let slot = Slot::new().await;
+    for flood in ["for (let n = 0; ; n++) console.log('line ' + n)", "while (true) console.error('')"] {
+        let report = slot.endless_after(flood, Arc::new(NoHost), MARKER).await;
+        assert!(report.logs_truncated);
+        assert_eq!(report.logs.len(), 101, "100 lines and the marker");
+        assert!(report.logs[100].message.contains(MARKER), "{:?}", report.logs[100]);
+    }
+}
+
+#[tokio::test]
+async fn a_giant_line_is_cut_between_characters() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() { console.log('ä'.repeat(5e6)); console.log('after') }";
+    let report = slot.run(source, call("1")).await;
+    assert!(report.logs_truncated);
+    assert_eq!(report.logs[0].message, "ä".repeat(32 << 10), "64 KiB of it");
+    assert!(report.logs.len() == 2 && report.logs[1].message.contains(MARKER), "{:?}", report.logs[1]);
+
+    let limited = Call { log_limits: LogLimits { entries: 100, bytes: 51 }, ..call("1") };
+    let report = slot.run(source, limited).await;
+    assert_eq!(messages(&report.logs)[0], "ä".repeat(25));
+}
+
+#[tokio::test]
+async fn what_is_shown_of_a_value_is_bounded() {
+    let slot = Slot::new().await;
+    for value in [
+        // Wide and deep: ten thousand million texts in all.
+        "const of = (it) => new Array(100).fill(it); const value = of(of(of(of(of('x'.repeat(1000))))))",
+        "const of = (it) => Object.fromEntries(new Array(100).fill(0).map((_, i) => ['key'.repeat(100) + i, it])); const value = of(of(of(of(1))))",
+        "const of = (it) => new Map(new Array(100).fill(0).map((_, i) => [{ i }, it])); const value = of(of(of(of(1))))",
+        "let value = []; for (let n = 0; n < 1e4; n++) value = [value]",
+        "const value = new Array(1e8)",
+        "const value = Object.fromEntries(new Array(1e4).fill(0).map((_, i) => [i, i]))",
+        "const value = {}; value.value = value",
+    ] {
+        let report = slot.run(&format!("async function lambda() {{ {value}; console.log(value, 'and', value); return 'on it goes' }}"), call("1")).await;
+        assert_eq!(returned(&report), "on it goes", "{value}");
+        assert!(!report.logs[0].message.contains("cannot be shown"), "{value}");
+        assert!(report.peak_memory_bytes < 32 << 20, "{value}: {}", report.peak_memory_bytes);
+    }
+}
+
+#[tokio::test]
+async fn showing_a_value_runs_none_of_its_code() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() {
+      const bomb = () => { throw new Error('run') };
+      console.log({ get x() { bomb() } }, { toString: bomb, toJSON: bomb, inspect: bomb, valueOf: bomb }, { [Symbol.toPrimitive]: bomb });
+      console.log('%s %o', { toString: bomb }, Object.defineProperty({}, 'constructor', { get: bomb }));
+      console.log(new (class { get [Symbol.toStringTag]() { bomb() } })());
+    }";
+    let report = slot.run(source, call("1")).await;
+    assert_eq!(report.logs.len(), 3);
+    for line in messages(&report.logs) {
+        assert!(!line.contains("cannot be shown") && !line.contains("run"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_shown_is_one_line_that_says_so() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() {
+      console.log(new Proxy({}, { ownKeys() { throw 1 } }));
+      console.log('%d', Symbol('x'));
+      console.log('still there');
+    }";
+    let lines = slot.run(source, call("1")).await;
+    assert_eq!(messages(&lines.logs), ["[a value that cannot be shown]", "[a value that cannot be shown]", "still there"]);
+}
+
+#[tokio::test]
+async fn a_log_within_a_log_comes_first() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() { console.log(`outer ${{ toString() { console.warn('inner'); return 'x' } }}`) }";
+    let report = slot.run(source, call("1")).await;
+    assert_eq!(messages(&report.logs), ["inner", "outer x"]);
+    assert_eq!(report.logs[0].level, LogLevel::Warn);
+}
+
+#[tokio::test]
+async fn text_that_is_no_text_is_replaced() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() { console.log('a\\ud800b\\udfff\\u0000c\\u001b[0m') }";
+    let report = slot.run(source, call("1")).await;
+    assert!(!report.logs_truncated);
+    let line = &report.logs[0].message;
+    assert!(line.starts_with("a\u{fffd}") && line.ends_with("\0c\u{1b}[0m"), "{line:?}");
+
+    // Replaced it is longer than it was, and still within the limit.
+    let limited = Call { log_limits: LogLimits { entries: 9, bytes: 40 }, ..call("1") };
+    let report = slot.run("async function lambda() { console.log('\\ud800'.repeat(13)) }", limited).await;
+    assert!(report.logs[0].message.len() <= 40 && report.logs_truncated, "{:?}", report.logs);
+}
+
+#[tokio::test]
+async fn lines_survive_every_end() {
+    let slot = Slot::new().await;
+    for (body, kind) in [
+        ("const all = []; while (true) all.push(new Array(1e5).fill(0))", FailureKind::OutOfMemory),
+        ("JSON.parse('['.repeat(1e6))", FailureKind::StackOverflow),
+        ("throw new Error('x')", FailureKind::Thrown),
+        ("await new Promise(() => {})", FailureKind::NeverSettles),
+        ("return 10n", FailureKind::ResultNotJson),
+        ("return 'x'.repeat(2e6)", FailureKind::ResultTooLarge),
+    ] {
+        let body = format!("console.warn('before'); {body}");
+        let report = slot.fails(&body, kind).await;
+        assert_eq!(messages(&report.logs), ["started", "before"], "{kind:?}");
+    }
+    let body = "console.warn('before'); while (true) {}";
+    let report = slot.endless_after(body, Arc::new(NoHost), "before").await;
+    assert_eq!(messages(&report.logs), ["started", "before"]);
+}
