@@ -4,6 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+/// The language's own globals. Each file takes them into constants before any source runs: a top-level name of
+/// an author (`const Promise = require(…)`) would hide them from it.
+const INTRINSICS: &str = "const { \
+    Array, ArrayBuffer, BigInt, Boolean, DataView, Date, DOMException, Error, EvalError, Function, JSON, Map, Math, \
+    Number, Object, Promise, Proxy, RangeError, ReferenceError, Reflect, RegExp, Set, String, Symbol, SyntaxError, \
+    TypeError, URIError, Uint8Array, WeakMap, WeakRef, WeakSet, decodeURIComponent, encodeURIComponent, parseFloat, \
+    parseInt } = globalThis;";
+
 /// One file of the prelude, wrapped as a function of `(host, chatfn)`.
 pub(crate) struct File {
     name: String,
@@ -14,12 +22,14 @@ impl File {
     /// A file of ours.
     fn strict(name: String, body: &str) -> Self {
         // The wrapper is on the first line, so that line numbers stay those of the file.
-        Self { name, source: format!("(function (host, chatfn) {{ 'use strict'; {body}\n}})") }
+        let source = format!("(function (host, chatfn) {{ 'use strict'; {INTRINSICS} {body}\n}})");
+        Self { name, source }
     }
 
     /// A bundle, which holds files of others: whether a file is strict is for itself to say.
     pub(crate) fn bundle(name: &str, body: &str) -> Self {
-        Self { name: name.to_owned(), source: format!("(function (host, chatfn) {{ {body}\n}})") }
+        let source = format!("(function (host, chatfn) {{ {INTRINSICS} {{ {body}\n}} }})");
+        Self { name: name.to_owned(), source }
     }
 }
 

@@ -1,5 +1,7 @@
 // Bodies of requests and responses: always whole, never streamed.
 
+const { URLSearchParams } = globalThis;
+
 // [bytes or null, content type or null] of what `fetch` takes as a body.
 chatfn.extractBody = (body) => {
   if (body === undefined || body === null) return [null, null];

@@ -1,5 +1,6 @@
 // fetch, Request and Response.
 
+const { Headers, URL } = globalThis;
 const OP_FETCH = 1;
 
 const METHODS = ['DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PUT'];

@@ -1,7 +1,5 @@
 // crypto.subtle: digests and HMAC. The rest of the interface exists and says that it is not offered.
 
-const { DOMException } = globalThis;
-
 // What the standard calls them, with the length of a block, which is that of a generated key.
 const ALGORITHMS = {
   'SHA-1': ['sha1', 64],

@@ -1,5 +1,6 @@
 // The little of Node's process that portable code looks at. `env` is filled for each run.
 
+const { queueMicrotask } = globalThis;
 const env = Object.create(Object.prototype);
 
 chatfn.setEnv = (values) => {

@@ -100,7 +100,8 @@ async fn top_level_code_has_a_deadline_as_well() {
 async fn a_busy_run_leaves_time_for_others_on_its_thread() {
     let source = "async function lambda() { while (true) {} }";
     let prepared = engine().prepare(source, LIMITS).await.unwrap();
-    let call = crate::support::call_of("1", Duration::from_secs(3600), std::sync::Arc::new(chatfn_engine::NoHost));
+    let call =
+        crate::support::call_of("1", Duration::from_secs(3600), std::sync::Arc::new(chatfn_engine::NoHost));
     let busy = tokio::spawn(async move { engine().run(&prepared, call).await });
     // Each needs its turn on the only thread, which the run gives up at every tick.
     for _ in 0..20 {

@@ -41,8 +41,10 @@ async fn neighbours_of_a_broken_sandbox_finish() {
       async function lambda(n) { await fetch('https://gate.example').catch(() => {}); return [kept, n] }";
     let waits = engine().prepare(waits, LIMITS).await.unwrap();
     let breaks = engine().prepare(&format!("async function lambda() {{ {BREAK} }}"), LIMITS).await.unwrap();
-    let exhausts =
-        engine().prepare("async function lambda() { while (true) 'x'.repeat(1e6).split('') }", LIMITS).await.unwrap();
+    let exhausts = engine()
+        .prepare("async function lambda() { while (true) 'x'.repeat(1e6).split('') }", LIMITS)
+        .await
+        .unwrap();
 
     let gate = Arc::new(Semaphore::new(0));
     let slots = engine().free_slots();
@@ -59,7 +61,8 @@ async fn neighbours_of_a_broken_sandbox_finish() {
         let report = engine().run(&breaks, call("1")).await.unwrap();
         assert_eq!(failure(&report).kind, FailureKind::Crashed);
         let timeout = std::time::Duration::from_millis(20);
-        let report = engine().run(&exhausts, call_of("1", timeout, Arc::new(chatfn_engine::NoHost))).await.unwrap();
+        let report =
+            engine().run(&exhausts, call_of("1", timeout, Arc::new(chatfn_engine::NoHost))).await.unwrap();
         assert_eq!(failure(&report).kind, FailureKind::Timeout);
     }
     gate.add_permits(20);
@@ -82,7 +85,8 @@ impl Host for Broken {
 #[tokio::test]
 async fn a_panic_of_the_host_leaves_the_slot_clean() {
     let slots = engine().free_slots();
-    let prepared = engine().prepare("async function lambda() { await fetch('https://a.test') }", LIMITS).await.unwrap();
+    let prepared =
+        engine().prepare("async function lambda() { await fetch('https://a.test') }", LIMITS).await.unwrap();
     let call = call_of("1", PATIENCE, Arc::new(Broken));
     let function = prepared.clone();
     let run = tokio::spawn(async move { engine().run(&function, call).await });

@@ -78,7 +78,10 @@ async fn what_cannot_be_shown_is_one_line_that_says_so() {
       console.log('still there');
     }";
     let lines = slot.run(source, call("1")).await;
-    assert_eq!(messages(&lines.logs), ["[a value that cannot be shown]", "[a value that cannot be shown]", "still there"]);
+    assert_eq!(
+        messages(&lines.logs),
+        ["[a value that cannot be shown]", "[a value that cannot be shown]", "still there"]
+    );
 }
 
 #[tokio::test]

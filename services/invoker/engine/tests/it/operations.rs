@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use chatfn_engine::{
-    Call, FailureKind, FetchResponse, Host, HostOp, NoHost, OpError, OpResult,
-};
+use chatfn_engine::{Call, FailureKind, FetchResponse, Host, HostOp, NoHost, OpError, OpResult};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 

@@ -47,8 +47,14 @@ async fn what_json_can_hold_in_its_way_is_returned_so() {
     let slot = Slot::new().await;
     for (body, result) in [
         ("return undefined", json!(null)),
-        ("return [NaN, Infinity, -0, undefined, () => 1, Symbol('x')]", json!([null, null, 0, null, null, null])),
-        ("return { a: undefined, b: () => 1, c: new Date(0), d: new Map([[1, 2]]) }", json!({"c": "1970-01-01T00:00:00.000Z", "d": {}})),
+        (
+            "return [NaN, Infinity, -0, undefined, () => 1, Symbol('x')]",
+            json!([null, null, 0, null, null, null]),
+        ),
+        (
+            "return { a: undefined, b: () => 1, c: new Date(0), d: new Map([[1, 2]]) }",
+            json!({"c": "1970-01-01T00:00:00.000Z", "d": {}}),
+        ),
         ("return { toJSON() { return this } }", json!({})),
         ("return 'a\\u0000b'", json!("a\0b")),
         ("return JSON.parse('{\"__proto__\": 1}')", json!({"__proto__": 1})),
@@ -63,7 +69,11 @@ async fn what_json_can_hold_in_its_way_is_returned_so() {
 #[tokio::test]
 async fn writing_a_result_counts_towards_the_deadline() {
     let slot = Slot::new().await;
-    for body in ["return { toJSON() { while (true) {} } }", "return { get x() { while (true) {} } }", "return new Array(1e9)"] {
+    for body in [
+        "return { toJSON() { while (true) {} } }",
+        "return { get x() { while (true) {} } }",
+        "return new Array(1e9)",
+    ] {
         slot.endless(body).await;
     }
 }
@@ -87,7 +97,8 @@ async fn whatever_is_thrown_is_told_within_bounds() {
         let report = slot.fails(body, FailureKind::Thrown).await;
         assert!(failure(&report).message.contains(says), "{body}: {:?}", failure(&report));
     }
-    let body = "throw Object.assign(new Error('m'.repeat(1e6)), { name: 'n'.repeat(1e6), stack: 's'.repeat(1e6) })";
+    let body =
+        "throw Object.assign(new Error('m'.repeat(1e6)), { name: 'n'.repeat(1e6), stack: 's'.repeat(1e6) })";
     let report = slot.fails(body, FailureKind::Thrown).await;
     let failure = failure(&report);
     assert_eq!((failure.name.len(), failure.message.len(), failure.stack.len()), (256, 8 << 10, 16 << 10));

@@ -51,7 +51,10 @@ async fn a_failure_stays_a_failure_of_its_kind() {
     for (body, kind) in [
         ("JSON.stringify = () => '1'; return 10n", FailureKind::ResultNotJson),
         ("globalThis.Promise = Object; return { then() {} }", FailureKind::NeverSettles),
-        ("globalThis.InternalError = Object; const all = []; while (true) all.push(new Uint8Array(1e6))", FailureKind::OutOfMemory),
+        (
+            "globalThis.InternalError = Object; const all = []; while (true) all.push(new Uint8Array(1e6))",
+            FailureKind::OutOfMemory,
+        ),
     ] {
         slot.fails(body, kind).await;
     }
@@ -111,6 +114,9 @@ async fn an_authors_names_hide_nothing_of_the_prelude() {
         return [refused, abort, url.href, structuredClone({ a: new globalThis.Map([[1, 2]]) }).a.size, [...new H({ a: 'b' })].join()];
       }";
     let report = slot.run(source, call("1")).await;
-    assert_eq!(returned(&report), json!(["EGRESS_FORBIDDEN", "AbortError", "https://a.test/?a=1&b=2", 1, "a,b"]));
+    assert_eq!(
+        returned(&report),
+        json!(["EGRESS_FORBIDDEN", "AbortError", "https://a.test/?a=1&b=2", 1, "a,b"])
+    );
     assert_eq!(messages(&report.logs), ["{ a: [ 1, 'x' ] }"]);
 }

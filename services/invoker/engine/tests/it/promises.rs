@@ -41,7 +41,10 @@ async fn jobs_that_always_make_another_end_at_the_deadline() {
 #[tokio::test]
 async fn a_thenable_settles_once() {
     let slot = Slot::new().await;
-    assert_eq!(slot.returns("return { then(resolve, reject) { resolve(1); resolve(2); reject(3); throw 4 } }").await, 1);
+    assert_eq!(
+        slot.returns("return { then(resolve, reject) { resolve(1); resolve(2); reject(3); throw 4 } }").await,
+        1
+    );
     let source = "function lambda(input, callback) { callback(null, 1); callback(null, 2); callback(new Error('late')); throw new Error('later') }";
     assert_eq!(returned(&slot.run(source, call("1")).await), 1);
 }
@@ -56,7 +59,11 @@ async fn rejections_that_nobody_handles_are_logged_and_end_nothing() {
     }";
     let report = slot.run(source, call("1")).await;
     assert_eq!(returned(&report), json!("done"));
-    assert!(report.logs[0].message.contains("unhandled promise rejection: TypeError: lost"), "{:?}", report.logs[0]);
+    assert!(
+        report.logs[0].message.contains("unhandled promise rejection: TypeError: lost"),
+        "{:?}",
+        report.logs[0]
+    );
     assert_eq!(report.logs[0].level, LogLevel::Error);
     assert!(!messages(&report.logs).iter().any(|line| line.contains("handled'")), "one was handled");
     assert!(report.logs_truncated && report.logs.len() == 101, "a flood of them is a flood of lines");

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chatfn_engine::{Engine, EngineConfig, NoHost, RunError};
 use serde_json::json;
 
-use crate::support::{LIMITS, config, PATIENCE, call, call_of, engine, returned};
+use crate::support::{LIMITS, PATIENCE, call, call_of, config, engine, returned};
 
 #[tokio::test]
 async fn many_runs_share_the_process() {

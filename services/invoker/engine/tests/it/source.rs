@@ -38,7 +38,8 @@ async fn long_lines_and_many_of_them_are_fine() {
         format!("async function lambda() {{ return 1{} }}", "+1".repeat(49_000)),
         format!("{}async function lambda() {{ return 1 }}", "\n".repeat(99_000)),
         format!("{}async function lambda() {{ return 1 }}", "var x;".repeat(16_000)),
-        (0..3_000).map(|n| format!("function f{n}() {{}}")).collect::<String>() + "async function lambda() { return 1 }",
+        (0..3_000).map(|n| format!("function f{n}() {{}}")).collect::<String>()
+            + "async function lambda() { return 1 }",
     ] {
         assert!(prepares_or_says_why(&source).await.unwrap().is_number());
     }
@@ -105,7 +106,9 @@ async fn strange_characters_are_read_as_the_language_has_it() {
     ] {
         match prepares_or_says_why(source).await {
             Ok(one) => assert!(works && one == 1, "{source:?}: {one}"),
-            Err(error) => assert!(!works && matches!(error, PrepareError::Syntax { .. }), "{source:?}: {error:?}"),
+            Err(error) => {
+                assert!(!works && matches!(error, PrepareError::Syntax { .. }), "{source:?}: {error:?}")
+            }
         }
     }
 }
@@ -120,7 +123,8 @@ async fn what_top_level_code_leaves_is_bounded() {
         matches!(error, PrepareError::TooLarge { what: "what top-level code makes", limit, .. } if limit == 8 << 20),
         "{error:?}"
     );
-    let hungry = "const kept = []; while (true) kept.push(new Uint8Array(1e6).fill(7)); async function lambda() {}";
+    let hungry =
+        "const kept = []; while (true) kept.push(new Uint8Array(1e6).fill(7)); async function lambda() {}";
     assert!(matches!(refusal(hungry).await, PrepareError::Memory { limit_bytes } if limit_bytes == 64 << 20));
     let tiny = PrepareLimits { memory_bytes: 1, ..LIMITS };
     let error = engine().prepare("async function lambda() {}", tiny).await.unwrap_err();

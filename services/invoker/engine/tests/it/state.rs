@@ -19,20 +19,47 @@ async fn thrice(engine: &Engine, prepared: &Prepared) -> Vec<serde_json::Value> 
 async fn every_run_starts_where_top_level_code_ended() {
     for (source, result) in [
         ("let runs = 0; async function lambda() { return ++runs }", json!(1)),
-        ("const cache = new Map([['a', 1]]); async function lambda() { cache.set(cache.size, 1); return cache.size }", json!(2)),
+        (
+            "const cache = new Map([['a', 1]]); async function lambda() { cache.set(cache.size, 1); return cache.size }",
+            json!(2),
+        ),
         ("async function lambda() { return globalThis.leak = (globalThis.leak ?? 0) + 1 }", json!(1)),
         ("async function lambda() { return process.env.LEAK = (process.env.LEAK ?? '') + 'x' }", json!("x")),
         ("async function lambda() { return (console.leak = (console.leak ?? 0) + 1) }", json!(1)),
         ("const re = /a/g; async function lambda() { re.test('aa'); return re.lastIndex }", json!(1)),
-        ("async function lambda() { const key = Symbol.for('leak'); const had = key in Object; Object[key] = 1; return had }", json!(false)),
-        ("async function lambda() { Object.prototype.leak = ({}).leak === undefined ? 1 : 2; return ({}).leak }", json!(1)),
-        ("async function lambda() { const url = require('url'); url.leak = (url.leak ?? 0) + 1; return url.leak }", json!(1)),
+        (
+            "async function lambda() { const key = Symbol.for('leak'); const had = key in Object; Object[key] = 1; return had }",
+            json!(false),
+        ),
+        (
+            "async function lambda() { Object.prototype.leak = ({}).leak === undefined ? 1 : 2; return ({}).leak }",
+            json!(1),
+        ),
+        (
+            "async function lambda() { const url = require('url'); url.leak = (url.leak ?? 0) + 1; return url.leak }",
+            json!(1),
+        ),
         ("function lambda() { lambda.runs = (lambda.runs ?? 0) + 1; return lambda.runs }", json!(1)),
-        ("let once = (() => { let made; return () => (made ??= Symbol()) })(); const at = once(); async function lambda() { return once() === at }", json!(true)),
-        ("let ref = new WeakRef({}); async function lambda() { const was = typeof ref; ref = 1; return was }", json!("object")),
-        ("class It { static #runs = 0; static run() { return ++It.#runs } } async function lambda() { return It.run() }", json!(1)),
-        ("function* all() { let n = 0; while (true) yield n++ } const it = all(); async function lambda() { return it.next().value }", json!(0)),
-        ("let wait = new Promise((resolve) => { globalThis.go = resolve }); async function lambda() { go('now'); return wait }", json!("now")),
+        (
+            "let once = (() => { let made; return () => (made ??= Symbol()) })(); const at = once(); async function lambda() { return once() === at }",
+            json!(true),
+        ),
+        (
+            "let ref = new WeakRef({}); async function lambda() { const was = typeof ref; ref = 1; return was }",
+            json!("object"),
+        ),
+        (
+            "class It { static #runs = 0; static run() { return ++It.#runs } } async function lambda() { return It.run() }",
+            json!(1),
+        ),
+        (
+            "function* all() { let n = 0; while (true) yield n++ } const it = all(); async function lambda() { return it.next().value }",
+            json!(0),
+        ),
+        (
+            "let wait = new Promise((resolve) => { globalThis.go = resolve }); async function lambda() { go('now'); return wait }",
+            json!("now"),
+        ),
     ] {
         let prepared = engine().prepare(source, LIMITS).await.unwrap();
         assert_eq!(thrice(engine(), &prepared).await, [result.clone(), result.clone(), result], "{source}");
@@ -81,7 +108,8 @@ async fn functions_of_other_accounts_see_nothing_of_it() {
 
 #[tokio::test]
 async fn the_environment_is_the_calls_own() {
-    let source = "async function lambda() { const seen = { ...process.env }; process.env.MORE = 1; return seen }";
+    let source =
+        "async function lambda() { const seen = { ...process.env }; process.env.MORE = 1; return seen }";
     let prepared = engine().prepare(source, LIMITS).await.unwrap();
     for (env, seen) in [(r#"{"KEY": "of a"}"#, json!({"KEY": "of a"})), ("{}", json!({}))] {
         let call = chatfn_engine::Call { env_json: env.into(), ..call("1") };
