@@ -13,10 +13,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern {
-    wildcard: bool,
-    /// Lower case, without a trailing dot; an address in its canonical form.
-    host: String,
+    host: PatternHost,
     port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum PatternHost {
+    Address(IpAddr),
+    /// Lower case, without a trailing dot.
+    Name(String),
+    /// What comes after the wildcard and its dot, likewise.
+    NamesUnder(String),
 }
 
 /// An entry that does not parse.
@@ -36,13 +43,15 @@ impl HostPattern {
             Some(wanted) => wanted == port,
             None => port == 80 || port == 443,
         };
-        let host_matches = if self.wildcard {
-            host.strip_suffix(&self.host)
-                .and_then(|rest| rest.strip_suffix('.'))
-                .is_some_and(|rest| !rest.is_empty())
-                && host.parse::<IpAddr>().is_err()
-        } else {
-            host == self.host
+        // Addresses have several spellings, of which a URL parser and `Display` choose different ones.
+        let address = host.parse::<IpAddr>().ok();
+        let host_matches = match &self.host {
+            PatternHost::Address(wanted) => address == Some(*wanted),
+            PatternHost::Name(wanted) => host == wanted,
+            PatternHost::NamesUnder(parent) => {
+                let labels = host.strip_suffix(parent.as_str()).and_then(|rest| rest.strip_suffix('.'));
+                address.is_none() && labels.is_some_and(|labels| !labels.is_empty())
+            }
         };
         port_matches && host_matches
     }
@@ -54,7 +63,7 @@ impl FromStr for HostPattern {
     fn from_str(text: &str) -> Result<Self, HostPatternError> {
         let (host, port) = split_port(text).ok_or(HostPatternError)?;
         if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(Self { wildcard: false, host: address.to_string(), port });
+            return Ok(Self { host: PatternHost::Address(address), port });
         }
         let (wildcard, host) = match host.strip_prefix("*.") {
             Some(rest) => (true, rest),
@@ -64,7 +73,8 @@ impl FromStr for HostPattern {
         // A wildcard over a whole top-level domain would allow almost anyone to register a match.
         let enough_labels = !wildcard || host.contains('.');
         if host.len() <= 253 && enough_labels && host.split('.').all(is_label) && !looks_like_ipv4(&host) {
-            Ok(Self { wildcard, host, port })
+            let host = if wildcard { PatternHost::NamesUnder(host) } else { PatternHost::Name(host) };
+            Ok(Self { host, port })
         } else {
             Err(HostPatternError)
         }
@@ -106,14 +116,13 @@ fn looks_like_ipv4(host: &str) -> bool {
 
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.wildcard {
-            f.write_str("*.")?;
-        }
-        match (self.host.contains(':'), self.port) {
-            (true, Some(port)) => write!(f, "[{}]:{port}", self.host),
-            (false, Some(port)) => write!(f, "{}:{port}", self.host),
-            (_, None) => f.write_str(&self.host),
-        }
+        match (&self.host, self.port) {
+            (PatternHost::Address(IpAddr::V6(address)), Some(_)) => write!(f, "[{address}]"),
+            (PatternHost::Address(address), _) => write!(f, "{address}"),
+            (PatternHost::Name(name), _) => f.write_str(name),
+            (PatternHost::NamesUnder(parent), _) => write!(f, "*.{parent}"),
+        }?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 
@@ -167,6 +176,21 @@ mod tests {
         assert!(!odd.matches("127.0.0.1", 80));
         assert!(pattern("[::1]:8080").matches("[::1]", 8080));
         assert!(pattern("2001:db8::1").matches("2001:db8::1", 443));
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        // As an author writes it, and as a URL parser does.
+        for (entry, host) in [
+            ("[::ffff:1.2.3.4]", "[::ffff:102:304]"),
+            ("::ffff:102:304", "[::ffff:102:304]"),
+            ("[64:ff9b::1.2.3.4]", "[64:ff9b::102:304]"),
+            ("2001:DB8:0:0:0:0:0:1", "[2001:db8::1]"),
+        ] {
+            assert!(pattern(entry).matches(host, 443), "{entry}");
+        }
+        assert!(!pattern("[::ffff:1.2.3.4]").matches("1.2.3.4", 443), "another address");
+        assert!(!pattern("1.2.3.4").matches("[::ffff:102:304]", 443));
     }
 
     #[test]
