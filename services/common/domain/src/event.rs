@@ -83,9 +83,10 @@ pub fn given_idempotency_key(text: &str) -> Uuid {
         .unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chatfn:keys/{text}").as_bytes()))
 }
 
-/// The idempotency key of one outbound call: the `ordinal`-th (from 0) write of a run.
-pub fn call_idempotency_key(event_key: &Uuid, ordinal: u32) -> Uuid {
-    Uuid::new_v5(event_key, &ordinal.to_be_bytes())
+/// The idempotency key of one outbound call: the `ordinal`-th (from 0) write of a run of `function`. Functions that run
+/// with the same given key have calls with keys of their own.
+pub fn call_idempotency_key(event_key: &Uuid, function: &FunctionName, ordinal: u32) -> Uuid {
+    Uuid::new_v5(event_key, format!("{function}/calls/{ordinal}").as_bytes())
 }
 
 #[cfg(test)]
@@ -117,7 +118,10 @@ mod tests {
         assert_eq!(key, idempotency_key(&function, &event));
         assert_ne!(key, idempotency_key(&other, &event));
         assert_ne!(key, idempotency_key(&function, &"e2".parse().unwrap()));
-        assert_ne!(call_idempotency_key(&key, 0), call_idempotency_key(&key, 1));
+        let call = call_idempotency_key(&key, &function, 0);
+        assert_eq!(call, call_idempotency_key(&key, &function, 0));
+        assert_ne!(call, call_idempotency_key(&key, &function, 1));
+        assert_ne!(call, call_idempotency_key(&key, &other, 0));
         assert_eq!(given_idempotency_key(&key.to_string()), key);
         assert_eq!(given_idempotency_key("a"), given_idempotency_key("a"));
         assert_ne!(given_idempotency_key("a"), given_idempotency_key("b"));

@@ -22,8 +22,9 @@ use super::{
 
 impl RunEgress {
     /// Makes a call, and reads its whole answer. Header values hold one character per byte, in both directions; the
-    /// memory of the answer's body counts towards the process' limit until it is dropped. Its place on the record, and its idempotency key when it is a write, are taken when this
-    /// function is called, so they follow the order of the lambda's calls. Dropping the future ends the call.
+    /// memory of the answer's body counts towards the process' limit until it is dropped. Its place on the record, and
+    /// its idempotency key when it is a write, are taken when this function is called, so they follow the order of the
+    /// lambda's calls. Dropping the future ends the call.
     pub fn fetch(
         self: &Arc<Self>,
         request: FetchRequest,
@@ -31,8 +32,10 @@ impl RunEgress {
         let run = Arc::clone(self);
         let record = run.records.start(&request.method, target::recorded(&request.url), run.scope.deadline);
         let is_write = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH" | "DELETE");
-        let key = is_write
-            .then(|| call_idempotency_key(&run.scope.event_key, run.writes.fetch_add(1, Ordering::Relaxed)));
+        let key = is_write.then(|| {
+            let ordinal = run.writes.fetch_add(1, Ordering::Relaxed);
+            call_idempotency_key(&run.scope.event_key, &run.scope.deployment.function, ordinal)
+        });
         async move {
             let outcome = match timeout_at(run.scope.deadline, Box::pin(run.call(request, key))).await {
                 Ok(outcome) => outcome,
@@ -110,8 +113,9 @@ fn check_answer(hop: &Hop, parts: &Parts) -> Result<(), EgressError> {
     }
     let has_body = hop.method != Method::HEAD
         && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    match parts.headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if has_body && !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+    let encodings = parts.headers.get_all(header::CONTENT_ENCODING);
+    match encodings.iter().find(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        Some(encoding) if has_body => {
             Err(EgressError::UnsupportedEncoding(headers::to_latin1(encoding).chars().take(32).collect()))
         }
         _ => Ok(()),

@@ -2,10 +2,14 @@
 
 use std::net::Ipv4Addr;
 
+use chatfn_deployments::Deployment;
+use chatfn_proto::invoker::v1::InvokeRequest;
 use serde_json::{Value, json};
+use tonic::Request;
 
 use crate::{
-    service::{LOCAL, Service, result, version},
+    FUNCTION,
+    service::{LOCAL, Service, request, result, version},
     witness::{Answer, Witness},
 };
 
@@ -78,6 +82,51 @@ async fn names_are_resolved_as_the_system_does() {
     let urls = [format!("http://{}/", server.at("localhost"))];
     let service = Service::start([version(1, &calling(&urls), &[server.at("localhost")])], &[LOCAL]).await;
     assert_eq!(result(&service.invoke("e-1").await.unwrap()), json!([200]));
+}
+
+#[tokio::test]
+async fn keys_last_over_attempts_and_replays_and_belong_to_one_call() {
+    const OTHER: &str = "accounts/acme/functions/chat.end";
+    let crm = Witness::start(|_| Answer::ok("")).await;
+    let url = format!("http://{}/", crm.at("127.0.0.1"));
+    let source = format!(
+        "async function lambda() {{
+           await fetch({url:?}, {{ method: 'POST', body: 'case' }});
+           await fetch({url:?}, {{ method: 'POST', body: 'case' }});
+           await fetch({url:?}, {{ method: 'PUT', headers: {{ 'Idempotency-Key': 'mine' }} }});
+         }}"
+    );
+    let first = version(1, &source, &[crm.at("127.0.0.1")]);
+    let second = Deployment { function: OTHER.parse().unwrap(), ..first.clone() };
+    let service = Service::start([first, second], &[LOCAL, "--egress-rate=1000"]).await;
+
+    // As event-ingest calls: for one attempt, and for a replay with the key of its event.
+    let run = async |function: &str, event_id: &str, attempt: u32, key: &str| {
+        let mut event = request(event_id).event.unwrap();
+        event.attempt = attempt;
+        event.idempotency_key = key.to_owned();
+        let call = InvokeRequest { function: function.to_owned(), event: Some(event) };
+        let before = crm.seen().requests.len();
+        result(&service.call(Request::new(call)).await.unwrap());
+        let requests = crm.seen().requests.split_off(before);
+        let keys: Vec<_> =
+            requests.iter().map(|request| request.header("idempotency-key").unwrap().to_owned()).collect();
+        assert_eq!(keys[2], "mine", "the author's own stays");
+        [keys[0].clone(), keys[1].clone()]
+    };
+    let keys = run(FUNCTION, "e-1", 1, "").await;
+    assert_eq!(run(FUNCTION, "e-1", 2, "").await, keys, "an attempt");
+    let given = run(FUNCTION, "e-1", 1, "a-key").await;
+    assert_eq!(run(FUNCTION, "e-1", 7, "a-key").await, given, "a replay");
+
+    let mut all = [keys, given].concat();
+    all.extend(run(FUNCTION, "e-2", 1, "").await);
+    all.extend(run(OTHER, "e-1", 1, "").await);
+    all.extend(run(OTHER, "e-1", 1, "a-key").await);
+    let calls = all.len();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), calls, "another call, event or function has another key");
 }
 
 #[tokio::test]
