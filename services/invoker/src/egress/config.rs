@@ -1,6 +1,10 @@
 //! Settings of the lambdas' outbound HTTP.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{AddrParseError, IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use chatfn_rpc::parse_duration;
 use ipnet::IpNet;
@@ -34,6 +38,17 @@ pub struct EgressConfig {
         value_name = "FILE"
     )]
     pub ca_file: Option<PathBuf>,
+    /// Name servers that are asked for lambdas instead of the system's and its hosts file, for example 10.1.0.53 or
+    /// [2001:db8::53]:5353: with public ones, names of the cluster mean nothing to lambdas.
+    #[arg(
+        id = "egress_name_server",
+        long = "egress-name-server",
+        env = "CHATFN_INVOKER_EGRESS_NAME_SERVER",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        value_parser = parse_name_server
+    )]
+    pub name_servers: Vec<SocketAddr>,
     /// Longest wait for the addresses of a name.
     #[arg(id = "egress_dns_timeout", long = "egress-dns-timeout", env = "CHATFN_INVOKER_EGRESS_DNS_TIMEOUT", default_value = "2s", value_parser = parse_duration)]
     pub dns_timeout: Duration,
@@ -57,6 +72,7 @@ impl Default for EgressConfig {
             allow: Vec::new(),
             deny: Vec::new(),
             ca_file: None,
+            name_servers: Vec::new(),
             dns_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(3),
             rate: 20,
@@ -64,4 +80,10 @@ impl Default for EgressConfig {
             buffer_bytes: 256 * 1024 * 1024,
         }
     }
+}
+
+/// An address, with the port of DNS unless another is given.
+fn parse_name_server(text: &str) -> Result<SocketAddr, AddrParseError> {
+    const PORT: u16 = 53;
+    text.parse().or_else(|_| Ok(SocketAddr::new(text.parse::<IpAddr>()?, PORT)))
 }

@@ -1,11 +1,11 @@
 //! Names to addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::BoxFuture;
 use hickory_resolver::{
-    TokioResolver,
-    config::{LookupIpStrategy, ResolveHosts, ResolverConfig},
+    ResolverBuilder, TokioResolver,
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
 };
 
@@ -27,29 +27,55 @@ pub trait Resolve: Send + Sync + 'static {
     fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Vec<IpAddr>, ResolveError>>;
 }
 
-/// Resolves through the system's hosts file and name servers, both read once. Search domains are not used: a name
-/// in an allow-list means the same everywhere.
+/// Resolves through name servers. Search domains are not used: a name in an allow-list means the same everywhere.
 #[derive(Debug)]
 pub struct SystemResolver(TokioResolver);
 
 impl SystemResolver {
-    /// Reads the system's configuration. Without a readable one only the hosts file answers; that is logged.
+    /// Asks the system's hosts file and name servers, both read once. Without a readable configuration only the hosts
+    /// file answers; that is logged.
     ///
     /// # Errors
     /// The resolver cannot be built.
     pub fn new() -> Result<Self, NetError> {
-        let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
             tracing::warn!(%error, "no name servers are configured: lambdas reach only names of the hosts file");
-            TokioResolver::builder_with_config(
-                ResolverConfig::from_parts(None, Vec::new(), Vec::new()),
-                TokioRuntimeProvider::default(),
-            )
+            with_servers(Vec::new())
         });
+        Self::build(builder, ResolveHosts::Always)
+    }
+
+    /// Asks these name servers and nothing else.
+    ///
+    /// # Errors
+    /// The resolver cannot be built.
+    pub fn with_name_servers(servers: &[SocketAddr]) -> Result<Self, NetError> {
+        let servers = servers.iter().map(|server| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        });
+        Self::build(with_servers(servers.collect()), ResolveHosts::Never)
+    }
+
+    fn build(
+        mut builder: ResolverBuilder<TokioRuntimeProvider>,
+        hosts_file: ResolveHosts,
+    ) -> Result<Self, NetError> {
         let options = builder.options_mut();
-        options.use_hosts_file = ResolveHosts::Always;
+        options.use_hosts_file = hosts_file;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         Ok(Self(builder.build()?))
     }
+}
+
+fn with_servers(servers: Vec<NameServerConfig>) -> ResolverBuilder<TokioRuntimeProvider> {
+    TokioResolver::builder_with_config(
+        ResolverConfig::from_parts(None, Vec::new(), servers),
+        TokioRuntimeProvider::default(),
+    )
 }
 
 impl Resolve for SystemResolver {

@@ -37,14 +37,29 @@ async fn loopback_is_refused_however_it_is_written() {
     let outside = Outside::new(EgressConfig { rate: 1000, ..EgressConfig::default() });
     outside.names.add("localhost", &["127.0.0.1", "::1"]);
     // The function's author allows all of them: that must not help.
-    let hosts =
-        ["localhost", "127.0.0.1", "127.1.2.3", "0.0.0.0", "[::1]", "[::7f00:1]", "[64:ff9b::7f00:1]"]
-            .map(|host| format!("{host}:{port}"));
+    let hosts = [
+        "localhost",
+        "127.0.0.1",
+        "127.1.2.3",
+        "0.0.0.0",
+        "[::]",
+        "[::1]",
+        "[::127.0.0.1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::127.0.0.1]",
+        "[2002:7f00:1::]",
+    ]
+    .map(|host| format!("{host}:{port}"));
     for host in [
         "localhost",
         "LOCALHOST",
         "localhost.",
         "ⓛocalhost",
+        "ｌｏｃａｌｈｏｓｔ",
+        "local\u{200b}host",
+        "local\u{ad}host",
+        "localhost。",
+        "local%68ost",
         "127.0.0.1",
         "127.0.0.1.",
         "127.1",
@@ -56,13 +71,24 @@ async fn loopback_is_refused_however_it_is_written() {
         "0x7f.1",
         "①②⑦.0.0.1",
         "127。0。0。1",
+        "１２７．０．０．１",
+        "127｡0｡0｡1",
+        "127.0.1",
+        "127.0x0.0.01",
+        "0177.0.0x0.1",
+        "00000177.0.0.1",
         "%31%32%37.0.0.1",
         "0.0.0.0",
         "0",
         "[::1]",
         "[0:0:0:0:0:0:0:1]",
         "[::127.0.0.1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::FFFF:7F00:1]",
+        "[0:0:0:0:0:ffff:127.0.0.1]",
         "[64:ff9b::127.0.0.1]",
+        "[2002:7f00:1::]",
     ] {
         let outcome = call_once(&outside, &hosts, get(format!("http://{host}:{port}/"))).await;
         assert_eq!(outcome, NOT_ALLOWED_ADDRESS, "{host}");
@@ -71,7 +97,7 @@ async fn loopback_is_refused_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn names_of_special_addresses_are_refused() {
+async fn special_addresses_are_refused_by_name_and_by_number() {
     let inside = inside().await;
     let outside = Outside::new(EgressConfig { rate: 1000, ..EgressConfig::default() });
     for (index, address) in [
@@ -104,6 +130,10 @@ async fn names_of_special_addresses_are_refused() {
         outside.names.add(&format!("n{index}.example"), &[address]);
         let outcome = call_once(&outside, &[&host], get(format!("http://{host}/"))).await;
         assert_eq!(outcome, NOT_ALLOWED_ADDRESS, "{address}");
+        let number = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let host = inside.0.at(&number);
+        let outcome = call_once(&outside, &[&host], get(format!("http://{host}/"))).await;
+        assert_eq!(outcome, NOT_ALLOWED_ADDRESS, "{address} itself");
     }
     // An IDN and a name that ends with a dot are the same names.
     outside.names.add("xn--bcher-kva.example", &["127.0.0.1"]);
@@ -160,8 +190,18 @@ async fn hosts_that_only_look_allowed_are_refused() {
         (format!("http://xcrm.example:{port}/"), "HOST_NOT_ALLOWED"),
         // The entry without a port stands for 80 and 443.
         (format!("http://crm.example:{port}/"), "HOST_NOT_ALLOWED"),
+        (format!("http://crm.example:{port}@127.0.0.1:{port}/"), "INVALID_URL"),
+        (format!("http://crm.example%00.evil.example:{port}/"), "INVALID_URL"),
+        (format!("http://[::1%25lo]:{port}/"), "INVALID_URL"),
+        // A look-alike is another name: this e is Cyrillic.
+        (format!("http://crm.\u{435}xample:{port}/"), "HOST_NOT_ALLOWED"),
         (format!("ftp://crm.example:{port}/"), "UNSUPPORTED_SCHEME"),
+        (format!("gopher://crm.example:{port}/"), "UNSUPPORTED_SCHEME"),
+        (format!("ws://crm.example:{port}/"), "UNSUPPORTED_SCHEME"),
         ("file:///etc/passwd".to_owned(), "UNSUPPORTED_SCHEME"),
+        ("data:text/plain,x".to_owned(), "UNSUPPORTED_SCHEME"),
+        ("blob:http://crm.example/x".to_owned(), "UNSUPPORTED_SCHEME"),
+        ("unix:/run/docker.sock".to_owned(), "UNSUPPORTED_SCHEME"),
     ] {
         assert_eq!(call_once(&outside, &["crm.example"], get(&*url)).await, Err(reason), "{url}");
     }

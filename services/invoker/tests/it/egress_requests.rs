@@ -116,12 +116,18 @@ async fn a_request_that_cannot_be_sent_is_not_begun() {
     let body = |bytes| FetchRequest { body: Some(Bytes::from(vec![b'x'; bytes])), ..request("POST", &*url) };
     for (request, reason) in [
         (with_headers(get(&*url), &[("x", "1\r\nx-smuggled: 1")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &[("x", "1\nx-smuggled: 1")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &[("x", "1\0")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &[("x", "\u{10a}x-smuggled: 1")]), "INVALID_REQUEST"),
+        (with_headers(get(&*url), &[("x: 1\r\nx-smuggled", "1")]), "INVALID_REQUEST"),
         (with_headers(get(&*url), &[("x y", "1")]), "INVALID_REQUEST"),
         (with_headers(get(&*url), &[("x", "\u{20ac}")]), "INVALID_REQUEST"),
         (with_headers(get(&*url), &many), "REQUEST_TOO_LARGE"),
         (with_headers(get(&*url), &[("x", &large)]), "REQUEST_TOO_LARGE"),
         (body(1001), "REQUEST_TOO_LARGE"),
         (FetchRequest { method: "GET".to_owned(), ..body(1) }, "INVALID_REQUEST"),
+        (request("GET / HTTP/1.1\r\nx-smuggled: 1\r\n\r\nGET", &*url), "INVALID_REQUEST"),
+        (request("", &*url), "INVALID_REQUEST"),
         (request("CONNECT", &*url), "INVALID_REQUEST"),
         (request("TRACE", &*url), "INVALID_REQUEST"),
         (get(format!("{url}{}", "x".repeat(8 * 1024))), "INVALID_URL"),
@@ -143,4 +149,22 @@ async fn paths_arrive_as_they_were_written() {
         let seen = server.seen().requests.pop().unwrap().target;
         assert_eq!(format!("http://{host}{seen}"), url.as_str(), "{target}");
     }
+}
+
+#[tokio::test]
+async fn a_url_cannot_smuggle_a_header_or_a_request() {
+    let (server, host, outside) = server().await;
+    for (target, sent) in [
+        // URL parsers drop line ends, wherever they are.
+        ("/a HTTP/1.1\r\nx-smuggled: 1\r\n\r\n", "/a%20HTTP/1.1x-smuggled:%201"),
+        ("/a\r\n\r\nGET /b HTTP/1.1", "/aGET%20/b%20HTTP/1.1"),
+        ("/?q=a b\r\nx-smuggled: 1", "/?q=a%20bx-smuggled:%201"),
+        ("/\u{560d}\u{560a}x-smuggled: 1", "/%E5%98%8D%E5%98%8Ax-smuggled:%201"),
+    ] {
+        assert_eq!(call_once(&outside, &[&host], get(format!("http://{host}{target}"))).await, Ok(201));
+        let seen = server.seen().requests.pop().unwrap();
+        assert_eq!(seen.target, sent);
+        assert_eq!(seen.header("x-smuggled"), None);
+    }
+    assert_eq!(server.seen().requests.len(), 4);
 }

@@ -11,12 +11,14 @@ use bytes::Bytes;
 use chatfn_deployments::Deployment;
 use chatfn_domain::settings::FunctionSettings;
 use chatfn_engine::FetchRequest;
-use chatfn_invoker::egress::{Egress, EgressConfig, Resolve, ResolveError, RunEgress, RunScope};
+use chatfn_invoker::egress::{
+    Egress, EgressConfig, EgressError, Resolve, ResolveError, RunEgress, RunScope, SystemResolver,
+};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{FUNCTION, PATIENCE};
+use crate::{FUNCTION, PATIENCE, dns::NameServer};
 
 /// The name servers: for each name its answers in order, of which the last stays.
 #[derive(Default)]
@@ -65,8 +67,15 @@ pub(crate) struct Outside {
 impl Outside {
     pub(crate) fn new(config: EgressConfig) -> Self {
         let names = Arc::new(Names::default());
-        let egress = Egress::new(&config, Arc::clone(&names) as Arc<dyn Resolve>).unwrap();
-        Self { names, egress: Arc::new(egress) }
+        let resolver = Arc::clone(&names) as Arc<dyn Resolve>;
+        Self { names, egress: Arc::new(Egress::new(&config, resolver).unwrap()) }
+    }
+
+    /// With 127.0.0.1 allowed, and names as the product resolves them.
+    pub(crate) fn resolving(config: EgressConfig, server: &NameServer) -> Self {
+        let config = EgressConfig { allow: vec!["127.0.0.1/32".parse().unwrap()], ..config };
+        let resolver = Arc::new(SystemResolver::with_name_servers(&[server.address]).unwrap());
+        Self { names: Arc::default(), egress: Arc::new(Egress::new(&config, resolver).unwrap()) }
     }
 
     /// With 127.0.0.1 allowed, where the name `crm.example` is.
@@ -132,11 +141,18 @@ pub(crate) async fn call(run: &Arc<RunEgress>, request: FetchRequest) -> Result<
     run.fetch(request).await.map(|response| response.status).map_err(|error| error.reason())
 }
 
-/// Makes a call in a run of its own, of a function that may call `hosts`.
+/// Makes a call in a run of its own, of a function that may call `hosts`. What came of it is on the run's record, which
+/// this makes sure of.
 pub(crate) async fn call_once(
     outside: &Outside,
     hosts: &[impl AsRef<str>],
     request: FetchRequest,
 ) -> Result<u16, &'static str> {
-    call(&outside.run(hosts), request).await
+    let run = outside.run(hosts);
+    let outcome = call(&run, request).await;
+    let (calls, truncated) = run.calls();
+    let [recorded] = &calls[..] else { panic!("one call: {calls:?}") };
+    let reason = recorded.error.as_ref().map(EgressError::reason);
+    assert_eq!((recorded.status, reason, truncated), (outcome.ok(), outcome.err(), false));
+    outcome
 }
