@@ -82,6 +82,7 @@ impl Cluster {
         let options = [("--registry", registry_url.as_str()), ("--cache-dir", cache.as_str())];
         let config = configure::<chatfn_invoker::Config>(&egress.chain(options).collect::<Vec<_>>())?;
         services.push(Service::spawn("invoker", invoker, |shutdown| {
+            // Not confined: this process starts and stops Postgres.
             chatfn_invoker::run(config, invoker_listener, shutdown)
         }));
         let config =

@@ -8,7 +8,7 @@ use chatfn_rpc::{ServerConfig, TelemetryArgs};
 use clap::Parser;
 use http::Uri;
 
-use crate::egress::EgressConfig;
+use crate::{confine::ConfinementMode, egress::EgressConfig};
 
 /// Runs lambdas: each run in a fresh sandbox, never past its deadline.
 #[derive(Debug, Clone, Parser)]
@@ -38,6 +38,11 @@ pub struct Config {
     /// Memory for prepared functions. The least recently used are dropped, and prepared again when needed.
     #[arg(long, env = "CHATFN_INVOKER_PREPARED_BYTES", value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
     pub prepared_bytes: usize,
+
+    /// Whether the kernel confines this process, so that a lambda that breaks out of its sandbox gains little: no
+    /// programs, no files, no further ports (Landlock and seccomp).
+    #[arg(long, env = "CHATFN_INVOKER_CONFINEMENT", value_enum, default_value_t)]
+    pub confinement: ConfinementMode,
 
     /// The lambdas' outbound HTTP.
     #[command(flatten, next_help_heading = "Egress")]
@@ -157,5 +162,13 @@ mod tests {
         let config = config(&["--egress-allow-cidr=127.0.0.0/8,fd00::/8", "--egress-deny-cidr=1.1.1.1/32"]);
         assert_eq!((config.egress.allow.len(), config.egress.deny.len()), (2, 1));
         assert!(Config::try_parse_from(["chatfn-invoker", "--egress-allow-cidr=localhost"]).is_err());
+    }
+
+    #[test]
+    fn name_servers_have_a_port() {
+        let servers = config(&["--egress-name-server=9.9.9.9,10.0.0.1:5353,2620:fe::fe"]).egress.name_servers;
+        let expected = ["9.9.9.9:53", "10.0.0.1:5353", "[2620:fe::fe]:53"];
+        assert_eq!(servers, expected.map(|server| server.parse().unwrap()));
+        assert!(Config::try_parse_from(["chatfn-invoker", "--egress-name-server=dns.example"]).is_err());
     }
 }

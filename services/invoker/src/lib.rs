@@ -5,10 +5,12 @@
 //! that fails is a report, not an RPC error. Holds nothing that has to survive: what is live is watched from the
 //! registry, and keeps being served when that is gone.
 //!
-//! Start reading at [`run`]; then `invoke.rs` and `run.rs` for one run, `functions/` for what is kept ready, [`egress`] for what a
-//! lambda may reach, and the crate `chatfn-engine` for the sandbox.
+//! Start reading at [`run`]; then `invoke.rs` for a call, `run.rs` for one run, `functions/` for what is kept ready,
+//! [`egress`] for what a lambda may reach, the crate `chatfn-engine` for the sandbox, and [`confine`] for what is left if
+//! that breaks.
 
 mod config;
+pub mod confine;
 pub mod egress;
 mod error;
 mod event;
@@ -37,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{Config, ConfigError};
 
 use self::{
+    confine::Confinement,
     egress::{Egress, SystemResolver},
     functions::{Functions, keep_warm},
     grpc::Handlers,
@@ -49,17 +52,31 @@ use self::{
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves on `listener` until `shutdown`, then drains. Reports SERVING once the first snapshot of the deployments is
-/// there.
+/// there. Confines nothing: the process may do more than this.
 ///
 /// # Errors
 /// The settings contradict one another, the engine or the outbound HTTP cannot be set up, or a background task failed.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    run_confined(config, Confinement::none(), listener, shutdown).await
+}
+
+/// As [`run`], in a process that has taken the first step of its confinement. It takes the second when everything is
+/// loaded, before any untrusted code runs.
+///
+/// # Errors
+/// As [`run`], or the kernel does not offer the confinement that the settings insist on.
+pub async fn run_confined(
+    config: Config,
+    confinement: Confinement,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     // Watched until the last run is over, not only until the shutdown begins.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
     let registry = connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
     let deployments = Deployments::spawn(registry, "invoker", true, watching);
-    run_with(config, deployments, listener, shutdown).await
+    serve(config, confinement, deployments, listener, shutdown).await
 }
 
 /// As [`run`], with what is live given by the caller, who may not need a registry.
@@ -72,10 +89,26 @@ pub async fn run_with(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    serve(config, Confinement::none(), deployments, listener, shutdown).await
+}
+
+async fn serve(
+    config: Config,
+    confinement: Confinement,
+    deployments: Deployments,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     config.validate()?;
     let engine = start_engine(&config).await?;
-    let resolver = SystemResolver::new().context("cannot set up name resolution")?;
+    let resolver = match &config.egress.name_servers[..] {
+        [] => SystemResolver::new(),
+        servers => SystemResolver::with_name_servers(servers),
+    };
+    let resolver = resolver.context("cannot set up name resolution")?;
     let egress = Egress::new(&config.egress, Arc::new(resolver)).context("cannot set up outbound HTTP")?;
+    // Everything is read that has to be; from here on untrusted code runs.
+    confinement.seal()?;
 
     let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
 

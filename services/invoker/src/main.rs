@@ -1,13 +1,16 @@
 //! The invoker as a process of its own.
 
-use chatfn_invoker::{Config, run};
+use chatfn_invoker::{Config, confine::Confinement, run_confined};
 use chatfn_rpc::{Shutdown, bind, init_telemetry};
 use clap::Parser as _;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     init_telemetry(&config.telemetry)?;
-    let listener = bind(config.listen).await?;
-    run(config, listener, Shutdown::on_signals()?).await
+    // Before the runtime, which starts threads.
+    let confinement = Confinement::begin(&config)?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let listener = bind(config.listen).await?;
+        run_confined(config, confinement, listener, Shutdown::on_signals()?).await
+    })
 }

@@ -1,6 +1,6 @@
 //! TLS towards the servers that lambdas call, with a certificate authority of the tests' own.
 
-use std::{io::Write as _, sync::Arc, time::Duration};
+use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use chatfn_invoker::egress::EgressConfig;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -17,19 +17,24 @@ use crate::{
 };
 
 /// An authority, and its certificate as an operator has it: in a file.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     file: NamedTempFile,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(params.self_signed(&key).unwrap().pem().as_bytes()).unwrap();
         Self { issuer: Issuer::new(params, key), file }
+    }
+
+    /// Its certificate.
+    pub(crate) fn file(&self) -> &Path {
+        self.file.path()
     }
 
     /// The outbound HTTP of an operator who trusts this authority.
@@ -42,7 +47,7 @@ impl Authority {
     }
 
     /// A server with a certificate for `name` that is valid through the year.
-    async fn server(&self, name: &str, last_year: i32) -> Witness {
+    pub(crate) async fn server(&self, name: &str, last_year: i32) -> Witness {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(last_year, 12, 31);
         let key = KeyPair::generate().unwrap();
@@ -58,7 +63,8 @@ impl Authority {
     }
 }
 
-const VALID: i32 = 4000;
+/// A year that is far away.
+pub(crate) const VALID: i32 = 4000;
 
 /// Calls `https://{name}` at the server's port.
 async fn call_https(config: EgressConfig, server: &Witness, name: &str) -> Result<u16, &'static str> {

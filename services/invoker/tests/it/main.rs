@@ -1,19 +1,25 @@
 //! The invoker from outside: real sockets, the real engine, the real client.
 //!
 //! `egress_*.rs` are about the lambdas' outbound HTTP by itself, with scripted name servers; `runs.rs`,
-//! `refusals.rs`, `lifecycle.rs`, `prepare.rs` and `reach.rs` about the whole service. `witness.rs` is the world
-//! outside, `outside.rs` and `service.rs` the subjects.
+//! `refusals.rs`, `lifecycle.rs`, `prepare.rs` and `reach.rs` about the whole service; `process.rs` and
+//! `confine.rs` about the process.
+//! `witness.rs`, `dns.rs` and `registry.rs` are the world outside, `outside.rs` and `service.rs` the subjects.
 
 use std::time::Duration;
 
+mod confine;
+mod dns;
 mod egress_addresses;
+mod egress_answers;
 mod egress_limits;
+mod egress_names;
 mod egress_redirects;
 mod egress_requests;
 mod egress_tls;
 mod lifecycle;
 mod outside;
 mod prepare;
+mod process;
 mod reach;
 mod refusals;
 mod registry;

@@ -1,6 +1,6 @@
 //! The whole service on a loopback port.
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use chatfn_deployments::{Deployment, Deployments};
 use chatfn_domain::{function::version_digest, settings::FunctionSettings};
@@ -57,17 +57,24 @@ impl Service {
         // Every sandbox reserves address space, and tests run side by side.
         config.max_runs = config.max_runs.min(32);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("http://{}", listener.local_addr().unwrap());
-        let client = ClientConfig {
-            default_timeout: PATIENCE,
-            min_budget: Duration::ZERO,
-            ..ClientConfig::new(uri.parse().unwrap())
-        };
+        let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
         let running = start(config, listener, shutdown.clone());
-        let service = Self { client: connect(client).unwrap(), shutdown, running };
+        let service = Self { shutdown, running, ..Self::at(address) };
         service.until_answering().await;
         service
+    }
+
+    /// One that someone else has started, and ends.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let uri = format!("http://{address}").parse().unwrap();
+        let client =
+            ClientConfig { default_timeout: PATIENCE, min_budget: Duration::ZERO, ..ClientConfig::new(uri) };
+        Self {
+            client: connect(client).unwrap(),
+            shutdown: Shutdown::new(),
+            running: tokio::spawn(async { Ok(()) }),
+        }
     }
 
     /// Waits for the engine.
