@@ -26,7 +26,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=build.rs");
     // Of the packages the lock file: they are many files, and it says which ones.
-    for input in ["modules", "package-lock.json", "prelude", "shim.c"] {
+    for input in ["bundle.mjs", "locale-data.mjs", "modules", "package-lock.json", "prelude", "shim.c"] {
         println!("cargo::rerun-if-changed={}", guest.join(input).display());
     }
 

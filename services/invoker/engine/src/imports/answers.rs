@@ -4,13 +4,16 @@ use url::{Url, quirks};
 use wasmtime::{Caller, Linker, Result};
 
 use super::hash::hash;
-use super::{MODULE, parts, read, write};
+use super::{MODULE, parts, read, write, zones};
 use crate::sandbox::{GuestFault, Sandbox};
 
-// In step with guest/prelude/{40-url,65-crypto}.js.
+// In step with guest/prelude/{40-url,65-crypto}.js and guest/modules/{intl/time-zones,luxon}.js.
 const URL_PARSE: i32 = 1;
 const URL_SET: i32 = 2;
 const HASH: i32 = 3;
+const ZONE: i32 = 4;
+const ZONE_NAMES: i32 = 5;
+const ZONE_OFFSET: i32 = 6;
 
 /// The longest question about a URL. An answer takes the host several times as much memory as its question,
 /// and the deadline cannot end a run in between: this keeps it below a millisecond.
@@ -33,6 +36,9 @@ fn call(mut caller: Caller<'_, Sandbox>, kind: i32, text: u32, len: u32) -> Resu
         URL_PARSE => parse_url(question).map(String::into_bytes),
         URL_SET => set_url(question).map(String::into_bytes),
         HASH => Some(hash(&mut sandbox.hashing, question)?),
+        ZONE => zones::zone(question).map(String::into_bytes),
+        ZONE_NAMES => Some(zones::names().into_bytes()),
+        ZONE_OFFSET => zones::offset(question).map(String::into_bytes),
         _ => return Err(GuestFault("an unknown question").into()),
     };
     let Some(answer) = answer else { return Ok(NONE) };

@@ -8,6 +8,7 @@ mod clock;
 mod hash;
 mod ops;
 mod wasi;
+mod zones;
 
 use wasmtime::{Caller, Extern, Linker, Result};
 

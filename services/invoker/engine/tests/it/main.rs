@@ -2,6 +2,8 @@
 
 mod cpu;
 mod crash;
+mod intl;
+mod isolation;
 mod language;
 mod logs;
 mod memory;
