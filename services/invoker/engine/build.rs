@@ -33,7 +33,12 @@ fn main() {
     let tools = toolchain::find();
     let quickjs = quickjs::source_dir(&engine);
     let mut files = prelude::read(&guest.join("prelude"));
-    files.push(prelude::File::bundle("80-modules.js", &bundle::modules(&guest)));
+    for (name, entry, global) in [
+        ("78-intl.js", "modules/intl/index.js", "chatfn.intl"),
+        ("80-modules.js", "modules/index.js", "chatfn.modules"),
+    ] {
+        files.push(prelude::File::bundle(name, &bundle::bundle(&guest, entry, global)));
+    }
     prelude::write_header(files, &out.join("prelude.h"));
 
     let shim = guest.join("shim.c");

@@ -1,15 +1,18 @@
-// Bundles modules/index.js and all that it needs into one script, written to the standard output, that sets
-// chatfn.modules. Called by engine/build/bundle.rs. The same inputs give the same bytes.
+// Bundles a file and all that it needs into one script, written to the standard output. Called by
+// engine/build/bundle.rs as `node bundle.mjs modules/index.js chatfn.modules`: the second argument is what is set to the
+// file's exports. The same inputs give the same bytes.
 import { build } from 'esbuild';
 
 import { localeData } from './locale-data.mjs';
 
+const [entryPoint, globalName] = process.argv.slice(2);
+
 const { outputFiles } = await build({
-  entryPoints: ['modules/index.js'],
+  entryPoints: [entryPoint],
   bundle: true,
   write: false,
   format: 'iife',
-  globalName: 'chatfn.modules',
+  globalName,
   target: 'es2023',
   // Not Node, not a browser: packages get what they name, in their ES form where they have one.
   platform: 'neutral',

@@ -62,7 +62,7 @@ const read = async (path) => {
   return entry;
 };
 
-// `require('locale-data:numberformat')`: an array of entries, one for each locale.
+// `require('locale-data:numberformat')`: an array of entries, one for each locale, as JSON.
 export const localeData = {
   name: 'locale-data',
   setup({ onLoad, onResolve }) {
@@ -70,7 +70,8 @@ export const localeData = {
     onResolve({ filter: /^locale-data:/ }, ({ path }) => ({ path: path.slice('locale-data:'.length), namespace: 'locale-data' }));
     onLoad({ filter: /.*/, namespace: 'locale-data' }, async ({ path: kind }) => {
       const entries = await Promise.all(LOCALES.map((locale) => read(resolve(`@formatjs/intl-${kind}/locale-data/${locale}.js`))));
-      return { contents: JSON.stringify(entries.map(cutters[kind])), loader: 'json' };
+      // As a text: the parser of JSON needs far less memory than that of the language.
+      return { contents: JSON.stringify(entries.map(cutters[kind])), loader: 'text' };
     });
   },
 };

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::process::{Command, exit};
 
-/// The bundle of `modules/index.js`: a script that sets `chatfn.modules`. The same inputs give the same bytes.
+/// Bundles a file of the guest: a script that sets a property of `chatfn` to what the file exports. The same
+/// inputs give the same bytes.
 ///
 /// Needs the folder `node_modules` as the lock file says, and ends the build with one message without it.
-pub(crate) fn modules(guest: &Path) -> String {
+pub(crate) fn bundle(guest: &Path, entry: &str, global: &str) -> String {
     if !guest.join("node_modules/esbuild").exists() {
         give_up("the npm packages of the sandbox are not installed");
     }
-    match Command::new("node").current_dir(guest).arg("bundle.mjs").output() {
+    match Command::new("node").current_dir(guest).args(["bundle.mjs", entry, global]).output() {
         Ok(output) if output.status.success() => {
             String::from_utf8(output.stdout).expect("esbuild writes UTF-8")
         }

@@ -1,8 +1,6 @@
 // The built-in modules: all that `require` and `import` know. To add one, add a line; what it needs of npm is pinned in
 // package.json. The build bundles this file, and every module is evaluated when the image of the sandbox is made, so a
 // run pays nothing for those that it does not use. See guest/README.md.
-require('./intl');
-
 module.exports = {
   // Modules of Node, also under their names with `node:` in front.
   node: {

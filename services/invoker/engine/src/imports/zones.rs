@@ -40,10 +40,10 @@ pub(super) fn offset(question: &[u8]) -> Option<String> {
     let at = question.iter().position(|byte| *byte == b' ')?;
     let millis: f64 = str::from_utf8(&question[..at]).ok()?.parse().ok()?;
     let zone = find(&question[at + 1..])?;
-    // Beyond what it can hold a timestamp is as good as its bound: the cast saturates.
-    let millis =
-        (millis.floor() as i64).clamp(Timestamp::MIN.as_millisecond(), Timestamp::MAX.as_millisecond());
-    let time = Timestamp::from_millisecond(millis).ok()?;
+    // Offsets have whole seconds, and beyond what a timestamp can hold its bound is as good: the cast saturates.
+    let second = (millis / 1e3).floor() as i64;
+    let second = second.clamp(Timestamp::MIN.as_second(), Timestamp::MAX.as_second());
+    let time = Timestamp::from_second(second).ok()?;
     Some(zone.to_offset(time).seconds().to_string())
 }
 

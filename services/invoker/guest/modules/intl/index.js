@@ -21,8 +21,8 @@ require('@formatjs/intl-listformat/locale-data/en-GB.js');
 require('@formatjs/intl-listformat/locale-data/de.js');
 require('@formatjs/intl-relativetimeformat/locale-data/en.js');
 require('@formatjs/intl-relativetimeformat/locale-data/de.js');
-for (const entry of require('locale-data:numberformat')) Intl.NumberFormat.__addLocaleData(entry);
-for (const entry of require('locale-data:datetimeformat')) Intl.DateTimeFormat.__addLocaleData(entry);
+for (const entry of JSON.parse(require('locale-data:numberformat'))) Intl.NumberFormat.__addLocaleData(entry);
+for (const entry of JSON.parse(require('locale-data:datetimeformat'))) Intl.DateTimeFormat.__addLocaleData(entry);
 
 require('./time-zones');
 require('./to-locale-string');
