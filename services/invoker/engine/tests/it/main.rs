@@ -3,7 +3,6 @@
 mod cpu;
 mod crash;
 mod intl;
-mod isolation;
 mod language;
 mod logs;
 mod memory;
