@@ -7,6 +7,7 @@ mod validators;
 use std::{env, fs, path::PathBuf};
 
 use anyhow::Context;
+use prost_reflect::{DescriptorPool, FieldDescriptor, Value};
 
 fn main() -> anyhow::Result<()> {
     println!("cargo::rerun-if-changed=build");
@@ -27,9 +28,19 @@ fn main() -> anyhow::Result<()> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".chatfn")
+        .skip_debug(redacted(&compiler.descriptor_pool()))
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
+}
+
+/// The messages with a field that the contract marks `debug_redact`; `src/redacted.rs` says what their `Debug` shows.
+fn redacted(pool: &DescriptorPool) -> Vec<String> {
+    let is_marked = |field: FieldDescriptor| {
+        field.options().get_field_by_name("debug_redact").is_some_and(|value| *value == Value::Bool(true))
+    };
+    let marked = pool.all_messages().filter(|message| message.fields().any(is_marked));
+    marked.map(|message| format!(".{}", message.full_name())).collect()
 }
 
 fn contract_files(folder: PathBuf) -> anyhow::Result<Vec<PathBuf>> {

@@ -1,12 +1,14 @@
 //! The gRPC contract of chatfn: generated types and services, validators, and the descriptor set.
 //!
 //! Promises: what is generated here is what `proto/chatfn/**/*.proto` says, annotations included; a
-//! message that passes [`validate::Validate`] satisfies every rule written beside its fields.
+//! message that passes [`validate::Validate`] satisfies every rule written beside its fields; no message
+//! shows the value of a secret when it is formatted for a log.
 //!
 //! Start reading in the `.proto` files: they are the documentation. [`convert`] holds the one
 //! translation between wire types and the domain's.
 
 pub mod convert;
+mod redacted;
 pub mod validate;
 
 /// `chatfn.registry`: the control plane.

@@ -96,6 +96,16 @@ id!(
     is_foreign_id
 );
 
+id!(
+    /// A secret's key, by which a lambda reads it: 1 to 100 letters, digits, `_` and `-`.
+    SecretKey,
+    "a secret's key of 1 to 100 letters, digits, _ and -, such as crm-api-key",
+    |text| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        (1..=100).contains(&text.len()) && text.bytes().all(allowed)
+    }
+);
+
 fn is_foreign_id(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~-".contains(&byte);
     (1..=128).contains(&text.len()) && text.bytes().all(allowed)
@@ -225,6 +235,19 @@ resource!(
     "accounts/{account}/conversations/{conversation_id}"
 );
 
+resource!(
+    /// `accounts/{account}/secrets/{key}`.
+    SecretName {
+        /// The account.
+        account: AccountId,
+        /// The secret's key.
+        key: SecretKey
+    },
+    "accounts/*/secrets/*",
+    "accounts/{account}/secrets/{key}",
+    "accounts/{account}/secrets/{key}, such as accounts/acme/secrets/crm-api-key"
+);
+
 impl VersionName {
     /// The function that the version belongs to.
     pub fn function(&self) -> FunctionName {
@@ -297,6 +320,10 @@ mod tests {
         ] {
             assert!(bad.parse::<FunctionName>().is_err(), "{bad:?} was accepted");
         }
+        for bad in ["", "a b", "a/b", "a.b", "ä", &"x".repeat(101)] {
+            assert!(bad.parse::<SecretKey>().is_err(), "{bad:?} was accepted");
+        }
+        assert!("x".repeat(100).parse::<SecretKey>().is_ok());
         for bad in ["0", "-1", "+1", "01", "1.0", "", "99999999999999999999"] {
             assert!(bad.parse::<VersionNumber>().is_err(), "{bad:?} was accepted");
         }
