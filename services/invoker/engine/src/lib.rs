@@ -40,6 +40,9 @@
 //! `sandbox`, which is what the host knows of one.
 
 mod artifact;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod attack;
 mod call;
 mod config;
 mod delta;

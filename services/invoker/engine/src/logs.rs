@@ -42,6 +42,12 @@ impl LogBuffer {
         (self.entries, self.truncated)
     }
 
+    /// How many bytes its lines take.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| size_of::<LogEntry>() + entry.message.len()).sum()
+    }
+
     fn truncate(&mut self) {
         self.truncated = true;
         let LogLimits { entries, bytes } = self.limits;

@@ -104,6 +104,13 @@ impl Ops {
         self.done.take_if(|(other, _)| *other == id).map(|(_, result)| result)
     }
 
+    /// How many bytes requests under way and a result take.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn held_bytes(&self) -> usize {
+        let requests: usize = self.running.iter().map(|op| op.request_bytes).sum();
+        requests + self.done.as_ref().map_or(0, |(_, result)| result.len())
+    }
+
     /// Waits for an operation, for the time to wake or for the deadline. Cancel safe: an operation that
     /// finished is kept.
     pub(crate) async fn wait(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wasmtime::Trap;
 
 use crate::call::{Call, Failure, FailureKind, Outcome, Report, RunError, Timing};
-use crate::engine::Engine;
+use crate::engine::{Engine, Live};
 use crate::prepared::Prepared;
 use crate::sandbox::{DeadlinePassed, Sandbox};
 use crate::verdict::Verdict;
@@ -20,6 +20,16 @@ impl Engine {
     ///
     /// When the platform cannot run it; nothing of the lambda has run then.
     pub async fn run(&self, prepared: &Prepared, call: Call) -> Result<Report, RunError> {
+        self.run_after(prepared, call, |_| {}).await
+    }
+
+    /// Runs it after something was done to its sandbox, which only tests do.
+    pub(crate) async fn run_after(
+        &self,
+        prepared: &Prepared,
+        call: Call,
+        change: impl FnOnce(&mut Live) + Send,
+    ) -> Result<Report, RunError> {
         let begun = Instant::now();
         if prepared.0.engine_id != self.inner.id {
             return Err(RunError::InvalidCall("the function was prepared by another engine"));
@@ -41,6 +51,7 @@ impl Engine {
         let sandbox = Sandbox::for_run(call);
         let made = self.inner.sandbox_for_run(sandbox, &prepared.0.delta).await;
         let mut live = made.map_err(RunError::Internal)?;
+        change(&mut live);
         let instantiate = begun.elapsed() - slot;
 
         let ended = live.enter(false).await;

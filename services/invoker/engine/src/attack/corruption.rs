@@ -1,0 +1,105 @@
+//! A guest whose memory is not what it was: that run fails, and the memory of the next one is clean.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::call::{Call, FailureKind, Outcome};
+use crate::config::EngineConfig;
+use crate::engine::Engine;
+use crate::host::NoHost;
+use crate::prepared::{PrepareLimits, Prepared};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn call(timeout: Duration) -> Call {
+    Call::new("[1]", Instant::now() + timeout, Arc::new(NoHost))
+}
+
+fn engine() -> Engine {
+    Engine::new(EngineConfig { max_sandboxes: 1, ..EngineConfig::default() }).expect("the engine starts")
+}
+
+async fn prepare(engine: &Engine, source: &str) -> Prepared {
+    let limits = PrepareLimits { timeout: PATIENCE, ..PrepareLimits::default() };
+    engine.prepare(source, limits).await.expect("the source prepares")
+}
+
+/// A run's memory before it starts, and what it returns.
+async fn observe(engine: &Engine, function: &Prepared) -> (Vec<u8>, Outcome) {
+    let mut seen = Vec::new();
+    let report = engine
+        .run_attacked(function, call(PATIENCE), |memory| seen.extend_from_slice(memory))
+        .await
+        .expect("the platform works");
+    (seen, report.outcome)
+}
+
+#[tokio::test]
+async fn every_run_begins_with_the_same_bytes() {
+    let engine = engine();
+    let function = prepare(&engine, "async function lambda(input) { return input }").await;
+    let clean = observe(&engine, &function).await;
+    assert_eq!(clean.1, Outcome::Returned { json: "[1]".to_owned() });
+    for body in [
+        "const all = []; while (true) all.push(new Uint8Array(1e6).fill(0xAB))",
+        "const all = []; while (true) all.push('secret '.repeat(1000) + all.length)",
+        "const deeper = (n) => deeper(n + 1) + 1; deeper(0)",
+        "JSON.parse('['.repeat(1e6))",
+        "return 'x'.repeat(1e6)",
+    ] {
+        let dirty = prepare(&engine, &format!("async function lambda() {{ {body} }}")).await;
+        engine.run(&dirty, call(PATIENCE)).await.expect("the platform works");
+        assert!(observe(&engine, &function).await == clean, "something is left of {body}");
+    }
+}
+
+#[tokio::test]
+async fn memory_that_a_run_grows_into_is_empty() {
+    let engine = engine();
+    let fill =
+        "async function lambda() { const all = []; while (true) all.push(new Uint8Array(1e6).fill(0xAB)) }";
+    let fill = prepare(&engine, fill).await;
+    let function = prepare(&engine, "async function lambda(input) { return input }").await;
+    for _ in 0..2 {
+        let report = engine.run(&fill, call(PATIENCE)).await.expect("the platform works");
+        assert!(report.peak_memory_bytes > 60 << 20);
+        let report = engine
+            .run_after(&function, call(PATIENCE), |live| {
+                let before = live.memory_bytes();
+                live.memory.grow(&mut live.store, 512).expect("within the limit");
+                let grown = &live.memory.data(&live.store)[before..];
+                assert!(grown.iter().all(|byte| *byte == 0), "another run's bytes");
+            })
+            .await
+            .expect("the platform works");
+        assert!(matches!(report.outcome, Outcome::Returned { .. }), "{:?}", report.outcome);
+    }
+}
+
+#[tokio::test]
+async fn a_corrupted_run_is_a_report_and_nothing_more() {
+    let engine = engine();
+    let function =
+        prepare(&engine, "const kept = { a: 1 }; async function lambda(input) { return input }").await;
+    let clean = observe(&engine, &function).await;
+    let mut outcomes = std::collections::BTreeMap::new();
+    for seed in 0..60_usize {
+        let report = engine
+            .run_attacked(&function, call(Duration::from_millis(200)), |memory| {
+                // Every so many words become a number that may pass for a pointer, a length or a tag.
+                for at in (seed * 4..memory.len() - 4).step_by(64 + seed * 1024) {
+                    let word = (at.wrapping_mul(2_654_435_761) >> (seed % 24)) as u32;
+                    memory[at..at + 4].copy_from_slice(&word.to_le_bytes());
+                }
+            })
+            .await
+            .expect("corruption is not the platform's failure");
+        let kind = match report.outcome {
+            Outcome::Returned { .. } => "returned",
+            Outcome::Failed(failure) => failure.kind.as_str(),
+        };
+        *outcomes.entry(kind).or_insert(0) += 1;
+        assert!(observe(&engine, &function).await == clean, "something is left after seed {seed}");
+    }
+    assert!(outcomes.contains_key(FailureKind::Crashed.as_str()), "none of it was harmful: {outcomes:?}");
+}
