@@ -8,9 +8,10 @@ TOOLS := .tools/py/bin
 CARGO := cargo
 # The same for all targets: what one has built, the others need not.
 BUILD := $(CARGO) build --locked --workspace --bins
+FUZZ_SECONDS ?= 60
 CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 
-.PHONY: help setup demo run test lint fmt sqlx bench-invoke tools
+.PHONY: help setup demo run test lint fmt sqlx fuzz bench-invoke tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -54,6 +55,9 @@ fmt: ## Formats the code.
 
 sqlx: setup ## Refreshes .sqlx, the data by which queries are checked without a database.
 	@services/dev/refresh-sqlx.sh .sqlx
+
+fuzz: setup ## Fuzzes the sandbox's host, sources and memory for FUZZ_SECONDS (60) each; fails on a finding.
+	@fuzz/run.sh $(FUZZ_SECONDS)
 
 bench-invoke: setup ## Measures a run, in process and through gRPC. The last line is JSON.
 	$(CARGO) bench --locked -p chatfn-invoker --bench invoke
