@@ -23,6 +23,7 @@ module.exports = {
     lodash: () => require('lodash'),
     luxon: () => require('./luxon'),
     'oauth-1.0a': () => require('oauth-1.0a'),
+    undici: () => require('./undici'),
   },
 };
 

@@ -1,6 +1,6 @@
 // Bodies of requests and responses: always whole, never streamed.
 
-const { URLSearchParams } = globalThis;
+const { Blob, URLSearchParams } = globalThis;
 
 // [bytes or null, content type or null] of what `fetch` takes as a body.
 chatfn.extractBody = (body) => {
@@ -9,6 +9,7 @@ chatfn.extractBody = (body) => {
   if (body instanceof URLSearchParams) {
     return [host.encode(body.toString()), 'application/x-www-form-urlencoded;charset=UTF-8'];
   }
+  if (body instanceof Blob) return [chatfn.blobBytes(body), body.type === '' ? null : body.type];
   if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [chatfn.toBytes(body).slice(), null];
   return [host.encode(String(body)), 'text/plain;charset=UTF-8'];
 };
@@ -51,6 +52,19 @@ class Body {
 
   async arrayBuffer() {
     return this.#take().slice().buffer;
+  }
+
+  async blob() {
+    return new Blob([this.#take()], { type: this.headers.get('content-type') ?? '' });
+  }
+
+  async formData() {
+    throw new DOMException('formData() is not offered here: use text(), json() or bytes()', 'NotSupportedError');
+  }
+
+  // Libraries look whether there is one, and read the whole body otherwise.
+  get body() {
+    return null;
   }
 }
 

@@ -40,6 +40,7 @@ class Request extends chatfn.Body {
 }
 
 const NO_BODY = [101, 103, 204, 205, 304];
+const REDIRECTS = [301, 302, 303, 307, 308];
 
 class Response extends chatfn.Body {
   constructor(body, { status = 200, statusText = '', headers } = {}) {
@@ -71,6 +72,11 @@ class Response extends chatfn.Body {
     const headers = new Headers(init.headers);
     if (!headers.has('content-type')) headers.set('content-type', 'application/json');
     return new Response(JSON.stringify(value), { ...init, headers });
+  }
+
+  static redirect(url, status = 302) {
+    if (!REDIRECTS.includes(status)) throw new RangeError(`${status} is not the status of a redirect`);
+    return new Response(null, { status, headers: { location: new URL(url).href } });
   }
 
   static error() {

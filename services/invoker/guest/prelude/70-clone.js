@@ -6,9 +6,14 @@ const refuse = (what) => {
 
 const ERRORS = { Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError };
 
-const cloneError = (value, seen) => {
-  const copy = new (Object.hasOwn(ERRORS, value.name) ? ERRORS[value.name] : Error)(value.message);
+// Remembers a copy before what it holds is copied, so that cycles end and what was one object stays one.
+const keep = (value, copy, seen) => {
   seen.set(value, copy);
+  return copy;
+};
+
+const cloneError = (value, seen) => {
+  const copy = keep(value, new (Object.hasOwn(ERRORS, value.name) ? ERRORS[value.name] : Error)(value.message), seen);
   if (value.cause !== undefined) copy.cause = clone(value.cause, seen);
   copy.stack = value.stack;
   return copy;
@@ -17,39 +22,32 @@ const cloneError = (value, seen) => {
 const cloneView = (value, seen) => {
   const buffer = clone(value.buffer, seen);
   const length = value instanceof DataView ? value.byteLength : value.length;
-  const copy = new value.constructor(buffer, value.byteOffset, length);
-  seen.set(value, copy);
-  return copy;
+  return keep(value, new value.constructor(buffer, value.byteOffset, length), seen);
 };
 
 const cloneObject = (value, seen) => {
-  if (value instanceof Date) return new Date(value.getTime());
-  if (value instanceof RegExp) return new RegExp(value.source, value.flags);
-  if (value instanceof Boolean || value instanceof Number || value instanceof String) return Object(value.valueOf());
-  if (value instanceof Error) return cloneError(value, seen);
-  if (value instanceof ArrayBuffer) {
-    const copy = value.slice(0);
-    seen.set(value, copy);
-    return copy;
+  if (value instanceof Date) return keep(value, new Date(value.getTime()), seen);
+  if (value instanceof RegExp) return keep(value, new RegExp(value.source, value.flags), seen);
+  if (value instanceof Boolean || value instanceof Number || value instanceof String || value instanceof BigInt) {
+    return keep(value, Object(value.valueOf()), seen);
   }
+  if (value instanceof Error) return cloneError(value, seen);
+  if (value instanceof ArrayBuffer) return keep(value, value.slice(0), seen);
   if (ArrayBuffer.isView(value)) return cloneView(value, seen);
   if (value instanceof Map) {
-    const copy = new Map();
-    seen.set(value, copy);
+    const copy = keep(value, new Map(), seen);
     for (const [key, item] of value) copy.set(clone(key, seen), clone(item, seen));
     return copy;
   }
   if (value instanceof Set) {
-    const copy = new Set();
-    seen.set(value, copy);
+    const copy = keep(value, new Set(), seen);
     for (const item of value) copy.add(clone(item, seen));
     return copy;
   }
   if (value instanceof Promise || value instanceof WeakMap || value instanceof WeakSet || value instanceof WeakRef) {
     refuse(`a ${value.constructor.name}`);
   }
-  const copy = Array.isArray(value) ? new Array(value.length) : {};
-  seen.set(value, copy);
+  const copy = keep(value, Array.isArray(value) ? new Array(value.length) : {}, seen);
   for (const key of Object.keys(value)) copy[key] = clone(value[key], seen);
   return copy;
 };

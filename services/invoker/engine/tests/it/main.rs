@@ -18,3 +18,4 @@ mod stack;
 mod state;
 mod support;
 mod timers;
+mod web;

@@ -27,6 +27,7 @@ async fn every_module_is_there_for_require_and_import() {
         ("jsonwebtoken", "sign", false),
         ("lodash", "map", false),
         ("luxon", "DateTime", false),
+        ("undici", "fetch", false),
     ] {
         let mut names = vec![name.to_owned()];
         names.extend(with_prefix.then(|| format!("node:{name}")));
