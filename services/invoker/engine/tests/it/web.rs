@@ -251,11 +251,15 @@ async fn subtle_crypto_digests_and_signs() {
 
 #[tokio::test]
 async fn timers_run_in_order_between_microtasks() {
-    let body = "const seen = []; const clear = setTimeout(() => seen.push('cleared'), 1); clearTimeout(clear);
-      setTimeout((a, b) => seen.push(a + b), 5, 'la', 'te'); setTimeout(() => { seen.push('early'); queueMicrotask(() => seen.push('micro')); process.nextTick(() => seen.push('tick')) }, 1);
-      let ticks = 0; const interval = setInterval(() => { if (++ticks === 3) clearInterval(interval) }, 1);
-      const before = performance.now(); await new Promise((resolve) => setTimeout(resolve, 30)); const waited = performance.now() - before;
-      return [seen, ticks, waited >= 29, await new Promise((resolve) => setImmediate(resolve, 'now'))]";
+    let body = "const seen = []; const before = performance.now();
+      const cleared = setTimeout(() => seen.push('cleared'), 1); clearTimeout(cleared);
+      const late = new Promise((resolve) => setTimeout((a, b) => { seen.push(a + b); resolve() }, 5, 'la', 'te'));
+      setTimeout(() => { seen.push('early'); queueMicrotask(() => seen.push('micro')); process.nextTick(() => seen.push('tick')) }, 1);
+      await late; const waited = performance.now() - before;
+      let ticks = 0;
+      await new Promise((resolve) => { const interval = setInterval(() => { if (++ticks === 3) { clearInterval(interval); resolve() } }, 1) });
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      return [seen, ticks, waited >= 5, await new Promise((resolve) => setImmediate(resolve, 'now'))]";
     assert_eq!(eval(body).await, json!([["early", "micro", "tick", "late"], 3, true, "now"]));
 }
 
