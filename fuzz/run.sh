@@ -17,7 +17,7 @@ for target in "${targets[@]}"; do
     # What is found goes to the first folder; the second, in the repository, is only read.
     mkdir -p "target/fuzz/$target"
     log=target/fuzz/$target.log
-    options=(-max_total_time="$seconds" -max_len=4096 -timeout=30 -rss_limit_mb=4096 -print_final_stats=1
+    options=(-max_total_time="$seconds" -max_len=4096 -timeout=120 -rss_limit_mb=4096 -print_final_stats=1
         -artifact_prefix="$findings/$target-")
     if [ -f "fuzz/$target.dict" ]; then options+=(-dict="fuzz/$target.dict"); fi
     if "target/debug/fuzz-$target" "${options[@]}" "target/fuzz/$target" "fuzz/corpus/$target" >"$log" 2>&1; then

@@ -41,6 +41,11 @@ pub fn call(timeout: Duration) -> Call {
     Call::new("[1]", Instant::now() + timeout, std::sync::Arc::new(NoHost))
 }
 
+/// Makes the engine, which may take many seconds and is no input's fault.
+pub fn prepare_engine() {
+    LazyLock::force(&WITNESS);
+}
+
 /// Asserts that the next run works, and sees nothing of the last one.
 pub fn assert_clean() {
     let report = block_on(ENGINE.run(&WITNESS, call(Duration::from_secs(60)))).expect("the next run begins");

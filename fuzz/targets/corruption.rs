@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use chatfn_engine::{PrepareLimits, Prepared};
-use chatfn_fuzz::{ENGINE, LIMITS, SHORT, assert_clean, block_on, call, saw_report};
+use chatfn_fuzz::{ENGINE, LIMITS, SHORT, assert_clean, block_on, call, prepare_engine, saw_report};
 use libfuzzer_sys::fuzz_target;
 
 static FUNCTION: LazyLock<Prepared> = LazyLock::new(|| {
@@ -24,7 +24,7 @@ static FUNCTION: LazyLock<Prepared> = LazyLock::new(|| {
     block_on(ENGINE.prepare(source, patient)).expect("the function prepares")
 });
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: prepare_engine(), |data: &[u8]| {
     let run = ENGINE.run_attacked(&FUNCTION, call(SHORT), |memory| {
         let mut rest = data;
         while let Some((head, after)) = rest.split_first_chunk::<5>() {

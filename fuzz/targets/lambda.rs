@@ -4,10 +4,10 @@
 #![no_main]
 
 use chatfn_engine::PrepareError;
-use chatfn_fuzz::{ENGINE, LIMITS, SHORT, assert_clean, block_on, call, saw, saw_report};
+use chatfn_fuzz::{ENGINE, LIMITS, SHORT, assert_clean, block_on, call, prepare_engine, saw, saw_report};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: prepare_engine(), |data: &[u8]| {
     let Some((form, text)) = data.split_first() else { return };
     let text = String::from_utf8_lossy(text);
     let source = match form % 2 {
