@@ -127,6 +127,7 @@ fn a_confined_process_has_what_it_needs_and_no_more() {
     for name in WANTED.iter().filter(|name| landlock() || !needs_landlock(name)) {
         assert!(!still_possible.contains(name), "{name} is still possible: {:?}", confined.0);
     }
+    assert!(confined.with("EPERM").contains(&"make a process"), "{:?}", confined.0);
     // Of both sorts: those that do not exist are those whose arguments cannot be seen.
     let refused = [confined.with("EPERM"), confined.with("ENOSYS")].concat();
     for (name, call) in CALLS {
@@ -218,6 +219,7 @@ fn child() {
         for (name, call) in CALLS {
             find(&call_name(name), system_call(call));
         }
+        find("make a process", make_process());
     }
 }
 
@@ -247,6 +249,19 @@ fn system_call(number: libc::c_long) -> io::Result<()> {
     #[expect(unsafe_code, reason = "there are no safe wrappers of most of these")]
     let result = unsafe { libc::syscall(number, NONE, NONE, NONE, NONE, NONE, NONE) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What `fork` does. Where it is not refused, the new process ends at once.
+fn make_process() -> io::Result<()> {
+    // SAFETY: the new process has memory of its own, and does nothing but end.
+    #[expect(unsafe_code, reason = "the C library's own is not the only way to it")]
+    unsafe {
+        match libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) {
+            -1 => Err(io::Error::last_os_error()),
+            0 => libc::_exit(0),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether this kernel has Landlock.
