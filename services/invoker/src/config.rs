@@ -8,7 +8,7 @@ use chatfn_rpc::{ServerConfig, TelemetryArgs};
 use clap::Parser;
 use http::Uri;
 
-use crate::{confine::ConfinementMode, egress::EgressConfig};
+use crate::{confine::ConfinementMode, egress::EgressConfig, service_url::ServiceUrl};
 
 /// Runs lambdas: each run in a fresh sandbox, never past its deadline.
 #[derive(Debug, Clone, Parser)]
@@ -30,6 +30,15 @@ pub struct Config {
     /// Most runs at once; more are refused. Runs that wait for an answer from outside count.
     #[arg(long, env = "CHATFN_INVOKER_MAX_RUNS", value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_runs: u32,
+
+    /// Most functions at once that run because another one invoked them; more are refused.
+    #[arg(long, env = "CHATFN_INVOKER_MAX_CHILDREN", value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub max_children: u32,
+
+    /// Where the toolbelt's LpClient finds the chat platform's services: an URL in which {service} and {account} may
+    /// stand for the service and the account. Each function's allowed_hosts still apply.
+    #[arg(long, env = "CHATFN_INVOKER_LP_BASE_URL", value_name = "URL")]
+    pub lp_base_url: Option<ServiceUrl>,
 
     /// Most sources that are prepared at once, for Prepare calls and again for deployments.
     #[arg(long, env = "CHATFN_INVOKER_MAX_PREPARES", value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -113,10 +122,11 @@ impl Config {
         }
     }
 
-    /// Settings of the engine: a sandbox for every run, and for every preparation besides.
+    /// Settings of the engine: a sandbox for every run, for every run that another one waits for, and for every
+    /// preparation besides. So nobody who has a sandbox ever waits for one.
     pub(crate) fn engine(&self) -> EngineConfig {
         EngineConfig {
-            max_sandboxes: self.max_runs + 2 * self.max_prepares,
+            max_sandboxes: self.max_runs + self.max_children + 2 * self.max_prepares,
             max_memory_bytes: (MAX_MEMORY_MIB as usize) << 20,
             cache_dir: self.cache_dir.clone().or_else(user_cache_dir),
             ..EngineConfig::default()
@@ -143,7 +153,7 @@ mod tests {
     #[test]
     fn the_defaults_agree_with_one_another() {
         assert_eq!(config(&[]).validate(), Ok(()));
-        assert_eq!(config(&[]).engine().max_sandboxes, 516);
+        assert_eq!(config(&[]).engine().max_sandboxes, 644);
     }
 
     #[test]

@@ -1,31 +1,101 @@
-//! What the engine sees of the world outside: a run's egress.
+//! What the engine sees of the world outside: what one run may ask for.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
-use chatfn_engine::{Host, HostOp, OpError, OpResult};
+use chatfn_domain::name::AccountId;
+use chatfn_engine::{
+    FunctionRequest, Host, HostOp, OpError, OpResult, SecretRequest, SecretText, ServiceLocation,
+};
+use chatfn_rpc::{Deadline, TraceParent};
 use futures_util::future::BoxFuture;
+use secrecy::ExposeSecret as _;
 
-use crate::egress::{EgressError, RunEgress};
+use crate::{
+    children::Family,
+    egress::{EgressError, RunEgress},
+    event::Event,
+    run::Runner,
+    secrets::{SecretError, SecretName},
+    service_url::LocateError,
+};
 
 /// Carries out the operations of one run.
-pub(crate) struct RunHost(pub(crate) Arc<RunEgress>);
+pub(crate) struct RunHost {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) egress: Arc<RunEgress>,
+    /// The run that was asked for and the runs inside of it.
+    pub(crate) family: Family,
+    /// Whose secrets and functions the run may use. Never the guest's word.
+    pub(crate) account: AccountId,
+    pub(crate) event: Arc<Event>,
+    pub(crate) trace: Option<TraceParent>,
+    pub(crate) deadline: Deadline,
+}
+
+type Answer = BoxFuture<'static, Result<OpResult, OpError>>;
 
 impl Host for RunHost {
-    fn start(&self, op: HostOp) -> BoxFuture<'static, Result<OpResult, OpError>> {
+    fn start(&self, op: HostOp) -> Answer {
         match op {
             HostOp::Fetch(request) => {
                 let method = request.method.clone();
-                let call = self.0.fetch(request);
-                Box::pin(
-                    async move { call.await.map(OpResult::Fetch).map_err(|error| to_js(&method, &error)) },
-                )
+                let call = self.egress.fetch(request);
+                Box::pin(async move {
+                    call.await.map(OpResult::Fetch).map_err(|error| fetch_error(&method, &error))
+                })
             }
+            HostOp::ReadSecret(request) => self.read_secret(request),
+            HostOp::InvokeFunction(request) => self.invoke_function(request),
+            HostOp::LocateService(service) => Box::pin(ready(self.locate(&service))),
+        }
+    }
+}
+
+impl RunHost {
+    fn read_secret(&self, SecretRequest { key, use_cache, timeout }: SecretRequest) -> Answer {
+        let (runner, family) = (Arc::clone(&self.runner), self.family.clone());
+        let name = SecretName::new(self.account.clone(), key);
+        Box::pin(async move {
+            let read = async {
+                let name = name?;
+                let reading = runner.secrets.read(&name, use_cache);
+                let value = tokio::time::timeout(timeout, reading)
+                    .await
+                    .map_err(|_| SecretError::TimedOut(timeout))??;
+                family.secrets.add(&name, &value)?;
+                Ok(OpResult::Secret(SecretText(value.expose_secret().to_owned())))
+            };
+            read.await.map_err(|error: SecretError| OpError {
+                code: Some(error.reason().to_owned()),
+                message: error.to_string(),
+                ..OpError::default()
+            })
+        })
+    }
+
+    fn invoke_function(&self, request: FunctionRequest) -> Answer {
+        let child = self.child(request);
+        Box::pin(async move { Ok(OpResult::Function(child.await)) })
+    }
+
+    fn locate(&self, service: &str) -> Result<OpResult, OpError> {
+        let located = match &self.runner.services {
+            Some(services) => services.locate(service, &self.account),
+            None => Err(LocateError::NotSet),
+        };
+        match located {
+            Ok(url) => Ok(OpResult::Service(ServiceLocation { url, account: self.account.to_string() })),
+            Err(error) => Err(OpError {
+                code: Some(error.reason().to_owned()),
+                message: error.to_string(),
+                ..OpError::default()
+            }),
         }
     }
 }
 
 /// The error as JavaScript sees it. Its code is the stable reason.
-fn to_js(method: &str, error: &EgressError) -> OpError {
+fn fetch_error(method: &str, error: &EgressError) -> OpError {
     let name = match error {
         EgressError::Deadline(_) => Some("TimeoutError".to_owned()),
         EgressError::Aborted => Some("AbortError".to_owned()),

@@ -1,6 +1,6 @@
 //! One invocation, from request to report.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chatfn_deployments::Deployments;
 use chatfn_domain::name::FunctionName;
@@ -29,7 +29,7 @@ const MIN_RUN: Duration = Duration::from_millis(5);
 pub(crate) struct Invoker {
     pub(crate) deployments: Deployments,
     pub(crate) functions: Functions,
-    pub(crate) runner: Runner,
+    pub(crate) runner: Arc<Runner>,
     /// Runs that may start now.
     pub(crate) runs: Semaphore,
     pub(crate) max_runs: usize,

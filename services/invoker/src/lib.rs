@@ -6,9 +6,10 @@
 //! registry, and keeps being served when that is gone.
 //!
 //! Start reading at [`run`]; then `invoke.rs` for a call, `run.rs` for one run, `functions/` for what is kept ready,
-//! [`egress`] for what a lambda may reach, the crate `chatfn-engine` for the sandbox, and [`confine`] for what is left if
-//! that breaks.
+//! `host.rs` for what a lambda may ask for, [`egress`] for what it may reach, `secrets/` and `children.rs` for the rest of
+//! its world, the crate `chatfn-engine` for the sandbox, and [`confine`] for what is left if that breaks.
 
+mod children;
 mod config;
 pub mod confine;
 pub mod egress;
@@ -21,6 +22,8 @@ mod invoke;
 mod prepare;
 mod report;
 mod run;
+mod secrets;
+mod service_url;
 
 use std::{
     convert::Infallible,
@@ -37,8 +40,10 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
+pub use service_url::{ServiceUrl, ServiceUrlError};
 
 use self::{
+    children::Children,
     confine::Confinement,
     egress::{Egress, SystemResolver},
     functions::{Functions, keep_warm},
@@ -46,6 +51,7 @@ use self::{
     invoke::Invoker,
     prepare::Preparer,
     run::Runner,
+    secrets::Secrets,
 };
 
 /// How long background tasks may take to stop; none of them has anything to finish.
@@ -112,14 +118,22 @@ async fn serve(
 
     let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
 
+    let runner = Runner {
+        engine: engine.clone(),
+        egress: Arc::new(egress),
+        secrets: Secrets::new(connect(ClientConfig::new(config.registry.clone())).context("--registry")?),
+        children: Children::new(deployments.clone(), functions.clone(), config.max_children),
+        services: config.lp_base_url.clone(),
+    };
+
     let tasks = TaskGroup::new("invoker", &shutdown);
     tasks.spawn("warm", |stop| keep_warm(functions.clone(), deployments.clone(), config.max_prepares, stop));
     let handlers = Handlers {
-        preparer: Preparer::new(engine.clone(), config.max_prepares),
+        preparer: Preparer::new(engine, config.max_prepares),
         invoker: Invoker {
             deployments: deployments.clone(),
             functions,
-            runner: Runner { engine, egress: Arc::new(egress) },
+            runner: Arc::new(runner),
             runs: Semaphore::new(config.max_runs as usize),
             max_runs: config.max_runs as usize,
         },

@@ -8,17 +8,27 @@ use chatfn_proto::invoker::v1::RunReport;
 use chatfn_rpc::{Deadline, TraceParent};
 
 use crate::{
+    children::{Children, Family},
     egress::{Egress, RunScope},
     event::Event,
     functions::Loaded,
     host::RunHost,
     report,
+    secrets::Secrets,
+    service_url::ServiceUrl,
 };
+
+/// The longest result in bytes of JSON.
+const MAX_RESULT_BYTES: usize = 1 << 20;
 
 /// What all runs of the process share.
 pub(crate) struct Runner {
     pub(crate) engine: Engine,
     pub(crate) egress: Arc<Egress>,
+    pub(crate) secrets: Secrets,
+    pub(crate) children: Children,
+    /// Where the chat platform's services are, if the operator has said so.
+    pub(crate) services: Option<ServiceUrl>,
 }
 
 /// A run that may start.
@@ -35,11 +45,21 @@ pub(crate) struct Run {
 }
 
 impl Runner {
-    /// Runs a lambda in a fresh sandbox. Cancel safe: dropping the future ends the lambda and its outbound calls.
+    /// Runs a lambda in a fresh sandbox; the secrets that it read are not in its report. Cancel safe: dropping the
+    /// future ends the lambda, its outbound calls and the functions that it invoked.
     ///
     /// # Errors
     /// The engine cannot run anything. A lambda that fails is a report.
-    pub(crate) async fn run(&self, run: Run) -> Result<RunReport, RunError> {
+    pub(crate) async fn run(self: &Arc<Self>, run: Run) -> Result<RunReport, RunError> {
+        let family = Family::default();
+        let mut report = self.run_in(&family, run).await?;
+        family.secrets.redact(&mut report, MAX_RESULT_BYTES);
+        Ok(report)
+    }
+
+    /// The same for a run that may belong to another one. The report holds the secrets that were read: it is for the
+    /// function that invoked it, whose own report is without them.
+    pub(crate) async fn run_in(self: &Arc<Self>, family: &Family, run: Run) -> Result<RunReport, RunError> {
         let Run { deployment, loaded, event, trace, deadline } = run;
         let egress = self.egress.run(RunScope {
             deployment: Arc::clone(&deployment),
@@ -47,11 +67,21 @@ impl Runner {
             trace,
             deadline: deadline.instant(),
         });
-        let host = Arc::new(RunHost(Arc::clone(&egress)));
+        let event = Arc::new(event);
+        let host = Arc::new(RunHost {
+            runner: Arc::clone(self),
+            egress: Arc::clone(&egress),
+            family: family.clone(),
+            account: deployment.function.account.clone(),
+            event: Arc::clone(&event),
+            trace,
+            deadline,
+        });
         let call = Call {
             context_json: event.context_json(&deployment, deadline),
             env_json: loaded.env_json,
             memory_bytes: (deployment.settings.memory_mib as usize) << 20,
+            result_bytes: MAX_RESULT_BYTES,
             ..Call::new(event.input_json(), deadline.instant().into_std(), host)
         };
         let ended = self.engine.run(&loaded.prepared, call).await?;

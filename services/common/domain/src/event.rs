@@ -89,6 +89,12 @@ pub fn call_idempotency_key(event_key: &Uuid, function: &FunctionName, ordinal: 
     Uuid::new_v5(event_key, format!("{function}/calls/{ordinal}").as_bytes())
 }
 
+/// The key that takes the place of the event's in a function that a run of `function` invokes: the `ordinal`-th (from
+/// 0) that it invokes.
+pub fn child_idempotency_key(event_key: &Uuid, function: &FunctionName, ordinal: u32) -> Uuid {
+    Uuid::new_v5(event_key, format!("{function}/children/{ordinal}").as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +128,11 @@ mod tests {
         assert_eq!(call, call_idempotency_key(&key, &function, 0));
         assert_ne!(call, call_idempotency_key(&key, &function, 1));
         assert_ne!(call, call_idempotency_key(&key, &other, 0));
+        let child = child_idempotency_key(&key, &function, 0);
+        assert_eq!(child, child_idempotency_key(&key, &function, 0));
+        assert_ne!(child, child_idempotency_key(&key, &function, 1));
+        assert_ne!(child, child_idempotency_key(&key, &other, 0));
+        assert_ne!(child, call);
         assert_eq!(given_idempotency_key(&key.to_string()), key);
         assert_eq!(given_idempotency_key("a"), given_idempotency_key("a"));
         assert_ne!(given_idempotency_key("a"), given_idempotency_key("b"));

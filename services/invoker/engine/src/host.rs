@@ -1,5 +1,7 @@
 //! What a lambda may ask of the world outside: the [`Host`] of its call.
 
+use std::{fmt, time::Duration};
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -17,6 +19,12 @@ pub trait Host: Send + Sync {
 pub enum HostOp {
     /// `fetch(…)`. Nothing about it has been checked beyond its shape.
     Fetch(FetchRequest),
+    /// `SecretClient().readSecret(…)`. The key is whatever text the lambda gave.
+    ReadSecret(SecretRequest),
+    /// `OrchestratorClient().invoke(…)`: runs another function of the same account.
+    InvokeFunction(FunctionRequest),
+    /// `LpClient()(service, …)`: where the service is. The name is whatever text the lambda gave.
+    LocateService(String),
 }
 
 /// What an operation came to.
@@ -24,6 +32,12 @@ pub enum HostOp {
 pub enum OpResult {
     /// The answer to [`HostOp::Fetch`].
     Fetch(FetchResponse),
+    /// The answer to [`HostOp::ReadSecret`].
+    Secret(SecretText),
+    /// The answer to [`HostOp::InvokeFunction`].
+    Function(FunctionOutcome),
+    /// The answer to [`HostOp::LocateService`].
+    Service(ServiceLocation),
 }
 
 /// An HTTP request of a lambda.
@@ -71,6 +85,76 @@ pub struct FetchResponse {
     pub body: Bytes,
 }
 
+/// A secret that a lambda wants to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRequest {
+    /// Which one.
+    pub key: String,
+    /// Whether a value that was read a moment ago will do.
+    pub use_cache: bool,
+    /// How long the lambda waits.
+    pub timeout: Duration,
+}
+
+/// The value of a secret on its way into a sandbox. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(…)")
+    }
+}
+
+/// Another function that a lambda wants to run.
+#[derive(Debug, Clone)]
+pub struct FunctionRequest {
+    /// Which one, in the lambda's words.
+    pub function: String,
+    /// Which of the run's invocations it is, from 0. A retry has the number of the first attempt.
+    pub ordinal: u32,
+    /// `input.headers` of that function.
+    pub headers: Vec<(String, String)>,
+    /// `input.payload` of that function, which should be JSON.
+    pub payload_json: Bytes,
+    /// How long the lambda waits.
+    pub timeout: Duration,
+}
+
+/// Where a service of the chat platform is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceLocation {
+    /// Absolute, without a slash at the end, query and fragment.
+    pub url: String,
+    /// The account of the run, for paths.
+    pub account: String,
+}
+
+/// What the other function came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FunctionOutcome {
+    /// It returned.
+    Returned {
+        /// What, as JSON.
+        json: String,
+    },
+    /// It failed, or did not run.
+    Failed(FunctionFailure),
+}
+
+/// Why another function did not return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionFailure {
+    /// The status that the hosted product's API would give, for example 901 for a function that threw.
+    pub status: u16,
+    /// The stable reason, for example `THROWN` or `FUNCTION_NOT_DEPLOYED`.
+    pub reason: &'static str,
+    /// Name of the error that was thrown; empty when none was.
+    pub name: String,
+    /// What went wrong.
+    pub message: String,
+}
+
 /// Why an operation failed. The lambda sees it as a `TypeError` with this message and `code`.
 #[derive(Debug, Clone, Default)]
 pub struct OpError {
@@ -88,8 +172,12 @@ pub struct NoHost;
 
 impl Host for NoHost {
     fn start(&self, op: HostOp) -> BoxFuture<'static, Result<OpResult, OpError>> {
-        let HostOp::Fetch(request) = op;
-        let message = format!("fetch {}: this function has no network access", request.url);
+        let message = match op {
+            HostOp::Fetch(request) => format!("fetch {}: this function has no network access", request.url),
+            HostOp::ReadSecret(_) => "this function has no access to secrets".to_owned(),
+            HostOp::InvokeFunction(_) => "this function may not run other functions".to_owned(),
+            HostOp::LocateService(_) => "this function has no network access".to_owned(),
+        };
         let code = Some("EGRESS_FORBIDDEN".to_owned());
         Box::pin(std::future::ready(Err(OpError { name: None, code, message })))
     }

@@ -7,7 +7,7 @@
 //!
 //!  Call ──run──▶ fresh sandbox = image + Prepared ──▶ lambda(input, context) ──▶ Report
 //!                     │        ▲
-//!                     └─ Host ─┘   fetch and whatever else the call's host offers
+//!                     └─ Host ─┘   fetch, secrets, other functions: whatever the call's host offers
 //! ```
 //!
 //! # Promises
@@ -65,5 +65,8 @@ pub use call::{
 };
 pub use config::{EngineConfig, ResetPath};
 pub use engine::{Engine, EngineError};
-pub use host::{FetchRequest, FetchResponse, Host, HostOp, NoHost, OpError, OpResult, Redirect};
+pub use host::{
+    FetchRequest, FetchResponse, FunctionFailure, FunctionOutcome, FunctionRequest, Host, HostOp, NoHost,
+    OpError, OpResult, Redirect, SecretRequest, SecretText, ServiceLocation,
+};
 pub use prepared::{PrepareError, PrepareLimits, Prepared};

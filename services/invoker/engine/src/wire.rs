@@ -1,14 +1,23 @@
 //! How requests and results cross between guest and host: four bytes with the length of a JSON header,
-//! little endian, then the header, then a body. In step with guest/prelude/30-ops.js and 60-fetch.js.
+//! little endian, then the header, then a body. In step with guest/prelude/30-ops.js and the files that
+//! start operations: 60-fetch.js and the toolbelt's.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{FetchRequest, HostOp, OpError, OpResult, Redirect};
+use crate::host::{
+    FetchRequest, FunctionFailure, FunctionOutcome, FunctionRequest, HostOp, OpError, OpResult, Redirect,
+    SecretRequest, ServiceLocation,
+};
 
 const FETCH: i32 = 1;
 /// The longest header of a fetch: its URL and headers, as JSON. Parsed, they take several times as much.
 const FETCH_HEADER_BYTES: usize = 64 << 10;
+const READ_SECRET: i32 = 2;
+const INVOKE_FUNCTION: i32 = 3;
+const LOCATE_SERVICE: i32 = 4;
 
 #[derive(Deserialize)]
 struct FetchHeader {
@@ -18,6 +27,50 @@ struct FetchHeader {
     redirect: Redirect,
     #[serde(default)]
     headers: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretHeader {
+    key: String,
+    use_cache: bool,
+    timeout_ms: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FunctionHeader {
+    function: String,
+    ordinal: u32,
+    headers: Vec<(String, String)>,
+    timeout_ms: u32,
+}
+
+#[derive(Deserialize)]
+struct ServiceHeader {
+    service: String,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Serialize)]
+struct FailureHeader<'a> {
+    failure: FailureFields<'a>,
+}
+
+#[derive(Serialize)]
+struct FailureFields<'a> {
+    status: u16,
+    reason: &'a str,
+    name: &'a str,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct LocationHeader<'a> {
+    url: &'a str,
+    account: &'a str,
 }
 
 #[derive(Serialize)]
@@ -52,6 +105,28 @@ pub(crate) fn decode(kind: i32, request: &[u8]) -> Option<HostOp> {
             let body = (!body.is_empty()).then(|| Bytes::copy_from_slice(body));
             Some(HostOp::Fetch(FetchRequest { method, url, headers, redirect, body }))
         }
+        READ_SECRET => {
+            let SecretHeader { key, use_cache, timeout_ms } = serde_json::from_slice(header).ok()?;
+            let timeout = Duration::from_millis(timeout_ms.into());
+            Some(HostOp::ReadSecret(SecretRequest { key, use_cache, timeout }))
+        }
+        INVOKE_FUNCTION => {
+            let FunctionHeader { function, ordinal, headers, timeout_ms } =
+                serde_json::from_slice(header).ok()?;
+            let timeout = Duration::from_millis(timeout_ms.into());
+            let payload_json = Bytes::copy_from_slice(body);
+            Some(HostOp::InvokeFunction(FunctionRequest {
+                function,
+                ordinal,
+                headers,
+                payload_json,
+                timeout,
+            }))
+        }
+        LOCATE_SERVICE => {
+            let ServiceHeader { service } = serde_json::from_slice(header).ok()?;
+            Some(HostOp::LocateService(service))
+        }
         _ => None,
     }
 }
@@ -69,6 +144,16 @@ pub(crate) fn encode(result: Result<OpResult, OpError>) -> Vec<u8> {
             },
             &response.body,
         ),
+        Ok(OpResult::Secret(secret)) => join(&Nothing {}, secret.0.as_bytes()),
+        Ok(OpResult::Function(FunctionOutcome::Returned { json })) => join(&Nothing {}, json.as_bytes()),
+        Ok(OpResult::Function(FunctionOutcome::Failed(failure))) => {
+            let FunctionFailure { status, reason, name, message } = &failure;
+            let failure = FailureFields { status: *status, reason, name, message };
+            join(&FailureHeader { failure }, &[])
+        }
+        Ok(OpResult::Service(ServiceLocation { url, account })) => {
+            join(&LocationHeader { url: &url, account: &account }, &[])
+        }
         Err(OpError { name, code, message }) => {
             let error = ErrorFields { name: name.as_deref(), code: code.as_deref(), message: &message };
             join(&ErrorHeader { error }, &[])
@@ -101,6 +186,9 @@ mod tests {
         assert_eq!(fetch.body.as_deref(), Some(&b"body"[..]));
 
         assert!(decode(99, &request).is_none());
+        for other in [READ_SECRET, INVOKE_FUNCTION, LOCATE_SERVICE] {
+            assert!(decode(other, &request).is_none(), "the header of another operation");
+        }
         for cut in 0..4 + header.len() {
             assert!(decode(FETCH, &request[..cut]).is_none());
         }

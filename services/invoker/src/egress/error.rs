@@ -97,6 +97,14 @@ pub enum EgressError {
     /// The run's deadline came first.
     #[error("the run's deadline passed after {0:?} of waiting")]
     Deadline(Duration),
+    /// It was no HTTP but another function, which failed or did not run.
+    #[error("{message}")]
+    FunctionFailed {
+        /// The stable reason.
+        reason: &'static str,
+        /// What went wrong.
+        message: String,
+    },
     /// The lambda, or its caller, gave the call up.
     #[error("the call was given up: aborted by the lambda, or the run ended")]
     Aborted,
@@ -106,6 +114,7 @@ impl EgressError {
     /// The stable reason, as it appears in a run's record and as `code` of the JavaScript error.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::FunctionFailed { reason, .. } => reason,
             Self::InvalidUrl(_) => "INVALID_URL",
             Self::UnsupportedScheme(_) => "UNSUPPORTED_SCHEME",
             Self::InvalidRequest(_) => "INVALID_REQUEST",

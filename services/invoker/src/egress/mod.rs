@@ -33,6 +33,7 @@ pub use address::{AddressPolicy, Denied};
 pub use config::EgressConfig;
 pub use error::EgressError;
 pub use record::OutboundCall;
+pub(crate) use record::Record;
 pub use redirect::MAX_REDIRECTS;
 pub use resolve::{Resolve, ResolveError, SystemResolver};
 pub use tls::TlsSetupError;
@@ -106,6 +107,11 @@ pub struct RunEgress {
 }
 
 impl RunEgress {
+    /// Lists that another function is invoked, until it ends as given up.
+    pub(crate) fn record_function(&self, name: String) -> Record {
+        self.records.start("INVOKE", name, self.scope.deadline)
+    }
+
     /// The calls so far in the order of their start, and whether there were more than are listed. A call under way is
     /// listed as given up.
     pub fn calls(&self) -> (Vec<OutboundCall>, bool) {

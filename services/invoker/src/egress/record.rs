@@ -15,7 +15,7 @@ const MAX_RECORDS: usize = 100;
 /// A call that a lambda made, or tried to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboundCall {
-    /// HTTP method, upper case.
+    /// HTTP method, upper case; `INVOKE` for another function, whose name stands in place of the URL.
     pub method: String,
     /// URL without user information, query and fragment.
     pub url: String,
@@ -72,7 +72,7 @@ impl Records {
 
 /// The entry of a call under way.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     records: Arc<Records>,
     index: Option<usize>,
     started: Instant,
@@ -83,7 +83,15 @@ pub(super) struct Record {
 impl Record {
     /// The call was answered with a status, or failed.
     pub(super) fn end(mut self, outcome: Result<u16, EgressError>) {
-        self.write(outcome);
+        match outcome {
+            Ok(status) => self.write(Some(status), None),
+            Err(error) => self.write(None, Some(error)),
+        }
+    }
+
+    /// Another function was invoked: the status that stands for what it came to, and why it did not return.
+    pub(crate) fn end_of_function(mut self, status: u16, failure: Option<EgressError>) {
+        self.write(Some(status), failure);
     }
 
     /// Time since the call started.
@@ -91,16 +99,13 @@ impl Record {
         self.started.elapsed()
     }
 
-    fn write(&mut self, outcome: Result<u16, EgressError>) {
+    fn write(&mut self, status: Option<u16>, error: Option<EgressError>) {
         self.ended = true;
         let Some(index) = self.index else { return };
         let duration = self.started.elapsed();
         let call = &mut self.records.lock().calls[index];
         call.duration = duration;
-        (call.status, call.error) = match outcome {
-            Ok(status) => (Some(status), None),
-            Err(error) => (None, Some(error)),
-        };
+        (call.status, call.error) = (status, error);
     }
 }
 
@@ -109,7 +114,7 @@ impl Drop for Record {
         if !self.ended {
             let late = Instant::now() >= self.deadline;
             let error = if late { EgressError::Deadline(self.elapsed()) } else { EgressError::Aborted };
-            self.write(Err(error));
+            self.write(None, Some(error));
         }
     }
 }

@@ -146,7 +146,9 @@ struct Echo;
 
 impl Host for Echo {
     fn start(&self, op: HostOp) -> BoxFuture<'static, Result<OpResult, OpError>> {
-        let HostOp::Fetch(FetchRequest { method, url, headers, body, .. }) = op;
+        let HostOp::Fetch(FetchRequest { method, url, headers, body, .. }) = op else {
+            panic!("{op:?} is no fetch")
+        };
         Box::pin(async move {
             if url.ends_with("/refused") {
                 let code = Some("HOST_NOT_ALLOWED".to_owned());

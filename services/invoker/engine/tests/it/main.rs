@@ -18,4 +18,6 @@ mod stack;
 mod state;
 mod support;
 mod timers;
+mod toolbelt;
+mod toolbelt_http;
 mod web;

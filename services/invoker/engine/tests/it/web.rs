@@ -268,7 +268,7 @@ struct Pages;
 
 impl Host for Pages {
     fn start(&self, op: HostOp) -> BoxFuture<'static, Result<OpResult, OpError>> {
-        let HostOp::Fetch(request) = op;
+        let HostOp::Fetch(request) = op else { panic!("{op:?} is no fetch") };
         Box::pin(async move {
             let status = if request.url.ends_with("/none") { 204 } else { 200 };
             Ok(OpResult::Fetch(FetchResponse {

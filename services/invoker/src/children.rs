@@ -1,0 +1,309 @@
+//! Functions that run because another one invoked them.
+//!
+//! Promises: a child is a function of its parent's account, in a fresh sandbox with its own settings; it ends before
+//! its parent's deadline, and with its parent. It starts at once or is refused at once: children have sandboxes of their
+//! own ([`Config::engine`](crate::Config)), so no parent ever waits with its sandbox for one that another parent holds.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use chatfn_deployments::Deployments;
+use chatfn_domain::{
+    event::{MAX_PAYLOAD_BYTES, child_idempotency_key},
+    name::{AccountId, FunctionName},
+};
+use chatfn_engine::{FunctionFailure, FunctionOutcome, FunctionRequest, RunError};
+use chatfn_proto::invoker::v1::{
+    FailureKind, Header, InvocationEvent, LambdaFailure, RunReport, run_report::Outcome,
+};
+use serde::de::IgnoredAny;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout_at,
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+
+use crate::{
+    egress::EgressError,
+    error::InvokerError,
+    event::Event,
+    functions::{Functions, is_authors},
+    host::RunHost,
+    invoke::run_deadline,
+    run::{Run, Runner},
+    secrets::SecretsRead,
+};
+
+/// How deep functions may invoke one another.
+const MAX_DEPTH: u32 = 4;
+/// Children that one run may have at once, with those of its children, so that no run takes all places.
+const MAX_IN_FAMILY: usize = 32;
+
+/// What all children of the process share.
+pub(crate) struct Children {
+    deployments: Deployments,
+    functions: Functions,
+    places: Arc<Semaphore>,
+    max: usize,
+}
+
+impl Children {
+    /// Up to `max` run at once.
+    pub(crate) fn new(deployments: Deployments, functions: Functions, max: u32) -> Self {
+        let max = max as usize;
+        Self { deployments, functions, places: Arc::new(Semaphore::new(max)), max }
+    }
+}
+
+/// A run and all runs inside of it: of one account, for one event.
+#[derive(Clone)]
+pub(crate) struct Family {
+    /// The secrets that any of them has read. What one read may be in the results of all others.
+    pub(crate) secrets: Arc<SecretsRead>,
+    places: Arc<Semaphore>,
+    /// How many runs wait for this one.
+    depth: u32,
+}
+
+impl Default for Family {
+    fn default() -> Self {
+        Self { secrets: Arc::default(), places: Arc::new(Semaphore::new(MAX_IN_FAMILY)), depth: 0 }
+    }
+}
+
+/// Why a function did not run. The text is for the author of the function that invoked it.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(
+        "invoke takes the template of a function of this account, such as chat.end, or \
+         accounts/{0}/functions/chat.end"
+    )]
+    InvalidName(AccountId),
+    #[error("the payload of a function is JSON of at most {MAX_PAYLOAD_BYTES} bytes")]
+    InvalidPayload,
+    #[error(
+        "functions may invoke one another {MAX_DEPTH} levels deep; this would be one more. Do they go in circles?"
+    )]
+    TooDeep,
+    #[error("{what} ({limit}) run already; invoke fewer at once, or try again later")]
+    NoPlace { what: &'static str, limit: usize },
+    #[error("{0} is not deployed; deploy it first")]
+    NotDeployed(FunctionName),
+    #[error("too little time is left ({0:?}) to run it")]
+    NoTime(Duration),
+    #[error("it cannot be loaded by this engine: {0}. Correct it and deploy it again")]
+    NotLoadable(String),
+    #[error("the platform failed to run it; try again")]
+    Platform,
+}
+
+impl Refused {
+    /// The stable reason, and the status of the hosted product's API that comes nearest.
+    fn reason(&self) -> (&'static str, u16) {
+        match self {
+            Self::InvalidName(_) => ("FUNCTION_NAME_INVALID", 400),
+            Self::InvalidPayload => ("PAYLOAD_INVALID", 400),
+            Self::TooDeep => ("NESTED_TOO_DEEP", 400),
+            Self::NoPlace { .. } => ("TOO_MANY_FUNCTIONS", 429),
+            Self::NotDeployed(_) => ("FUNCTION_NOT_DEPLOYED", 404),
+            Self::NoTime(_) => ("BUDGET_TOO_SMALL", 504),
+            Self::NotLoadable(_) => ("NOT_LOADABLE", 404),
+            Self::Platform => ("PLATFORM_FAILED", 500),
+        }
+    }
+}
+
+impl RunHost {
+    /// Runs another function. Its place on the record is taken when this is called, so that the record follows the order
+    /// of the lambda's calls. Dropping the future ends the function.
+    pub(crate) fn child(
+        &self,
+        request: FunctionRequest,
+    ) -> impl Future<Output = FunctionOutcome> + Send + 'static {
+        let name = function_name(&self.account, &request.function);
+        let shown = name.as_ref().map_or_else(|_| "(not a function)".to_owned(), ToString::to_string);
+        let record = self.egress.record_function(shown);
+        let runner = Arc::clone(&self.runner);
+        let prepared = name.and_then(|name| self.prepare(name, request));
+        async move {
+            let outcome = match prepared {
+                Ok(child) => child.run(&runner).await.map_or_else(refused, of_report),
+                Err(error) => refused(error),
+            };
+            match &outcome {
+                FunctionOutcome::Returned { .. } => record.end_of_function(200, None),
+                FunctionOutcome::Failed(failure) => {
+                    record.end_of_function(failure.status, Some(recorded(failure)))
+                }
+            }
+            outcome
+        }
+    }
+
+    /// The checks that need no waiting.
+    fn prepare(&self, name: FunctionName, request: FunctionRequest) -> Result<Child, Refused> {
+        let payload_json = std::str::from_utf8(&request.payload_json).map_err(|_| Refused::InvalidPayload)?;
+        let is_json = serde_json::from_str::<IgnoredAny>(payload_json).is_ok();
+        if payload_json.len() > MAX_PAYLOAD_BYTES || !is_json {
+            return Err(Refused::InvalidPayload);
+        }
+        if self.family.depth >= MAX_DEPTH {
+            return Err(Refused::TooDeep);
+        }
+        let parent = &self.event;
+        let key = child_idempotency_key(&parent.key, request.ordinal);
+        let headers = request.headers.into_iter().map(|(key, value)| Header { key, value }).collect();
+        let fields = InvocationEvent {
+            event_id: parent.fields.event_id.clone(),
+            conversation_id: parent.fields.conversation_id.clone(),
+            attempt: parent.fields.attempt,
+            payload_json: payload_json.to_owned(),
+            headers,
+            idempotency_key: key.to_string(),
+        };
+        Ok(Child {
+            name,
+            event: Event { fields, key },
+            family: Family { depth: self.family.depth + 1, ..self.family.clone() },
+            trace: self.trace,
+            deadline: self.deadline,
+            timeout: request.timeout,
+        })
+    }
+}
+
+/// A function that is about to run.
+struct Child {
+    name: FunctionName,
+    event: Event,
+    family: Family,
+    trace: Option<chatfn_rpc::TraceParent>,
+    /// The parent's.
+    deadline: chatfn_rpc::Deadline,
+    /// How long the parent waits.
+    timeout: Duration,
+}
+
+impl Child {
+    async fn run(self, runner: &Arc<Runner>) -> Result<RunReport, Refused> {
+        let Self { name, event, family, trace, deadline, timeout } = self;
+        let children = &runner.children;
+        let live = children.deployments.function(&name).map_err(|_| Refused::Platform)?;
+        let deployment = live.ok_or(Refused::NotDeployed(name))?;
+        let places = [
+            place(&children.places, "as many functions as this invoker runs for others", children.max)?,
+            place(&family.places, "as many functions as one event may have", MAX_IN_FAMILY)?,
+        ];
+        let deadline = run_deadline(Some(deadline), timeout).map_err(no_time)?.ok_or(Refused::Platform)?;
+        let loaded = timeout_at(deadline.instant(), children.functions.get(&deployment))
+            .await
+            .map_err(|_| Refused::NoTime(Duration::ZERO))?
+            .map_err(|error| {
+                if is_authors(&error) { Refused::NotLoadable(error.to_string()) } else { Refused::Platform }
+            })?;
+        let deadline = deadline.capped(deployment.settings.timeout);
+        let run = Run { deployment, loaded, event, trace, deadline };
+        let runner = Arc::clone(runner);
+        // A task of its own: it may use another core, and the stack of the parent's sandbox is not its own. It ends
+        // when the handle is dropped.
+        let running = async move {
+            let _places = places;
+            runner.run_in(&family, run).await
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(running.in_current_span()));
+        match task.await {
+            Ok(Ok(report)) => Ok(report),
+            Ok(Err(RunError::NoCapacity)) => Err(Refused::NoTime(Duration::ZERO)),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the engine cannot run a function for another");
+                Err(Refused::Platform)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a run for another function broke");
+                Err(Refused::Platform)
+            }
+        }
+    }
+}
+
+fn place(places: &Arc<Semaphore>, what: &'static str, limit: usize) -> Result<OwnedSemaphorePermit, Refused> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| Refused::NoPlace { what, limit })
+}
+
+fn no_time(error: InvokerError) -> Refused {
+    match error {
+        InvokerError::BudgetTooSmall { left } => Refused::NoTime(left),
+        _ => Refused::Platform,
+    }
+}
+
+/// The function that a lambda of `account` means.
+fn function_name(account: &AccountId, text: &str) -> Result<FunctionName, Refused> {
+    if let Ok(template) = text.parse() {
+        return Ok(FunctionName { account: account.clone(), template });
+    }
+    text.parse::<FunctionName>()
+        .ok()
+        .filter(|name| name.account == *account)
+        .ok_or_else(|| Refused::InvalidName(account.clone()))
+}
+
+fn refused(error: Refused) -> FunctionOutcome {
+    let (reason, status) = error.reason();
+    FunctionOutcome::Failed(FunctionFailure {
+        status,
+        reason,
+        name: String::new(),
+        message: error.to_string(),
+    })
+}
+
+fn of_report(report: RunReport) -> FunctionOutcome {
+    match report.outcome {
+        Some(Outcome::ResultJson(json)) => FunctionOutcome::Returned { json },
+        Some(Outcome::Failure(failure)) => FunctionOutcome::Failed(to_failure(failure)),
+        None => refused(Refused::Platform),
+    }
+}
+
+fn to_failure(failure: LambdaFailure) -> FunctionFailure {
+    let (reason, status) = match failure.kind() {
+        FailureKind::Timeout => ("TIMEOUT", 504),
+        FailureKind::OutOfMemory => ("OUT_OF_MEMORY", 901),
+        FailureKind::NeverSettles => ("NEVER_SETTLES", 901),
+        FailureKind::ResultTooLarge => ("RESULT_TOO_LARGE", 901),
+        FailureKind::ResultNotJson => ("RESULT_NOT_JSON", 901),
+        FailureKind::Crashed => ("CRASHED", 500),
+        FailureKind::NotLoadable => ("NOT_LOADABLE", 404),
+        FailureKind::Thrown | FailureKind::Unspecified => ("THROWN", 901),
+    };
+    FunctionFailure { status, reason, name: failure.error_name, message: failure.message }
+}
+
+/// The failure on the record of the function that invoked it.
+fn recorded(failure: &FunctionFailure) -> EgressError {
+    let message = match failure.name.as_str() {
+        "" => failure.message.clone(),
+        name => format!("{name}: {}", failure.message),
+    };
+    EgressError::FunctionFailed { reason: failure.reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_of_the_own_account() {
+        let account: AccountId = "acme".parse().unwrap();
+        let name = |text| function_name(&account, text).map(|name| name.to_string()).ok();
+        let end = Some("accounts/acme/functions/chat.end".to_owned());
+        assert_eq!(name("chat.end"), end);
+        assert_eq!(name("accounts/acme/functions/chat.end"), end);
+        for other in
+            ["accounts/other/functions/chat.end", "accounts/acme/functions/chat.end/versions/1", "chat", ""]
+        {
+            assert_eq!(name(other), None, "{other}");
+        }
+    }
+}

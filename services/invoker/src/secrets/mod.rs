@@ -1,0 +1,133 @@
+//! The secrets that lambdas read.
+//!
+//! Promises: a run reads secrets of its own account and of no other; a secret that was changed or deleted is so for
+//! every later read that begins 250 ms after; while the registry is away, the value that was read last serves on
+//! for an hour; reads of one secret that coincide are one call of the registry. Values are wiped when they are dropped
+//! here, are never shown by `Debug`, and are taken out of the reports of the runs that read them (`redact.rs`).
+
+mod cache;
+mod redact;
+
+use std::{fmt, time::Duration};
+
+use chatfn_domain::name::AccountId;
+use chatfn_proto::registry::v1::{
+    AccessSecretRequest, secret_access_service_client::SecretAccessServiceClient,
+};
+use chatfn_rpc::{Client, ErrorReport, RequestExt as _};
+use secrecy::SecretString;
+use tonic::{Code, Request, Status};
+
+use self::cache::Cache;
+pub(crate) use self::redact::SecretsRead;
+
+/// Longest key; the registry has none that is longer.
+const MAX_KEY_CHARS: usize = 100;
+
+/// A secret of an account. Its key is well-formed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct SecretName {
+    account: AccountId,
+    key: String,
+}
+
+impl SecretName {
+    /// # Errors
+    /// The key is not one that a secret can have.
+    pub(crate) fn new(account: AccountId, key: String) -> Result<Self, SecretError> {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(word) {
+            Ok(Self { account, key })
+        } else {
+            Err(SecretError::InvalidKey)
+        }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "accounts/{}/secrets/{}", self.account, self.key)
+    }
+}
+
+/// Why there is no value. The text is for the author of the lambda: it says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SecretError {
+    /// No secret can have this key.
+    #[error("the key of a secret has 1 to {MAX_KEY_CHARS} letters, digits, _ and -")]
+    InvalidKey,
+    /// The account has none of this key.
+    #[error("there is no secret {0}; an admin of the account creates it, with SecretService.SetSecret")]
+    NotFound(SecretName),
+    /// The lambda did not want to wait any longer.
+    #[error("the secret could not be read within {0:?}; try again, or give readSecret a longer timeout")]
+    TimedOut(Duration),
+    /// The registry cannot be reached, and no value is remembered.
+    #[error("the secret cannot be read at the moment ({0}); try again")]
+    Unavailable(String),
+    /// The registry does not give secrets to this invoker.
+    #[error("the registry refuses to give the secret: {0}")]
+    Refused(String),
+    /// The run has read as many as it may.
+    #[error("a run may read at most {0} different secrets")]
+    TooMany(usize),
+}
+
+impl SecretError {
+    /// The stable reason, which guest/prelude/86-toolbelt-secrets.js translates.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidKey => "SECRET_KEY_INVALID",
+            Self::NotFound(_) => "SECRET_NOT_FOUND",
+            Self::TimedOut(_) => "SECRET_TIMED_OUT",
+            Self::Unavailable(_) => "SECRETS_UNAVAILABLE",
+            Self::Refused(_) => "SECRET_REFUSED",
+            Self::TooMany(_) => "TOO_MANY_SECRETS",
+        }
+    }
+}
+
+/// The secrets of all accounts, read from the registry.
+pub(crate) struct Secrets {
+    registry: Client,
+    cache: Cache,
+}
+
+impl Secrets {
+    /// Connects when the first secret is read.
+    pub(crate) fn new(registry: Client) -> Self {
+        Self { registry, cache: Cache::new() }
+    }
+
+    /// The value of a secret. Without `use_cache` one that the registry gives after this call began. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`SecretError`].
+    pub(crate) async fn read(&self, name: &SecretName, use_cache: bool) -> Result<cache::Value, SecretError> {
+        self.cache.read(name, use_cache, |limit| self.ask(name, limit)).await
+    }
+
+    async fn ask(&self, name: &SecretName, limit: Duration) -> Result<SecretString, SecretError> {
+        let request = Request::new(AccessSecretRequest { name: name.to_string() }).with_timeout(limit);
+        let answer = SecretAccessServiceClient::new(self.registry.clone()).access_secret(request).await;
+        let value = answer.map_err(|status| to_error(name, &status))?.into_inner().value;
+        String::from_utf8(value.into())
+            .map(SecretString::from)
+            .map_err(|_| SecretError::Unavailable("its value is not text".to_owned()))
+    }
+}
+
+fn to_error(name: &SecretName, status: &Status) -> SecretError {
+    let message = ErrorReport::from_status(status).message;
+    match status.code() {
+        Code::NotFound => SecretError::NotFound(name.clone()),
+        Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument => {
+            SecretError::Refused(message)
+        }
+        _ => SecretError::Unavailable(message),
+    }
+}
