@@ -1,12 +1,13 @@
 //! The invoker from outside: real sockets, the real engine, the real client.
 //!
 //! `egress_*.rs` are about the lambdas' outbound HTTP by itself, with scripted name servers; `runs.rs`,
-//! `refusals.rs`, `lifecycle.rs`, `prepare.rs` and `reach.rs` about the whole service; `process.rs` and
-//! `confine.rs` about the process.
-//! `witness.rs`, `dns.rs` and `registry.rs` are the world outside, `outside.rs` and `service.rs` the subjects.
+//! `refusals.rs`, `lifecycle.rs`, `prepare.rs`, `reach.rs`, `toolbelt.rs`, `secrets.rs` and `children.rs` about the whole
+//! service; `process.rs` and `confine.rs` about the process. `witness.rs`, `dns.rs`, `registry.rs` and `vault.rs` are the
+//! world outside, `outside.rs` and `service.rs` the subjects.
 
 use std::time::Duration;
 
+mod children;
 mod confine;
 mod dns;
 mod egress_addresses;
@@ -24,7 +25,10 @@ mod reach;
 mod refusals;
 mod registry;
 mod runs;
+mod secrets;
 mod service;
+mod toolbelt;
+mod vault;
 mod witness;
 
 /// Long enough for whatever is expected to happen, however slow the machine.

@@ -56,6 +56,7 @@ impl Service {
         let mut config = Config::parse_from(["chatfn-invoker", &cache].iter().chain(flags));
         // Every sandbox reserves address space, and tests run side by side.
         config.max_runs = config.max_runs.min(32);
+        config.max_children = config.max_children.min(32);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
@@ -165,6 +166,11 @@ pub(crate) fn with_settings(number: u32, source: &str, settings: FunctionSetting
         settings,
         source: source.into(),
     }
+}
+
+/// The same version of another function.
+pub(crate) fn of(function: &str, version: Deployment) -> Deployment {
+    Deployment { function: function.parse().unwrap(), ..version }
 }
 
 /// A lambda that calls a URL, and returns the status.

