@@ -260,23 +260,34 @@ impl Needle {
 }
 
 /// The ways in which a value is written.
-fn forms(value: &str) -> [Zeroizing<String>; 6] {
-    let inner = |text: &str| {
-        let quoted = quote(text);
-        quoted[1..quoted.len() - 1].to_owned()
-    };
-    let json = inner(value);
-    let form: String = form_urlencoded::byte_serialize(value.as_bytes()).collect();
+fn forms(value: &str) -> [Zeroizing<String>; 9] {
+    let json = in_json(value);
+    let [console, console_quoted] = in_console(value);
+    let [console_json, console_json_quoted] = in_console(&json);
     [
         value.to_owned(),
-        inner(&json),
-        // As `console` shows a string that holds quotes.
-        json.replace("\\\"", "\"").replace('\'', "\\'"),
+        in_json(&json),
         json,
+        console,
+        console_quoted,
+        console_json,
+        console_json_quoted,
         utf8_percent_encode(value, URI_COMPONENT).to_string(),
-        form,
+        form_urlencoded::byte_serialize(value.as_bytes()).collect(),
     ]
     .map(Zeroizing::new)
+}
+
+/// Inside of a JSON string.
+fn in_json(text: &str) -> String {
+    let quoted = quote(text);
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// Inside of a string that `console` shows in an object, between double or single quotes.
+fn in_console(text: &str) -> [String; 2] {
+    let shown = in_json(text).replace("\\\"", "\"");
+    [shown.replace('\'', "\\'"), shown]
 }
 
 fn quote(text: &str) -> String {
@@ -326,6 +337,7 @@ mod tests {
             r#"p\"ä\\s s'\n1"#,
             r#"p\\\"ä\\\\s s'\\n1"#,
             r#"p"ä\\s s\'\n1"#,
+            r#"p\\"ä\\\\s s\'\\n1"#,
             "p%22%C3%A4%5Cs%20s'%0A1",
             "p%22%C3%A4%5Cs+s%27%0A1",
         ] {
@@ -365,7 +377,7 @@ mod tests {
             (r#"["a\"b\\cd","{\"k\":\"a\\\"b\\\\cd\"}"]"#, r#"["[secret:s]","{\"k\":\"[secret:s]\"}"]"#),
             (r#"{"":"","x":""}"#, r#"{"":"","x":""}"#),
             (r#""\ud800 1234567""#, r#""\ud800 [secret:n]""#),
-            (r#"12345678901234567890"#, r#""[secret:n]8901234567890""#),
+            (r#"12345678901234567890"#, r#""[secret:n]890[secret:n]890""#),
         ] {
             assert_eq!(json(&values, before), after);
         }

@@ -71,7 +71,7 @@ async fn a_child_is_its_own_function_for_the_same_event() {
         assert_eq!(result["refused"], "HOST_NOT_ALLOWED", "the parent has its own settings");
         let left: Vec<f64> =
             [&result["two"][0], &result["two"][1]].map(|it| it["left"].as_f64().unwrap()).into();
-        assert!(left[0] < 30_000.0 * 0.96 && left[1] < left[0], "{left:?}");
+        assert!(left.iter().all(|left| *left <= 10_000.0), "each has its share of the 20 s: {left:?}");
         for child in result["two"].as_array_mut().unwrap() {
             child["left"].take();
         }
