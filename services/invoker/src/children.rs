@@ -15,6 +15,7 @@ use chatfn_engine::{FunctionFailure, FunctionOutcome, FunctionRequest, RunError}
 use chatfn_proto::invoker::v1::{
     FailureKind, Header, InvocationEvent, LambdaFailure, RunReport, run_report::Outcome,
 };
+use chatfn_rpc::{Deadline, TraceParent};
 use serde::de::IgnoredAny;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -120,7 +121,7 @@ impl RunHost {
         &self,
         request: FunctionRequest,
     ) -> impl Future<Output = FunctionOutcome> + Send + 'static {
-        let name = function_name(&self.account, &request.function);
+        let name = function_name(&self.function.account, &request.function);
         let shown = name.as_ref().map_or_else(|_| "(not a function)".to_owned(), ToString::to_string);
         let record = self.egress.record_function(shown);
         let runner = Arc::clone(&self.runner);
@@ -151,7 +152,7 @@ impl RunHost {
             return Err(Refused::TooDeep);
         }
         let parent = &self.event;
-        let key = child_idempotency_key(&parent.key, request.ordinal);
+        let key = child_idempotency_key(&parent.key, &self.function, request.ordinal);
         let headers = request.headers.into_iter().map(|(key, value)| Header { key, value }).collect();
         let fields = InvocationEvent {
             event_id: parent.fields.event_id.clone(),
@@ -177,9 +178,9 @@ struct Child {
     name: FunctionName,
     event: Event,
     family: Family,
-    trace: Option<chatfn_rpc::TraceParent>,
+    trace: Option<TraceParent>,
     /// The parent's.
-    deadline: chatfn_rpc::Deadline,
+    deadline: Deadline,
     /// How long the parent waits.
     timeout: Duration,
 }

@@ -2,7 +2,7 @@
 
 use std::{future::ready, sync::Arc};
 
-use chatfn_domain::name::AccountId;
+use chatfn_domain::name::FunctionName;
 use chatfn_engine::{
     FunctionRequest, Host, HostOp, OpError, OpResult, SecretRequest, SecretText, ServiceLocation,
 };
@@ -25,8 +25,8 @@ pub(crate) struct RunHost {
     pub(crate) egress: Arc<RunEgress>,
     /// The run that was asked for and the runs inside of it.
     pub(crate) family: Family,
-    /// Whose secrets and functions the run may use. Never the guest's word.
-    pub(crate) account: AccountId,
+    /// What runs. Its account is the one whose secrets and functions the run may use, never the guest's word.
+    pub(crate) function: FunctionName,
     pub(crate) event: Arc<Event>,
     pub(crate) trace: Option<TraceParent>,
     pub(crate) deadline: Deadline,
@@ -54,7 +54,7 @@ impl Host for RunHost {
 impl RunHost {
     fn read_secret(&self, SecretRequest { key, use_cache, timeout }: SecretRequest) -> Answer {
         let (runner, family) = (Arc::clone(&self.runner), self.family.clone());
-        let name = SecretName::new(self.account.clone(), key);
+        let name = SecretName::new(self.function.account.clone(), key);
         Box::pin(async move {
             let read = async {
                 let name = name?;
@@ -80,11 +80,13 @@ impl RunHost {
 
     fn locate(&self, service: &str) -> Result<OpResult, OpError> {
         let located = match &self.runner.services {
-            Some(services) => services.locate(service, &self.account),
+            Some(services) => services.locate(service, &self.function.account),
             None => Err(LocateError::NotSet),
         };
         match located {
-            Ok(url) => Ok(OpResult::Service(ServiceLocation { url, account: self.account.to_string() })),
+            Ok(url) => {
+                Ok(OpResult::Service(ServiceLocation { url, account: self.function.account.to_string() }))
+            }
             Err(error) => Err(OpError {
                 code: Some(error.reason().to_owned()),
                 message: error.to_string(),

@@ -72,7 +72,7 @@ impl Runner {
             runner: Arc::clone(self),
             egress: Arc::clone(&egress),
             family: family.clone(),
-            account: deployment.function.account.clone(),
+            function: deployment.function.clone(),
             event: Arc::clone(&event),
             trace,
             deadline,

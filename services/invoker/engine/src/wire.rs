@@ -13,11 +13,14 @@ use crate::host::{
 };
 
 const FETCH: i32 = 1;
-/// The longest header of a fetch: its URL and headers, as JSON. Parsed, they take several times as much.
-const FETCH_HEADER_BYTES: usize = 64 << 10;
 const READ_SECRET: i32 = 2;
 const INVOKE_FUNCTION: i32 = 3;
 const LOCATE_SERVICE: i32 = 4;
+
+/// The longest header, as JSON: of a fetch its URL and headers. Parsed, it takes several times as much.
+const HEADER_BYTES: usize = 64 << 10;
+/// The longest payload of another function that is handed over at all; the host may allow less.
+const PAYLOAD_BYTES: usize = 1 << 20;
 
 #[derive(Deserialize)]
 struct FetchHeader {
@@ -99,8 +102,11 @@ struct ErrorFields<'a> {
 pub(crate) fn decode(kind: i32, request: &[u8]) -> Option<HostOp> {
     let (length, rest) = request.split_first_chunk::<4>()?;
     let (header, body) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    if header.len() > HEADER_BYTES {
+        return None;
+    }
     match kind {
-        FETCH if header.len() <= FETCH_HEADER_BYTES => {
+        FETCH => {
             let FetchHeader { url, method, redirect, headers } = serde_json::from_slice(header).ok()?;
             let body = (!body.is_empty()).then(|| Bytes::copy_from_slice(body));
             Some(HostOp::Fetch(FetchRequest { method, url, headers, redirect, body }))
@@ -110,7 +116,7 @@ pub(crate) fn decode(kind: i32, request: &[u8]) -> Option<HostOp> {
             let timeout = Duration::from_millis(timeout_ms.into());
             Some(HostOp::ReadSecret(SecretRequest { key, use_cache, timeout }))
         }
-        INVOKE_FUNCTION => {
+        INVOKE_FUNCTION if body.len() <= PAYLOAD_BYTES => {
             let FunctionHeader { function, ordinal, headers, timeout_ms } =
                 serde_json::from_slice(header).ok()?;
             let timeout = Duration::from_millis(timeout_ms.into());

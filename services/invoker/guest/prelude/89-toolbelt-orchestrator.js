@@ -1,7 +1,7 @@
 // OrchestratorClient: runs other functions of the account, each in a sandbox of its own, within what is left of this
 // run's time.
 
-const { AbortController, Promise, clearTimeout, setTimeout } = globalThis;
+const { AbortController, clearTimeout, setTimeout } = globalThis;
 const { ErrorCodes, ToolBeltError, addConstants, addMembers, toMillis, untilAborted } = chatfn.toolbelt;
 
 const OP_INVOKE_FUNCTION = 3;
