@@ -2,7 +2,7 @@
 
 use std::{future::ready, sync::Arc};
 
-use chatfn_domain::name::FunctionName;
+use chatfn_domain::name::{FunctionName, SecretName};
 use chatfn_engine::{
     FunctionRequest, Host, HostOp, OpError, OpResult, SecretRequest, SecretText, ServiceLocation,
 };
@@ -15,7 +15,7 @@ use crate::{
     egress::{EgressError, RunEgress},
     event::Event,
     run::Runner,
-    secrets::{SecretError, SecretName},
+    secrets::SecretError,
     service_url::LocateError,
 };
 
@@ -54,10 +54,10 @@ impl Host for RunHost {
 impl RunHost {
     fn read_secret(&self, SecretRequest { key, use_cache, timeout }: SecretRequest) -> Answer {
         let (runner, family) = (Arc::clone(&self.runner), self.family.clone());
-        let name = SecretName::new(self.function.account.clone(), key);
+        let account = self.function.account.clone();
         Box::pin(async move {
             let read = async {
-                let name = name?;
+                let name = SecretName { account, key: key.parse()? };
                 let reading = runner.secrets.read(&name, use_cache);
                 let value = tokio::time::timeout(timeout, reading)
                     .await

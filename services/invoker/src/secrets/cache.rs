@@ -5,10 +5,11 @@ use std::{
     time::Duration,
 };
 
+use chatfn_domain::name::SecretName;
 use secrecy::SecretString;
 use tokio::time::{Instant, timeout};
 
-use super::{SecretError, SecretName};
+use super::SecretError;
 
 /// For how long a value, or that there is none, is taken as it was read. With the time of a call on top this stays
 /// below the 250 ms that are promised.
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     fn name() -> SecretName {
-        SecretName::new("acme".parse().unwrap(), "token".to_owned()).unwrap()
+        "accounts/acme/secrets/token".parse().unwrap()
     }
 
     /// A registry that counts questions.

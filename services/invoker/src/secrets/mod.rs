@@ -8,9 +8,9 @@
 mod cache;
 mod redact;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use chatfn_domain::name::AccountId;
+use chatfn_domain::name::{NameError, SecretName};
 use chatfn_proto::registry::v1::{
     AccessSecretRequest, secret_access_service_client::SecretAccessServiceClient,
 };
@@ -21,45 +21,12 @@ use tonic::{Code, Request, Status};
 use self::cache::Cache;
 pub(crate) use self::redact::SecretsRead;
 
-/// Longest key; the registry has none that is longer.
-const MAX_KEY_CHARS: usize = 100;
-
-/// A secret of an account. Its key is well-formed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct SecretName {
-    account: AccountId,
-    key: String,
-}
-
-impl SecretName {
-    /// # Errors
-    /// The key is not one that a secret can have.
-    pub(crate) fn new(account: AccountId, key: String) -> Result<Self, SecretError> {
-        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(word) {
-            Ok(Self { account, key })
-        } else {
-            Err(SecretError::InvalidKey)
-        }
-    }
-
-    pub(crate) fn key(&self) -> &str {
-        &self.key
-    }
-}
-
-impl fmt::Display for SecretName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "accounts/{}/secrets/{}", self.account, self.key)
-    }
-}
-
 /// Why there is no value. The text is for the author of the lambda: it says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SecretError {
     /// No secret can have this key.
-    #[error("the key of a secret has 1 to {MAX_KEY_CHARS} letters, digits, _ and -")]
-    InvalidKey,
+    #[error("the first argument of readSecret {0}")]
+    InvalidKey(#[from] NameError),
     /// The account has none of this key.
     #[error("there is no secret {0}; an admin of the account creates it, with SecretService.SetSecret")]
     NotFound(SecretName),
@@ -81,7 +48,7 @@ impl SecretError {
     /// The stable reason, which guest/prelude/86-toolbelt-secrets.js translates.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::InvalidKey => "SECRET_KEY_INVALID",
+            Self::InvalidKey(_) => "SECRET_KEY_INVALID",
             Self::NotFound(_) => "SECRET_NOT_FOUND",
             Self::TimedOut(_) => "SECRET_TIMED_OUT",
             Self::Unavailable(_) => "SECRETS_UNAVAILABLE",

@@ -11,13 +11,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use chatfn_domain::name::SecretName;
 use chatfn_proto::invoker::v1::{FailureKind, LambdaFailure, RunReport, run_report::Outcome};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString, zeroize::Zeroizing};
 use serde::de::IgnoredAny;
 use url::form_urlencoded;
 
-use super::{SecretError, SecretName, cache::Value};
+use super::{SecretError, cache::Value};
 
 /// Shorter values are left alone: they would be found in the middle of words.
 const MIN_BYTES: usize = 6;
@@ -48,15 +49,16 @@ impl SecretsRead {
     /// The run has read as many different ones as it may.
     pub(crate) fn add(&self, name: &SecretName, value: &Value) -> Result<(), SecretError> {
         let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known =
-            |(key, old): &(String, Value)| key == name.key() && old.expose_secret() == value.expose_secret();
+        let known = |(key, old): &(String, Value)| {
+            key == name.key.as_str() && old.expose_secret() == value.expose_secret()
+        };
         if read.iter().any(known) {
             return Ok(());
         }
         if read.len() >= MAX_VALUES {
             return Err(SecretError::TooMany(MAX_VALUES));
         }
-        read.push((name.key().to_owned(), Arc::clone(value)));
+        read.push((name.key.to_string(), Arc::clone(value)));
         Ok(())
     }
 
@@ -123,7 +125,7 @@ impl Redactor {
         for (key, value) in values {
             for text in forms(value.expose_secret()) {
                 let known = needles.iter().any(|it| it.key == key && *it.text == *text.as_bytes());
-                if !known && value.expose_secret().len() >= MIN_BYTES {
+                if !known && text.len() >= MIN_BYTES && value.expose_secret().len() >= MIN_BYTES {
                     needles.push(Needle::new(key, &text));
                 }
             }
@@ -260,7 +262,7 @@ impl Needle {
 }
 
 /// The ways in which a value is written.
-fn forms(value: &str) -> [Zeroizing<String>; 9] {
+fn forms(value: &str) -> [Zeroizing<String>; 10] {
     let json = in_json(value);
     let [console, console_quoted] = in_console(value);
     let [console_json, console_json_quoted] = in_console(&json);
@@ -272,6 +274,8 @@ fn forms(value: &str) -> [Zeroizing<String>; 9] {
         console_quoted,
         console_json,
         console_json_quoted,
+        // As the path of a URL has it.
+        value.replace('\\', "/").replace(['\t', '\r', '\n'], ""),
         utf8_percent_encode(value, URI_COMPONENT).to_string(),
         form_urlencoded::byte_serialize(value.as_bytes()).collect(),
     ]
@@ -411,7 +415,7 @@ mod tests {
             for value in &values {
                 prop_assert!(!redacted.contains(value.as_str()), "{redacted:?} of {plain:?}");
             }
-            let result = serde_json::json!({"a": [plain, 1, null, true], plain.clone(): serde_json::json!([plain]).to_string()});
+            let result = serde_json::json!({"a": [plain, 1, null, true], format!("in {plain}"): serde_json::json!([plain]).to_string()});
             let redacted = json(&named, &result.to_string());
             let read: serde_json::Value = serde_json::from_str(&redacted).expect("still JSON");
             prop_assert_eq!(&read["a"][1], 1);
