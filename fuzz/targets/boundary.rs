@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use chatfn_engine::attack::{Attacker, MEMORY_BYTES, imports, late_call};
-use chatfn_engine::{Call, FetchResponse, Host, HostOp, OpError, OpResult};
+use chatfn_engine::{
+    Call, FetchResponse, FunctionOutcome, Host, HostOp, OpError, OpResult, SecretText, ServiceLocation,
+};
 use chatfn_fuzz::block_on;
 use libfuzzer_sys::fuzz_target;
 
@@ -20,15 +22,25 @@ impl Host for Echo {
         &self,
         op: HostOp,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<OpResult, OpError>> + Send + 'static>> {
-        let HostOp::Fetch(request) = op;
-        Box::pin(std::future::ready(Ok(OpResult::Fetch(FetchResponse {
-            status: 200,
-            status_text: request.method,
-            url: request.url,
-            redirected: false,
-            headers: request.headers,
-            body: request.body.unwrap_or_default(),
-        }))))
+        let answer = match op {
+            HostOp::Fetch(request) => OpResult::Fetch(FetchResponse {
+                status: 200,
+                status_text: request.method,
+                url: request.url,
+                redirected: false,
+                headers: request.headers,
+                body: request.body.unwrap_or_default(),
+            }),
+            HostOp::ReadSecret(request) => OpResult::Secret(SecretText(request.key)),
+            HostOp::InvokeFunction(request) => {
+                let json = String::from_utf8_lossy(&request.payload_json).into_owned();
+                OpResult::Function(FunctionOutcome::Returned { json })
+            }
+            HostOp::LocateService(service) => {
+                OpResult::Service(ServiceLocation { url: service, account: String::new() })
+            }
+        };
+        Box::pin(std::future::ready(Ok(answer)))
     }
 }
 
