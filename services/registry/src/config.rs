@@ -1,10 +1,11 @@
 //! Settings of the service.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use chatfn_pg::PoolConfig;
 use chatfn_rpc::ServerConfig;
 use http::Uri;
+use secrecy::SecretString;
 
 /// Settings of `chatfn-registry`, from the command line and the environment.
 #[derive(Debug, Clone, clap::Parser)]
@@ -43,6 +44,10 @@ pub struct Config {
     )]
     pub watch_connections: u32,
 
+    /// Secrets.
+    #[command(flatten)]
+    pub secrets: SecretsConfig,
+
     /// Postgres.
     #[command(flatten)]
     pub database: PoolConfig,
@@ -50,6 +55,44 @@ pub struct Config {
     /// The gRPC server.
     #[command(flatten)]
     pub rpc: ServerConfig,
+}
+
+/// Where the keys of secrets are, and who may read their values. Without keys there are no secrets.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SecretsConfig {
+    /// File of the keys that encrypt secrets, one a line: `<id>: <32 bytes in base64>`
+    ///
+    /// The first is the active one, with which values are encrypted; the others are kept for what is not yet under
+    /// it. The file is read again when it changes. To rotate, put a new key first; when the log says so, remove the
+    /// others. `openssl rand -base64 32` makes a key.
+    #[arg(long, env = "CHATFN_REGISTRY_SECRET_KEYS_FILE", value_name = "FILE")]
+    pub secret_keys_file: Option<PathBuf>,
+
+    /// The keys themselves, in the form of the file's lines; for the environment: others can see a command line
+    #[arg(
+        long,
+        env = "CHATFN_REGISTRY_SECRET_KEYS",
+        value_name = "LINES",
+        hide_env_values = true,
+        conflicts_with = "secret_keys_file"
+    )]
+    pub secret_keys: Option<SecretString>,
+
+    /// Whether values of secrets are given to whoever reaches this port: to invokers, that is
+    #[arg(
+        long,
+        env = "CHATFN_REGISTRY_SERVE_SECRET_ACCESS",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub serve_secret_access: bool,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self { secret_keys_file: None, secret_keys: None, serve_secret_access: true }
+    }
 }
 
 impl Config {
@@ -60,6 +103,7 @@ impl Config {
             invoker,
             watch_backlog: 256,
             watch_connections: 4,
+            secrets: SecretsConfig::default(),
             database,
             rpc: ServerConfig::default(),
         }
@@ -78,5 +122,11 @@ mod tests {
         let uri = Uri::from_static("http://127.0.0.1:50052");
         let built = Config::new(PoolConfig::new("postgres://me@db/chat".into()), uri);
         assert_eq!(format!("{parsed:?}"), format!("{built:?}"));
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let keys = ["x", "--database-url", "postgres://me@db/chat", "--secret-keys", "a: hunter2"];
+        assert!(!format!("{:?}", Config::parse_from(keys)).contains("hunter2"));
     }
 }

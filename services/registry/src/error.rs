@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use chatfn_domain::name::{FunctionName, TemplateName, VersionName};
+use chatfn_domain::name::{AccountId, FunctionName, SecretName, TemplateName, VersionName};
 use chatfn_pg::Failure;
 use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
 use sqlx::{Postgres, Transaction};
 use tonic::Status;
 
-use crate::build_error::BuildError;
+use crate::{build_error::BuildError, secrets::MAX_SECRETS};
 
 /// When a caller is told to try again after the store failed: about what a restart of Postgres takes.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -56,6 +56,24 @@ pub(crate) enum RegistryError {
     /// The invoker did not answer within the call's deadline.
     #[error("the deadline passed while an invoker prepared the source")]
     PrepareTimedOut,
+    /// There is no such secret.
+    #[error("{0} does not exist")]
+    SecretNotFound(SecretName),
+    /// The secret is not what the caller read.
+    #[error("{secret} has changed")]
+    SecretChanged { secret: SecretName, current: String },
+    /// The account has as many secrets as it may have.
+    #[error("accounts/{0} has {MAX_SECRETS} secrets")]
+    SecretLimitReached(AccountId),
+    /// There are no keys to encrypt secrets with.
+    #[error("no keys for secrets are configured")]
+    SecretsDisabled,
+    /// The key that the secret is encrypted with is not configured.
+    #[error("{secret} needs the key {key_id}, which is not configured")]
+    SecretKeyMissing { secret: SecretName, key_id: String },
+    /// What is stored of the secret is not what was encrypted for it.
+    #[error("what is stored of {secret} does not decrypt with the key {key_id}; set it again")]
+    SecretDamaged { secret: SecretName, key_id: String },
     /// A watcher did not keep up.
     #[error("the watcher fell too far behind")]
     WatcherTooSlow,
@@ -150,6 +168,37 @@ impl From<RegistryError> for ApiError {
                 reasons::DEADLINE_EXCEEDED,
                 "the deadline passed while an invoker prepared the source; nothing changed",
             ),
+            E::SecretNotFound(secret) => Self::not_found("SECRET_NOT_FOUND", "secret", &secret.to_string()),
+            E::SecretChanged { secret, current } => Self::aborted(
+                "ETAG_MISMATCH",
+                format!("{secret} has changed since it was read; read it again and redo the change"),
+            )
+            .resource("secret", secret.to_string())
+            .metadata("current_etag", current),
+            E::SecretLimitReached(account) => Self::new(
+                tonic::Code::ResourceExhausted,
+                "SECRET_LIMIT_REACHED",
+                format!("accounts/{account} has {MAX_SECRETS} secrets, the most that are allowed; delete one first"),
+            )
+            .resource("account", format!("accounts/{account}")),
+            E::SecretsDisabled => Self::failed_precondition(
+                "SECRETS_DISABLED",
+                "the registry has no keys to encrypt secrets with; start it with --secret-keys-file \
+                 (CHATFN_REGISTRY_SECRET_KEYS_FILE)",
+            ),
+            E::SecretKeyMissing { secret, key_id } => {
+                tracing::error!(%secret, key_id, "a secret needs a key that is not configured");
+                Self::failed_precondition(
+                    "SECRET_KEY_MISSING",
+                    format!(
+                        "{secret} is encrypted with the key {key_id}, which the registry does not have; add it again \
+                         to the file of --secret-keys-file, or set the secret anew"
+                    ),
+                )
+                .resource("secret", secret.to_string())
+                .metadata("key_id", key_id)
+            }
+            error @ E::SecretDamaged { .. } => Self::internal(error),
             E::WatcherTooSlow => Self::resource_exhausted(
                 "WATCHER_TOO_SLOW",
                 "the watcher fell too far behind the changes; watch again",

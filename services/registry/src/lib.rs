@@ -8,10 +8,11 @@
 //! * what cannot be built is never live, and a deploy that fails leaves the live version live;
 //! * whoever watches the deployments misses no change, whichever replica of the registry made it, and holds
 //!   nobody else up;
+//! * the value of a secret rests encrypted, is in no log and no answer to an admin, and is given to invokers alone;
 //! * code of a function never runs here: an invoker is asked to prepare it.
 //!
 //! Where to start reading: [`run`] puts the service together; `grpc/function.rs` has the methods,
-//! `functions.rs` and `deploy.rs` what they do, `store/` all SQL. `hub/` and `grpc/watch.rs` bring changes to the
+//! `functions.rs`, `deploy.rs` and `secrets/` what they do, `store/` all SQL. `hub/` and `grpc/watch.rs` bring changes to the
 //! watchers. The templates are data files in `templates/`, read by [`catalogue`].
 
 mod build_error;
@@ -25,6 +26,7 @@ mod grpc;
 mod hub;
 mod page;
 mod prepare;
+mod secrets;
 mod store;
 
 use std::{sync::Arc, time::Duration};
@@ -33,18 +35,20 @@ use anyhow::Context as _;
 use chatfn_pg::PoolConfig;
 use chatfn_proto::registry::v1::{
     deployment_watch_service_server::DeploymentWatchServiceServer,
-    function_service_server::FunctionServiceServer, template_service_server::TemplateServiceServer,
+    function_service_server::FunctionServiceServer, secret_access_service_server::SecretAccessServiceServer,
+    secret_service_server::SecretServiceServer, template_service_server::TemplateServiceServer,
 };
 use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, MethodPolicy, Server, Shutdown, TaskGroup};
 use tokio::net::TcpListener;
 
-pub use self::config::Config;
+pub use self::config::{Config, SecretsConfig};
 use self::{
     catalogue::Catalogue,
     functions::Registry,
-    grpc::{FunctionHandler, TemplateHandler, WatchHandler},
+    grpc::{FunctionHandler, SecretAccessHandler, SecretHandler, TemplateHandler, WatchHandler},
     hub::Hub,
     prepare::Invoker,
+    secrets::Secrets,
     store::deployments,
 };
 
@@ -80,10 +84,13 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     tasks.spawn("follow", |stop| hub::follow(Arc::clone(&hub), watch_db.clone(), seen, stop));
     tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), watch_db.clone(), stop));
 
+    let serves_secret_access = config.secrets.serve_secret_access;
+    let secrets = Secrets::start(config.secrets, db.clone(), &tasks)?;
+
     let watch =
         WatchHandler { catalogue: Arc::clone(&catalogue), db: watch_db.clone(), hub: Arc::clone(&hub) };
     let registry = Registry { catalogue, db: db.clone(), hub, invoker: Invoker::new(invoker) };
-    let server = Server::builder(config.rpc)
+    let mut server = Server::builder(config.rpc)
         .service(
             TemplateServiceServer::new(TemplateHandler(registry.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -99,13 +106,24 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
+        .service(
+            SecretServiceServer::new(SecretHandler(secrets.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .policy(
             "chatfn.registry.v1.DeploymentWatchService/WatchDeployments",
             MethodPolicy::long_lived().ended_on_drain(),
         )
-        .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
-        .build()
-        .await?;
+        .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET);
+    if serves_secret_access {
+        server = server.service(
+            SecretAccessServiceServer::new(SecretAccessHandler(secrets))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        );
+    }
+    let server = server.build().await?;
     server.health().set_ready().await;
     server.serve(listener, shutdown.soft()).await?;
 

@@ -1,8 +1,14 @@
 //! The services of the contract: thin handlers that check, call and translate.
 
 mod function;
+mod secret;
 mod template;
 mod watch;
 pub(crate) mod wire;
 
-pub(crate) use self::{function::FunctionHandler, template::TemplateHandler, watch::WatchHandler};
+pub(crate) use self::{
+    function::FunctionHandler,
+    secret::{SecretAccessHandler, SecretHandler},
+    template::TemplateHandler,
+    watch::WatchHandler,
+};

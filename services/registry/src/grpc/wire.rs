@@ -6,7 +6,7 @@ use chatfn_proto::{
     registry::v1::{self as wire, watch_deployments_response::Change},
 };
 
-use crate::store::{deployments, functions, timestamp, versions};
+use crate::store::{deployments, functions, secrets, timestamp, versions};
 
 /// The function.
 pub(crate) fn function(row: functions::Function) -> wire::Function {
@@ -41,6 +41,18 @@ pub(crate) fn version(function: &FunctionName, row: versions::Version) -> wire::
         digest: row.digest,
         message: row.message,
         create_time: Some(timestamp(row.create_micros)),
+    }
+}
+
+/// The secret, without its value.
+pub(crate) fn secret(row: secrets::Secret) -> wire::Secret {
+    wire::Secret {
+        etag: row.etag(),
+        name: format!("accounts/{}/secrets/{}", row.account, row.key),
+        key: row.key,
+        revision: row.revision,
+        create_time: Some(timestamp(row.create_micros)),
+        update_time: Some(timestamp(row.update_micros)),
     }
 }
 

@@ -1,10 +1,11 @@
-//! All SQL of the registry, in the schema `registry` (`migrations/0001_registry.sql`).
+//! All SQL of the registry, in the schema `registry` (`migrations/0001_registry.sql`, `0003_secrets.sql`).
 //!
 //! Whoever changes anything of a function, its versions and its deployment included, holds the lock on the
 //! function's row; the revision of the deployments is locked after it, and last.
 
 pub(crate) mod deployments;
 pub(crate) mod functions;
+pub(crate) mod secrets;
 pub(crate) mod versions;
 
 /// A row's time as microseconds since 1970, for the wire.

@@ -7,7 +7,8 @@ use chatfn_proto::registry::v1::{
     CreateFunctionRequest, DeployFunctionRequest, DeployFunctionResponse, Function, GetFunctionRequest,
     UndeployFunctionRequest, UndeployFunctionResponse, UpdateFunctionRequest,
     deployment_watch_service_client::DeploymentWatchServiceClient,
-    function_service_client::FunctionServiceClient, template_service_client::TemplateServiceClient,
+    function_service_client::FunctionServiceClient, secret_access_service_client::SecretAccessServiceClient,
+    secret_service_client::SecretServiceClient, template_service_client::TemplateServiceClient,
 };
 use chatfn_registry::Config;
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, Shutdown};
@@ -51,7 +52,12 @@ impl World {
 
     /// Starts another registry on the same database.
     pub(crate) async fn another(&self) -> Registry {
-        Registry::start(self.database.url(), self.invoker_address, |_| {}).await
+        self.another_with(|_| {}).await
+    }
+
+    /// Starts another registry on the same database, with other settings.
+    pub(crate) async fn another_with(&self, change: impl FnOnce(&mut Config)) -> Registry {
+        Registry::start(self.database.url(), self.invoker_address, change).await
     }
 }
 
@@ -102,6 +108,14 @@ impl Registry {
 
     pub(crate) fn functions(&self) -> FunctionServiceClient<Client> {
         FunctionServiceClient::new(self.client.clone())
+    }
+
+    pub(crate) fn secrets(&self) -> SecretServiceClient<Client> {
+        SecretServiceClient::new(self.client.clone())
+    }
+
+    pub(crate) fn secret_access(&self) -> SecretAccessServiceClient<Client> {
+        SecretAccessServiceClient::new(self.client.clone())
     }
 
     pub(crate) fn deployments(&self) -> DeploymentWatchServiceClient<Client> {

@@ -1,0 +1,80 @@
+//! `SecretService` and `SecretAccessService`.
+
+use chatfn_domain::name::{AccountName, SecretName};
+use chatfn_proto::{
+    convert::parse,
+    registry::v1::{
+        AccessSecretRequest, AccessSecretResponse, DeleteSecretRequest, DeleteSecretResponse,
+        GetSecretRequest, GetSecretResponse, ListSecretsRequest, ListSecretsResponse, SetSecretRequest,
+        SetSecretResponse, secret_access_service_server::SecretAccessService,
+        secret_service_server::SecretService,
+    },
+    validate::validated,
+};
+use tonic::{Request, Response, Status};
+
+use super::wire as to_wire;
+use crate::secrets::Secrets;
+
+/// Secrets for admins, without their values.
+#[derive(Debug)]
+pub(crate) struct SecretHandler(pub(crate) Secrets);
+
+#[tonic::async_trait]
+impl SecretService for SecretHandler {
+    async fn set_secret(
+        &self,
+        request: Request<SetSecretRequest>,
+    ) -> Result<Response<SetSecretResponse>, Status> {
+        let SetSecretRequest { parent, key, value, etag } = validated(request)?;
+        let value = value.into();
+        let AccountName { account } = parse("parent", &parent)?;
+        let name = SecretName { account, key: parse("key", &key)? };
+        let secret = self.0.set(name, value, &etag).await?;
+        Ok(Response::new(SetSecretResponse { secret: Some(to_wire::secret(secret)) }))
+    }
+
+    async fn get_secret(
+        &self,
+        request: Request<GetSecretRequest>,
+    ) -> Result<Response<GetSecretResponse>, Status> {
+        let request = validated(request)?;
+        let secret = self.0.get(parse("name", &request.name)?).await?;
+        Ok(Response::new(GetSecretResponse { secret: Some(to_wire::secret(secret)) }))
+    }
+
+    async fn list_secrets(
+        &self,
+        request: Request<ListSecretsRequest>,
+    ) -> Result<Response<ListSecretsResponse>, Status> {
+        let request = validated(request)?;
+        let AccountName { account } = parse("parent", &request.parent)?;
+        let page = self.0.list(&account, request.page_size, &request.page_token).await?;
+        Ok(Response::new(ListSecretsResponse { secrets: page.items, next_page_token: page.next_token }))
+    }
+
+    async fn delete_secret(
+        &self,
+        request: Request<DeleteSecretRequest>,
+    ) -> Result<Response<DeleteSecretResponse>, Status> {
+        let request = validated(request)?;
+        self.0.delete(parse("name", &request.name)?, &request.etag).await?;
+        Ok(Response::new(DeleteSecretResponse {}))
+    }
+}
+
+/// Values of secrets, for invokers.
+#[derive(Debug)]
+pub(crate) struct SecretAccessHandler(pub(crate) Secrets);
+
+#[tonic::async_trait]
+impl SecretAccessService for SecretAccessHandler {
+    async fn access_secret(
+        &self,
+        request: Request<AccessSecretRequest>,
+    ) -> Result<Response<AccessSecretResponse>, Status> {
+        let request = validated(request)?;
+        let (value, revision) = self.0.access(parse("name", &request.name)?).await?;
+        Ok(Response::new(AccessSecretResponse { value, revision }))
+    }
+}
