@@ -12,7 +12,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::postgres::Database;
+use crate::{postgres::Database, secret_keys::secret_keys_file};
 
 /// How long a service may take until it serves. The first start compiles the engine.
 const READY_WAIT: Duration = Duration::from_secs(120);
@@ -85,8 +85,12 @@ impl Cluster {
             // Not confined: this process starts and stops Postgres.
             chatfn_invoker::run(config, invoker_listener, shutdown)
         }));
-        let config =
-            configure::<chatfn_registry::Config>(&[("--database-url", &url), ("--invoker", &invoker_url)])?;
+        let secret_keys = secret_keys_file(&args.data_dir)?.display().to_string();
+        let config = configure::<chatfn_registry::Config>(&[
+            ("--database-url", &url),
+            ("--invoker", &invoker_url),
+            ("--secret-keys-file", &secret_keys),
+        ])?;
         services.push(Service::spawn("registry", registry, |shutdown| {
             chatfn_registry::run(config, registry_listener, shutdown)
         }));

@@ -7,3 +7,4 @@
 pub mod cluster;
 pub mod demo;
 mod postgres;
+mod secret_keys;
