@@ -608,7 +608,6 @@ EXPORT("prepare") void guest_prepare(size_t len, int32_t as_module)
             return fail_pending(FAIL_THROWN);
         return fail_text(FAIL_NO_LAMBDA, "Error", "the source has no function named lambda");
     }
-    JS_RunGC(rt);
     rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;
     host_finish("", 0);
 }

@@ -41,6 +41,14 @@ pub(crate) fn load_or_compile(
     Ok((module, false))
 }
 
+/// The same module for another engine of the same configuration, its slots aside.
+pub(crate) fn copy_to(engine: &wasmtime::Engine, module: &Module) -> Result<Module, EngineError> {
+    let code = module.serialize().map_err(EngineError::Compile)?;
+    // SAFETY: Wasmtime itself has just written this.
+    #[expect(unsafe_code, reason = "machine code of a module that this process runs already")]
+    unsafe { Module::deserialize(engine, &code) }.map_err(EngineError::Compile)
+}
+
 fn compile(engine: &wasmtime::Engine, guest: &[u8]) -> Result<Module, EngineError> {
     let image = snapshot::preinitialise(guest)?;
     Module::new(engine, image).map_err(EngineError::Compile)
@@ -79,7 +87,7 @@ fn load(engine: &wasmtime::Engine, path: &Path) -> Option<Module> {
     // SAFETY: machine code is only as trustworthy as who wrote it. The file and its folder belong to our
     // own user, and nobody else may write to them (`secure`, `read`); the digest shows that it is whole; and
     // Wasmtime itself rejects what another version or another configuration of it has made.
-    #[expect(unsafe_code, reason = "the one place where compiled code is loaded")]
+    #[expect(unsafe_code, reason = "the one place where compiled code is read from disk")]
     let module = unsafe { Module::deserialize(engine, &code) };
     module
         .inspect_err(|error| tracing::debug!(%error, "the cached engine is of no use and is made again"))

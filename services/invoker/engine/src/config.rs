@@ -5,14 +5,17 @@ use std::path::PathBuf;
 /// Settings of an [`Engine`](crate::Engine).
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// How many sandboxes may live at once, running and preparing together. Further calls wait for a slot
-    /// until their own deadline. Each slot reserves about 4 GiB of address space, of which only touched
-    /// pages take memory.
+    /// How many lambdas may run at once. Further calls wait for a slot until their own deadline. Each slot
+    /// reserves about 4 GiB of address space, of which only touched pages take memory.
     pub max_sandboxes: u32,
+    /// How many sources may be prepared at once, in slots of their own. Further ones wait likewise.
+    pub max_prepares: u32,
     /// The most memory in bytes that any call may ask for.
     pub max_memory_bytes: usize,
-    /// How much of a slot's memory in bytes is kept for the next sandbox instead of being given back to the
-    /// kernel. Below 256 KiB every run pays for page faults: 150 µs instead of 66 µs for a small lambda.
+    /// How much of the memory that a run has written, in bytes, is restored by copying for the next run in
+    /// its slot, instead of being given back to the kernel. Below 256 KiB every run pays for page faults:
+    /// 150 µs instead of 66 µs for a small lambda. Much more makes runs slow that follow a large one in its
+    /// slot, as all of it is restored each time.
     pub keep_resident_bytes: usize,
     /// Where the compiled engine is kept between starts; `None` compiles at each start (1 to 2 s). The
     /// folder is made with mode 0700; one that others may write to is refused, since what it holds is run.
@@ -23,6 +26,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             max_sandboxes: 1000,
+            max_prepares: 8,
             max_memory_bytes: 256 << 20,
             keep_resident_bytes: 1 << 20,
             cache_dir: None,

@@ -1,7 +1,8 @@
 //! The difference between the memory of a prepared sandbox and the image that every sandbox starts from.
 
-/// The kernel copies memory on write in pages of this size, so finer differences would save nothing.
-const PAGE: usize = 4096;
+/// A cache line. The kernel copies memory on write in pages, but pages that were written stay with a slot,
+/// so what a run pays for is the bytes that are copied.
+const BLOCK: usize = 64;
 
 /// What to copy over the image, and how large memory must be for it.
 pub(crate) struct Delta {
@@ -10,7 +11,7 @@ pub(crate) struct Delta {
     data: Box<[u8]>,
 }
 
-/// Neighbouring pages that differ.
+/// Neighbouring blocks that differ.
 struct Run {
     offset: usize,
     len: usize,
@@ -19,20 +20,20 @@ struct Run {
 impl Delta {
     /// Compares memory with the image. Beyond the image memory starts out as zeros.
     pub(crate) fn between(image: &[u8], memory: &[u8]) -> Self {
-        const ZEROS: [u8; PAGE] = [0; PAGE];
+        const ZEROS: [u8; BLOCK] = [0; BLOCK];
         let mut runs: Vec<Run> = Vec::new();
         let mut data = Vec::new();
-        for (index, page) in memory.chunks(PAGE).enumerate() {
-            let offset = index * PAGE;
-            let before = image.get(offset..offset + page.len()).unwrap_or(&ZEROS[..page.len()]);
-            if page == before {
+        for (index, block) in memory.chunks(BLOCK).enumerate() {
+            let offset = index * BLOCK;
+            let before = image.get(offset..offset + block.len()).unwrap_or(&ZEROS[..block.len()]);
+            if block == before {
                 continue;
             }
             match runs.last_mut() {
-                Some(run) if run.offset + run.len == offset => run.len += page.len(),
-                _ => runs.push(Run { offset, len: page.len() }),
+                Some(run) if run.offset + run.len == offset => run.len += block.len(),
+                _ => runs.push(Run { offset, len: block.len() }),
             }
-            data.extend_from_slice(page);
+            data.extend_from_slice(block);
         }
         Self { memory_bytes: memory.len(), runs, data: data.into_boxed_slice() }
     }
@@ -67,27 +68,27 @@ mod tests {
 
     #[test]
     fn applying_a_difference_restores_the_memory() {
-        let image: Vec<u8> = (0..4 * PAGE).map(|i| (i % 251) as u8).collect();
+        let image: Vec<u8> = (0..4 * BLOCK).map(|i| (i % 251) as u8).collect();
         let mut memory = image.clone();
-        memory[PAGE + 7] = 1;
-        memory[2 * PAGE] = 2;
-        memory.extend_from_slice(&[0; 2 * PAGE]);
-        memory[5 * PAGE + 1] = 3;
+        memory[BLOCK + 7] = 1;
+        memory[2 * BLOCK] = 2;
+        memory.extend_from_slice(&[0; 2 * BLOCK]);
+        memory[5 * BLOCK + 1] = 3;
 
         let delta = Delta::between(&image, &memory);
-        assert_eq!(delta.memory_bytes(), 6 * PAGE);
+        assert_eq!(delta.memory_bytes(), 6 * BLOCK);
         assert_eq!(delta.runs.len(), 2, "neighbouring pages are one run, zero pages are none");
-        assert_eq!(delta.data.len(), 3 * PAGE);
+        assert_eq!(delta.data.len(), 3 * BLOCK);
 
         let mut fresh = image;
-        fresh.resize(6 * PAGE, 0);
+        fresh.resize(6 * BLOCK, 0);
         delta.apply(&mut fresh);
         assert!(fresh == memory);
     }
 
     #[test]
     fn equal_memories_have_no_difference() {
-        let image = vec![9; 3 * PAGE];
+        let image = vec![9; 3 * BLOCK];
         assert_eq!(Delta::between(&image, &image).size_bytes(), 0);
     }
 }

@@ -3,29 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
-use futures_util::FutureExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, InstancePre, Memory, Module, ModuleExport, OptLevel,
-    PoolingAllocationConfig, Store, TypedFunc, UpdateDeadline,
-};
+use wasmtime::PoolingAllocationConfig;
 
 use crate::artifact;
 use crate::config::{EngineConfig, ResetPath};
 use crate::delta::Delta;
-use crate::imports;
-use crate::sandbox::{DeadlinePassed, Sandbox};
+use crate::pool::{Live, Pool, PoolConfig};
 use crate::ticker::Ticker;
 
 /// The guest as the build made it, before its `init` has run.
 static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
-
-/// How deep WebAssembly may nest. Deep JavaScript meets the guest's own limit first and gets a RangeError.
-const WASM_STACK_BYTES: usize = 4 << 20;
-/// Room for host functions on the same stack.
-const HOST_STACK_BYTES: usize = 256 << 10;
 
 /// Prepares and runs functions. Cheap to clone; all clones share slots.
 #[derive(Clone)]
@@ -36,33 +24,15 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub(crate) id: u64,
     pub(crate) config: EngineConfig,
-    engine: wasmtime::Engine,
-    pre: InstancePre<Sandbox>,
-    exports: Exports,
+    pub(crate) runs: Pool,
+    /// Apart from `runs`: top-level code writes far more memory than a run, and a slot that keeps so much
+    /// costs every later run in it.
+    pub(crate) prepares: Pool,
     /// The memory that every sandbox starts with.
     image: Box<[u8]>,
-    slots: Semaphore,
     ticker: Ticker,
     reset: ResetPath,
     from_cache: bool,
-}
-
-struct Exports {
-    memory: ModuleExport,
-    prepare: ModuleExport,
-    run: ModuleExport,
-}
-
-/// A sandbox, before or after its guest has run.
-pub(crate) struct Live {
-    pub(crate) store: Store<Sandbox>,
-    pub(crate) memory: Memory,
-    entry: Entry,
-}
-
-enum Entry {
-    Prepare(TypedFunc<(u32, u32), ()>),
-    Run(TypedFunc<(u32, u32, u32), ()>),
 }
 
 /// Why an engine cannot be made.
@@ -118,29 +88,27 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let pagemap_scan = PoolingAllocationConfig::is_pagemap_scan_available();
-        let setup = |source| EngineError::Setup { max_sandboxes: config.max_sandboxes, source };
-
-        let engine = wasmtime::Engine::new(&wasmtime_config(&config, pagemap_scan)).map_err(setup)?;
-        let (module, from_cache) = artifact::load_or_compile(&engine, GUEST, config.cache_dir.as_deref())?;
-        let pre = imports::linker(&engine)
-            .and_then(|linker| linker.instantiate_pre(&module))
-            .map_err(EngineError::Image)?;
-        let exports = Exports {
-            memory: export(&module, "memory")?,
-            prepare: export(&module, "prepare")?,
-            run: export(&module, "run")?,
+        let runs = PoolConfig {
+            slots: config.max_sandboxes,
+            memory_bytes: config.max_memory_bytes,
+            keep_resident_bytes: config.keep_resident_bytes,
+            pagemap_scan,
         };
-        let image = read_image(&engine, &pre, &exports.memory).map_err(EngineError::Image)?;
-        let ticker = Ticker::start(engine.clone()).map_err(EngineError::Thread)?;
+        let prepares = PoolConfig { slots: config.max_prepares, keep_resident_bytes: 0, ..runs };
+
+        let (run_engine, prepare_engine) = (runs.engine()?, prepares.engine()?);
+        let cache_dir = config.cache_dir.as_deref();
+        let (module, from_cache) = artifact::load_or_compile(&run_engine, GUEST, cache_dir)?;
+        let again = artifact::copy_to(&prepare_engine, &module)?;
+        let ticker = Ticker::start(vec![run_engine.clone(), prepare_engine.clone()]);
+        let runs = Pool::new(run_engine, &module, config.max_sandboxes)?;
         let inner = Inner {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            slots: Semaphore::new(config.max_sandboxes as usize),
+            image: runs.read_image()?,
+            prepares: Pool::new(prepare_engine, &again, config.max_prepares)?,
+            runs,
             config,
-            engine,
-            pre,
-            exports,
-            image,
-            ticker,
+            ticker: ticker.map_err(EngineError::Thread)?,
             reset: if pagemap_scan { ResetPath::PagemapScan } else { ResetPath::CopyKept },
             from_cache,
         };
@@ -165,134 +133,21 @@ impl Engine {
         self.inner.image.len()
     }
 
-    /// How many sandboxes could start now without waiting.
+    /// How many runs could start now without waiting.
     #[must_use]
     pub fn free_slots(&self) -> usize {
-        self.inner.slots.available_permits()
+        self.inner.runs.free_slots()
     }
 }
 
 impl Inner {
-    /// Waits for a slot. `None` when there is none by the deadline. Drop the sandbox before the permit.
-    pub(crate) async fn slot(&self, deadline: Instant) -> Option<SemaphorePermit<'_>> {
-        match self.slots.try_acquire() {
-            Ok(permit) => Some(permit),
-            Err(_) => tokio::time::timeout_at(deadline.into(), self.slots.acquire()).await.ok()?.ok(),
-        }
-    }
-
     /// Keeps the epoch advancing while a sandbox is alive.
     pub(crate) fn tick(&self) -> crate::ticker::Ticking {
         self.ticker.enter()
-    }
-
-    /// A fresh sandbox that will run the top-level code of a source.
-    pub(crate) async fn sandbox_for_prepare(&self, sandbox: Sandbox) -> wasmtime::Result<Live> {
-        self.instantiate(sandbox, None).await
-    }
-
-    /// A fresh sandbox with a function in it.
-    pub(crate) async fn sandbox_for_run(&self, sandbox: Sandbox, function: &Delta) -> wasmtime::Result<Live> {
-        self.instantiate(sandbox, Some(function)).await
     }
 
     /// The difference between a sandbox's memory and the image.
     pub(crate) fn delta(&self, live: &Live) -> Delta {
         Delta::between(&self.image, live.memory.data(&live.store))
     }
-
-    async fn instantiate(&self, sandbox: Sandbox, function: Option<&Delta>) -> wasmtime::Result<Live> {
-        let deadline = sandbox.deadline;
-        let mut store = Store::new(&self.engine, sandbox);
-        store.limiter(|sandbox| &mut sandbox.memory);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| {
-            if Instant::now() >= deadline {
-                return Err(DeadlinePassed.into());
-            }
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-        });
-        let instance = self.pre.instantiate_async(&mut store).await?;
-        let missing = || wasmtime::Error::msg("the guest lacks an export");
-        let exported = instance.get_module_export(&mut store, &self.exports.memory);
-        let memory = exported.and_then(wasmtime::Extern::into_memory).ok_or_else(missing)?;
-        let name = if function.is_some() { &self.exports.run } else { &self.exports.prepare };
-        let exported = instance.get_module_export(&mut store, name);
-        let entry = exported.and_then(wasmtime::Extern::into_func).ok_or_else(missing)?;
-        let entry = match function {
-            None => Entry::Prepare(entry.typed(&store)?),
-            Some(delta) => {
-                let lacking = delta.memory_bytes().saturating_sub(memory.data_size(&store));
-                if lacking > 0 {
-                    let page = usize::try_from(memory.page_size(&store))?;
-                    memory.grow(&mut store, lacking.div_ceil(page) as u64)?;
-                }
-                delta.apply(memory.data_mut(&mut store));
-                Entry::Run(entry.typed(&store)?)
-            }
-        };
-        Ok(Live { store, memory, entry })
-    }
-}
-
-impl Live {
-    /// Runs the guest. `as_module` matters for preparing only. An error is a trap, the deadline included.
-    pub(crate) async fn enter(&mut self, as_module: bool) -> wasmtime::Result<()> {
-        let (first, second, third) = self.store.data().input_lengths()?;
-        match &self.entry {
-            Entry::Prepare(entry) => entry.call_async(&mut self.store, (first, as_module.into())).await,
-            Entry::Run(entry) => entry.call_async(&mut self.store, (first, second, third)).await,
-        }
-    }
-
-    /// How large its memory became.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.memory.data_size(&self.store)
-    }
-}
-
-fn export(module: &Module, name: &str) -> Result<ModuleExport, EngineError> {
-    module
-        .get_export_index(name)
-        .ok_or_else(|| EngineError::Image(wasmtime::Error::msg(format!("the guest does not export {name}"))))
-}
-
-/// Copies the memory of a sandbox that has done nothing.
-fn read_image(
-    engine: &wasmtime::Engine,
-    pre: &InstancePre<Sandbox>,
-    memory: &ModuleExport,
-) -> wasmtime::Result<Box<[u8]>> {
-    let mut store = Store::new(engine, Sandbox::for_init());
-    store.set_epoch_deadline(u64::MAX / 2);
-    let unready = || Err(wasmtime::Error::msg("the guest waits while it is made"));
-    let instance = pre.instantiate_async(&mut store).now_or_never().unwrap_or_else(unready)?;
-    let exported = instance.get_module_export(&mut store, memory);
-    let memory = exported.and_then(wasmtime::Extern::into_memory);
-    memory
-        .map(|memory| memory.data(&store).into())
-        .ok_or_else(|| wasmtime::Error::msg("the guest has no memory"))
-}
-
-fn wasmtime_config(config: &EngineConfig, pagemap_scan: bool) -> Config {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(config.max_sandboxes)
-        .total_memories(config.max_sandboxes)
-        .total_tables(config.max_sandboxes)
-        .total_stacks(config.max_sandboxes)
-        .max_memory_size(config.max_memory_bytes)
-        .linear_memory_keep_resident(config.keep_resident_bytes)
-        .table_keep_resident(config.keep_resident_bytes)
-        .pagemap_scan(if pagemap_scan { Enabled::Yes } else { Enabled::No });
-    let mut wasmtime = Config::new();
-    wasmtime
-        .cranelift_opt_level(OptLevel::Speed)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-        .epoch_interruption(true)
-        .memory_init_cow(true)
-        .max_wasm_stack(WASM_STACK_BYTES)
-        .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
-        // A trap's backtrace names C functions of QuickJS, which help nobody, and costs time.
-        .wasm_backtrace_max_frames(None);
-    wasmtime
 }

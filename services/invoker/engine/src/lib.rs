@@ -51,6 +51,7 @@ mod host;
 mod imports;
 mod logs;
 mod ops;
+mod pool;
 mod prepare;
 mod prepared;
 mod run;

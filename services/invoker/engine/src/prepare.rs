@@ -6,7 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::call::Failure;
-use crate::engine::{Engine, Live};
+use crate::engine::Engine;
+use crate::pool::Live;
 use crate::prepared::{Artifact, PrepareError, PrepareLimits, Prepared};
 use crate::sandbox::{DeadlinePassed, Sandbox};
 use crate::verdict::{GuestFailure, GuestFailureKind, Verdict};
@@ -60,14 +61,14 @@ impl Engine {
             message: "the sandbox could not be made".to_owned(),
             source: Some(source),
         };
-        let _slot = self.inner.slot(deadline).await.ok_or(PrepareError::NoCapacity)?;
+        let _slot = self.inner.prepares.slot(deadline).await.ok_or(PrepareError::NoCapacity)?;
         let _tick = self.inner.tick();
         let memory_bytes = limits.memory_bytes.min(self.inner.config.max_memory_bytes);
         if memory_bytes < self.image_bytes() {
             return Err(PrepareError::Memory { limit_bytes: memory_bytes });
         }
         let sandbox = Sandbox::for_prepare(source, deadline, memory_bytes);
-        let mut live = self.inner.sandbox_for_prepare(sandbox).await.map_err(internal)?;
+        let mut live = self.inner.prepares.sandbox_for_prepare(sandbox).await.map_err(internal)?;
         let ended = live.enter(goal == Goal::Module).await;
         check(&mut live, ended, limits)?;
 

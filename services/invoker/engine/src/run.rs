@@ -44,12 +44,12 @@ impl Engine {
             return Ok(never_began(begun, Failure::out_of_memory(call.memory_bytes)));
         }
         // Locals are dropped in reverse order: the sandbox before its slot.
-        let _slot = self.inner.slot(call.deadline).await.ok_or(RunError::NoCapacity)?;
+        let _slot = self.inner.runs.slot(call.deadline).await.ok_or(RunError::NoCapacity)?;
         let _tick = self.inner.tick();
         let slot = begun.elapsed();
 
         let sandbox = Sandbox::for_run(call);
-        let made = self.inner.sandbox_for_run(sandbox, &prepared.0.delta).await;
+        let made = self.inner.runs.sandbox_for_run(sandbox, &prepared.0.delta).await;
         let mut live = made.map_err(RunError::Internal)?;
         change(&mut live);
         let instantiate = begun.elapsed() - slot;

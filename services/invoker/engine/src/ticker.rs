@@ -10,7 +10,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// Ticks without any run after which the thread sleeps until the next one.
 const IDLE_TICKS: u32 = 100;
 
-/// Advances an engine's epoch once per millisecond while sandboxes are alive. Dropping it ends the thread.
+/// Advances the epoch of engines once per millisecond while sandboxes are alive. Dropping it ends the thread.
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -24,11 +24,11 @@ struct Shared {
 }
 
 impl Ticker {
-    pub(crate) fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
+    pub(crate) fn start(engines: Vec<wasmtime::Engine>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = thread::Builder::new().name("chatfn-epoch".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || tick(&engine, &shared)
+            move || tick(&engines, &shared)
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -67,7 +67,7 @@ impl Drop for Ticking {
     }
 }
 
-fn tick(engine: &wasmtime::Engine, shared: &Shared) {
+fn tick(engines: &[wasmtime::Engine], shared: &Shared) {
     let mut idle = 0;
     while !shared.stop.load(SeqCst) {
         if shared.alive.load(SeqCst) > 0 {
@@ -83,6 +83,8 @@ fn tick(engine: &wasmtime::Engine, shared: &Shared) {
             continue;
         }
         thread::sleep(TICK);
-        engine.increment_epoch();
+        for engine in engines {
+            engine.increment_epoch();
+        }
     }
 }

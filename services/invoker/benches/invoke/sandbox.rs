@@ -1,0 +1,90 @@
+//! What a single run costs in process.
+
+use std::time::Instant;
+
+use chatfn_engine::Engine;
+use serde_json::{Value, json};
+
+use crate::measure::{SEED, input, latencies, median, milliseconds, prepare, quantile, run, throughput};
+
+const RUNS: usize = 2_000;
+/// Functions that are run for the first time, per round.
+const NEVER_RUN: usize = 50;
+const TRIVIAL: &str = "async function lambda() {}";
+
+/// See the table on the front page. Also gives `fresh_p50_us` by itself.
+pub(crate) async fn measure(engine: &Engine, cores: usize, rounds: usize) -> (Value, f64) {
+    let input = input();
+    let (seed, trivial) = (prepare(engine, SEED).await, prepare(engine, TRIVIAL).await);
+    let bundle = prepare(engine, &bundle()).await;
+
+    let (mut p50s, mut p99s, mut trivials, mut bundles) = (vec![], vec![], vec![], vec![]);
+    let (mut throughputs, mut prepares, mut ratios) = (vec![], vec![], vec![]);
+    for round in 1..=rounds {
+        let seeds = latencies(RUNS, |_| run(engine, &seed, &input)).await;
+        p50s.push(quantile(&seeds, 0.50));
+        p99s.push(quantile(&seeds, 0.99));
+        trivials.push(quantile(&latencies(RUNS, |_| run(engine, &trivial, &input)).await, 0.50));
+        bundles.push(quantile(&latencies(RUNS / 4, |_| run(engine, &bundle, &input)).await, 0.50));
+        throughputs.push(
+            throughput(cores, RUNS, || {
+                let (engine, seed, input) = (engine.clone(), seed.clone(), input.clone());
+                async move { run(&engine, &seed, &input).await }
+            })
+            .await,
+        );
+
+        let mut never_run = Vec::with_capacity(NEVER_RUN);
+        for number in 0..NEVER_RUN {
+            let begun = Instant::now();
+            never_run.push(prepare(engine, &format!("const number = {round}_{number};{SEED}")).await);
+            prepares.push(milliseconds(begun.elapsed()));
+        }
+        let first = latencies(NEVER_RUN, |turn| run(engine, &never_run[turn], &input)).await;
+        let later = latencies(NEVER_RUN, |turn| run(engine, &never_run[turn], &input)).await;
+        ratios.push(quantile(&first, 0.50) / quantile(&later, 0.50));
+        eprintln!(
+            "sandbox, round {round}: fresh p50 {:.0} us, {:.0} runs/s",
+            p50s[round - 1],
+            throughputs[round - 1]
+        );
+    }
+    let fresh_p50 = median(p50s);
+    let figures = json!({
+        "fresh_p50_us": fresh_p50,
+        "fresh_p99_us": median(p99s),
+        "trivial_p50_us": median(trivials),
+        "bundle_500k_p50_us": median(bundles),
+        "per_second_per_core": (median(throughputs) / cores as f64).round(),
+        "prepare_ms": median(prepares),
+        "cold_to_warm_ratio": median(ratios),
+        "function_bytes": seed.size_bytes(),
+        "bundle_bytes": bundle.size_bytes(),
+        "image_bytes": engine.image_bytes(),
+    });
+    (figures, fresh_p50)
+}
+
+/// Half a megabyte of source such as a bundler writes: modules with functions and data, of which a run uses a few.
+fn bundle() -> String {
+    let mut source = String::from("const modules = {};\n");
+    let mut number = 0;
+    while source.len() < 500_000 {
+        source.push_str(&format!(
+            "modules.m{number} = (() => {{\n\
+             const names = ['alpha{number}', 'beta{number}', 'gamma{number}'];\n\
+             class Entry{number} {{ constructor(value) {{ this.value = value; this.name = names[value % 3]; }}\n\
+             describe() {{ return `${{this.name}}: ${{this.value * {number}}}`; }} }}\n\
+             const make = (count) => Array.from({{ length: count }}, (_, i) => new Entry{number}(i));\n\
+             const total = (entries) => entries.reduce((sum, entry) => sum + entry.value, {number});\n\
+             return {{ make, total, names }};\n}})();\n"
+        ));
+        number += 1;
+    }
+    source.push_str(
+        "async function lambda(input) {\n\
+         const { make, total } = modules.m7;\n\
+         return { total: total(make(10)), wait: input.payload.ttr.newTtr.value, first: make(1)[0].describe() };\n}",
+    );
+    source
+}

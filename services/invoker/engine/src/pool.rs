@@ -1,0 +1,197 @@
+//! Slots for sandboxes, and the making of a sandbox in one.
+
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, InstancePre, Memory, Module, ModuleExport, OptLevel,
+    PoolingAllocationConfig, Store, TypedFunc, UpdateDeadline,
+};
+
+use crate::delta::Delta;
+use crate::engine::EngineError;
+use crate::imports;
+use crate::sandbox::{DeadlinePassed, Sandbox};
+
+/// How deep WebAssembly may nest. Deep JavaScript meets the guest's own limit first and gets a RangeError.
+const WASM_STACK_BYTES: usize = 4 << 20;
+/// Room for host functions on the same stack.
+const HOST_STACK_BYTES: usize = 256 << 10;
+
+/// What a pool is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolConfig {
+    /// How many sandboxes may live at once.
+    pub(crate) slots: u32,
+    /// The most memory in bytes that one may have.
+    pub(crate) memory_bytes: usize,
+    /// How much of what a sandbox has written in bytes is restored by copying instead of being given back.
+    pub(crate) keep_resident_bytes: usize,
+    /// Whether the kernel names the pages that were written.
+    pub(crate) pagemap_scan: bool,
+}
+
+impl PoolConfig {
+    /// A Wasmtime engine with slots of its own. The same machine code fits all of them.
+    pub(crate) fn engine(self) -> Result<wasmtime::Engine, EngineError> {
+        let setup = |source| EngineError::Setup { max_sandboxes: self.slots, source };
+        wasmtime::Engine::new(&self.wasmtime()).map_err(setup)
+    }
+
+    fn wasmtime(self) -> Config {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_core_instances(self.slots)
+            .total_memories(self.slots)
+            .total_tables(self.slots)
+            .total_stacks(self.slots)
+            .max_memory_size(self.memory_bytes)
+            .linear_memory_keep_resident(self.keep_resident_bytes)
+            .table_keep_resident(self.keep_resident_bytes)
+            .pagemap_scan(if self.pagemap_scan { Enabled::Yes } else { Enabled::No });
+        let mut wasmtime = Config::new();
+        wasmtime
+            .cranelift_opt_level(OptLevel::Speed)
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+            .epoch_interruption(true)
+            .memory_init_cow(true)
+            .max_wasm_stack(WASM_STACK_BYTES)
+            .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
+            // A trap's backtrace names C functions of QuickJS, which help nobody, and costs time.
+            .wasm_backtrace_max_frames(None);
+        wasmtime
+    }
+}
+
+/// Slots for sandboxes, bounded. Sandboxes of different pools never share a slot.
+pub(crate) struct Pool {
+    engine: wasmtime::Engine,
+    pre: InstancePre<Sandbox>,
+    exports: Exports,
+    slots: Semaphore,
+}
+
+struct Exports {
+    memory: ModuleExport,
+    prepare: ModuleExport,
+    run: ModuleExport,
+}
+
+/// A sandbox, before or after its guest has run.
+pub(crate) struct Live {
+    pub(crate) store: Store<Sandbox>,
+    pub(crate) memory: Memory,
+    entry: Entry,
+}
+
+enum Entry {
+    Prepare(TypedFunc<(u32, u32), ()>),
+    Run(TypedFunc<(u32, u32, u32), ()>),
+}
+
+impl Pool {
+    /// A pool of `slots` for a module that was made for `engine`.
+    pub(crate) fn new(engine: wasmtime::Engine, module: &Module, slots: u32) -> Result<Self, EngineError> {
+        let pre = imports::linker(&engine)
+            .and_then(|linker| linker.instantiate_pre(module))
+            .map_err(EngineError::Image)?;
+        let exports = Exports {
+            memory: export(module, "memory")?,
+            prepare: export(module, "prepare")?,
+            run: export(module, "run")?,
+        };
+        Ok(Self { engine, pre, exports, slots: Semaphore::new(slots as usize) })
+    }
+
+    /// Waits for a slot. `None` when there is none by the deadline. Drop the sandbox before the permit.
+    pub(crate) async fn slot(&self, deadline: Instant) -> Option<SemaphorePermit<'_>> {
+        match self.slots.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) => tokio::time::timeout_at(deadline.into(), self.slots.acquire()).await.ok()?.ok(),
+        }
+    }
+
+    /// How many sandboxes could start now without waiting.
+    pub(crate) fn free_slots(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    /// The memory that every sandbox starts with.
+    pub(crate) fn read_image(&self) -> Result<Box<[u8]>, EngineError> {
+        let mut store = Store::new(&self.engine, Sandbox::for_init());
+        store.set_epoch_deadline(u64::MAX / 2);
+        let unready = || Err(wasmtime::Error::msg("the guest waits while it is made"));
+        let made = self.pre.instantiate_async(&mut store).now_or_never().unwrap_or_else(unready);
+        let instance = made.map_err(EngineError::Image)?;
+        let exported = instance.get_module_export(&mut store, &self.exports.memory);
+        exported
+            .and_then(wasmtime::Extern::into_memory)
+            .map(|memory| memory.data(&store).into())
+            .ok_or_else(|| EngineError::Image(wasmtime::Error::msg("the guest has no memory")))
+    }
+
+    /// A fresh sandbox that will run the top-level code of a source.
+    pub(crate) async fn sandbox_for_prepare(&self, sandbox: Sandbox) -> wasmtime::Result<Live> {
+        self.instantiate(sandbox, None).await
+    }
+
+    /// A fresh sandbox with a function in it.
+    pub(crate) async fn sandbox_for_run(&self, sandbox: Sandbox, function: &Delta) -> wasmtime::Result<Live> {
+        self.instantiate(sandbox, Some(function)).await
+    }
+
+    async fn instantiate(&self, sandbox: Sandbox, function: Option<&Delta>) -> wasmtime::Result<Live> {
+        let deadline = sandbox.deadline;
+        let mut store = Store::new(&self.engine, sandbox);
+        store.limiter(|sandbox| &mut sandbox.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |_| {
+            if Instant::now() >= deadline {
+                return Err(DeadlinePassed.into());
+            }
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        let instance = self.pre.instantiate_async(&mut store).await?;
+        let missing = || wasmtime::Error::msg("the guest lacks an export");
+        let exported = instance.get_module_export(&mut store, &self.exports.memory);
+        let memory = exported.and_then(wasmtime::Extern::into_memory).ok_or_else(missing)?;
+        let name = if function.is_some() { &self.exports.run } else { &self.exports.prepare };
+        let exported = instance.get_module_export(&mut store, name);
+        let entry = exported.and_then(wasmtime::Extern::into_func).ok_or_else(missing)?;
+        let entry = match function {
+            None => Entry::Prepare(entry.typed(&store)?),
+            Some(delta) => {
+                let lacking = delta.memory_bytes().saturating_sub(memory.data_size(&store));
+                if lacking > 0 {
+                    let page = usize::try_from(memory.page_size(&store))?;
+                    memory.grow(&mut store, lacking.div_ceil(page) as u64)?;
+                }
+                delta.apply(memory.data_mut(&mut store));
+                Entry::Run(entry.typed(&store)?)
+            }
+        };
+        Ok(Live { store, memory, entry })
+    }
+}
+
+impl Live {
+    /// Runs the guest. `as_module` matters for preparing only. An error is a trap, the deadline included.
+    pub(crate) async fn enter(&mut self, as_module: bool) -> wasmtime::Result<()> {
+        let (first, second, third) = self.store.data().input_lengths()?;
+        match &self.entry {
+            Entry::Prepare(entry) => entry.call_async(&mut self.store, (first, as_module.into())).await,
+            Entry::Run(entry) => entry.call_async(&mut self.store, (first, second, third)).await,
+        }
+    }
+
+    /// How large its memory became.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory.data_size(&self.store)
+    }
+}
+
+fn export(module: &Module, name: &str) -> Result<ModuleExport, EngineError> {
+    module
+        .get_export_index(name)
+        .ok_or_else(|| EngineError::Image(wasmtime::Error::msg(format!("the guest does not export {name}"))))
+}
