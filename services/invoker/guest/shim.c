@@ -492,6 +492,25 @@ static void hide_functions_of_call_sites(void)
                               JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
 }
 
+/* ---- memory of the image ------------------------------------------------------------------------- */
+
+/* Makes everything that is allocated from now on lie together. QuickJS keeps small blocks in pages by size,
+ * and would go on to fill the holes that init left all over the heap: a run would write to as many places,
+ * and resetting its memory costs by the place. So no page of today is filled any further, and every size gets
+ * a new one. */
+static void start_fresh_pages(void)
+{
+    for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {
+        struct list_head *at, *next;
+        list_for_each_safe(at, next, &rt->arena_state.free_arena_list[i]) {
+            list_del(at);
+            init_list_head(at); /* when its last block is freed, it is unlinked once more */
+        }
+    }
+    for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++)
+        arena_new(rt, i);
+}
+
 /* ---- entry points ------------------------------------------------------------------------------- */
 
 /* Evaluates a file of the prelude. Its text is of no use afterwards: functions are made without it, and it
@@ -548,6 +567,7 @@ EXPORT("init") void guest_init(void)
     drain_jobs();
     JS_RunGC(rt);
     rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;
+    start_fresh_pages();
     free(malloc(HEAP_HEADROOM));
     host_finish("", 0);
 }

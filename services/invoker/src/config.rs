@@ -126,7 +126,9 @@ impl Config {
     /// preparation besides. So nobody who has a sandbox ever waits for one.
     pub(crate) fn engine(&self) -> EngineConfig {
         EngineConfig {
-            max_sandboxes: self.max_runs + self.max_children + 2 * self.max_prepares,
+            max_sandboxes: self.max_runs + self.max_children,
+            // What is asked for and what is live share them.
+            max_prepares: 2 * self.max_prepares,
             max_memory_bytes: (MAX_MEMORY_MIB as usize) << 20,
             cache_dir: self.cache_dir.clone().or_else(user_cache_dir),
             ..EngineConfig::default()
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn the_defaults_agree_with_one_another() {
         assert_eq!(config(&[]).validate(), Ok(()));
-        assert_eq!(config(&[]).engine().max_sandboxes, 644);
+        assert_eq!(config(&[]).engine().max_sandboxes, 640);
     }
 
     #[test]
