@@ -18,11 +18,15 @@
 /* The lowest address that JavaScript may push its stack to. The stack lies at the bottom of memory and
  * C functions that do not check need some room below. */
 #define STACK_FLOOR (128 * 1024)
-/* A collection touches every object, and with that copies most pages of the image: let small runs end
- * without one. */
+/* Small runs end without a collection. */
 #define GC_HEADROOM (4 * 1024 * 1024)
-/* Free memory in the image, so that small runs do not grow theirs. */
+/* Free memory in the image, in one piece, so that small runs do not grow theirs. */
 #define HEAP_HEADROOM (512 * 1024)
+
+/* Names that prepared code and a run may add before the table of names has to grow. */
+#define NEW_ATOMS 1024
+#define ATOM_HASH_SIZE 4096
+#define SHAPE_HASH_BITS 11
 
 enum input { INPUT_SOURCE = 0, INPUT_EVENT = 0, INPUT_CONTEXT = 1, INPUT_ENV = 2 };
 
@@ -494,10 +498,26 @@ static void hide_functions_of_call_sites(void)
 
 /* ---- memory of the image ------------------------------------------------------------------------- */
 
-/* Makes everything that is allocated from now on lie together. QuickJS keeps small blocks in pages by size,
- * and would go on to fill the holes that init left all over the heap: a run would write to as many places,
- * and resetting its memory costs by the place. So no page of today is filled any further, and every size gets
- * a new one. */
+/* What a run writes is copied from the image first and restored afterwards, page by page, and beyond some
+ * tens of separate places all at once through the kernel. So what a run allocates has to lie together, and
+ * what the image holds has to be left alone, however large it is. */
+
+/* Takes every hole that init has left in the heap for good, but for one of `len` bytes. */
+static void *plug_holes(size_t len)
+{
+    char *room = malloc(len);
+    char *end = (char *)(__builtin_wasm_memory_size(0) * 65536);
+    for (size_t size = 64 * 1024; size >= 8; size -= size > 1024 ? size / 4 : 8) {
+        char *hole;
+        while ((hole = malloc(size)) && hole < end)
+            ;
+        free(hole); /* this one lies in memory that was added for it */
+    }
+    return room;
+}
+
+/* QuickJS keeps small blocks in pages by size. None of today's is filled any further; every size gets a new
+ * one, next to each other. */
 static void start_fresh_pages(void)
 {
     for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {
@@ -506,9 +526,41 @@ static void start_fresh_pages(void)
             list_del(at);
             init_list_head(at); /* when its last block is freed, it is unlinked once more */
         }
+        init_list_head(&rt->arena_state.arena_list[i]); /* or a new page would be linked to one of today's */
     }
     for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++)
         arena_new(rt, i);
+}
+
+/* The tables that new names and shapes are entered into, at places that hashes choose: small, and moved to where
+ * everything new lies. New names take new numbers, one after another, not those that init has freed. */
+static void gather_tables(void)
+{
+    JSAtomStruct **atoms = js_malloc_rt(rt, (rt->atom_size + NEW_ATOMS) * sizeof(*atoms));
+    memcpy(atoms, rt->atom_array, rt->atom_size * sizeof(*atoms));
+    for (int i = rt->atom_size; i < rt->atom_size + NEW_ATOMS; i++)
+        atoms[i] = atom_set_free(i + 1 < rt->atom_size + NEW_ATOMS ? i + 1 : 0);
+    js_free_rt(rt, rt->atom_array);
+    rt->atom_array = atoms;
+    rt->atom_free_index = rt->atom_size;
+    rt->atom_size += NEW_ATOMS;
+    JS_ResizeAtomHash(rt, ATOM_HASH_SIZE);
+    rt->atom_count_resize = rt->atom_count + 2 * NEW_ATOMS;
+    resize_shape_hash(rt, SHAPE_HASH_BITS);
+}
+
+/* Lets the collector pass over all objects of today, as if they were held from outside: it would write to
+ * each. What they hold is held, as before. */
+static void freeze_objects(void)
+{
+    static struct list_head frozen = {&frozen, &frozen};
+    struct list_head *at, *next;
+    list_for_each_safe(at, next, &rt->gc_obj_list) {
+        JS_REF_COUNT(list_entry(at, JSGCObjectHeader, link))++;
+        list_del(at);
+        list_add_tail(at, &frozen);
+    }
+    rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;
 }
 
 /* ---- entry points ------------------------------------------------------------------------------- */
@@ -566,9 +618,11 @@ EXPORT("init") void guest_init(void)
     hide_functions_of_call_sites();
     drain_jobs();
     JS_RunGC(rt);
-    rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;
+    freeze_objects();
+    free(plug_holes(2 * HEAP_HEADROOM));
+    gather_tables();
     start_fresh_pages();
-    free(malloc(HEAP_HEADROOM));
+    free(plug_holes(HEAP_HEADROOM)); /* the old tables left some more */
     host_finish("", 0);
 }
 
@@ -628,7 +682,7 @@ EXPORT("prepare") void guest_prepare(size_t len, int32_t as_module)
             return fail_pending(FAIL_THROWN);
         return fail_text(FAIL_NO_LAMBDA, "Error", "the source has no function named lambda");
     }
-    rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;
+    freeze_objects();
     host_finish("", 0);
 }
 
