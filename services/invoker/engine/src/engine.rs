@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::PoolingAllocationConfig;
 
 use crate::artifact;
+use crate::bridges::Bridges;
+use crate::calibrate;
 use crate::config::{EngineConfig, ResetPath};
 use crate::delta::Delta;
 use crate::pool::{Live, Pool, PoolConfig};
@@ -28,6 +30,7 @@ pub(crate) struct Inner {
     /// Apart from `runs`: top-level code writes far more memory than a run, and a slot that keeps so much
     /// costs every later run in it.
     pub(crate) prepares: Pool,
+    pub(crate) bridges: Bridges,
     /// The memory that every sandbox starts with.
     image: Box<[u8]>,
     ticker: Ticker,
@@ -102,16 +105,22 @@ impl Engine {
         let again = artifact::copy_to(&prepare_engine, &module)?;
         let ticker = Ticker::start(vec![run_engine.clone(), prepare_engine.clone()]);
         let runs = Pool::new(run_engine, &module, config.max_sandboxes)?;
-        let inner = Inner {
+        let prepares = Pool::new(prepare_engine, &again, config.max_prepares)?;
+        let mut inner = Inner {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            image: runs.read_image()?,
-            prepares: Pool::new(prepare_engine, &again, config.max_prepares)?,
+            // Not of a slot for runs: reading leaves traces there.
+            image: prepares.read_image()?,
+            prepares,
             runs,
+            bridges: Bridges::default(),
             config,
             ticker: ticker.map_err(EngineError::Thread)?,
             reset: if pagemap_scan { ResetPath::PagemapScan } else { ResetPath::CopyKept },
             from_cache,
         };
+        if pagemap_scan {
+            inner.bridges = calibrate::bridges(&inner);
+        }
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -148,6 +157,6 @@ impl Inner {
 
     /// The difference between a sandbox's memory and the image.
     pub(crate) fn delta(&self, live: &Live) -> Delta {
-        Delta::between(&self.image, live.memory.data(&live.store))
+        Delta::between(&self.image, live.memory())
     }
 }

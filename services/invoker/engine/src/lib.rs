@@ -43,6 +43,8 @@ mod artifact;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod attack;
+mod bridges;
+mod calibrate;
 mod call;
 mod config;
 mod delta;

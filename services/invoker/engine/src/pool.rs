@@ -184,6 +184,16 @@ impl Live {
         }
     }
 
+    /// Its memory as it is.
+    pub(crate) fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
+    /// Its memory, to change.
+    pub(crate) fn memory_mut(&mut self) -> &mut [u8] {
+        self.memory.data_mut(&mut self.store)
+    }
+
     /// How large its memory became.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory.data_size(&self.store)

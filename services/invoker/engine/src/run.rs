@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use wasmtime::Trap;
 
 use crate::call::{Call, Failure, FailureKind, Outcome, Report, RunError, Timing};
-use crate::engine::{Engine, Live};
+use crate::engine::Engine;
+use crate::pool::Live;
 use crate::prepared::Prepared;
 use crate::sandbox::{DeadlinePassed, Sandbox};
 use crate::verdict::Verdict;
@@ -51,6 +52,7 @@ impl Engine {
         let sandbox = Sandbox::for_run(call);
         let made = self.inner.runs.sandbox_for_run(sandbox, &prepared.0.delta).await;
         let mut live = made.map_err(RunError::Internal)?;
+        self.inner.bridges.write(live.memory_mut());
         change(&mut live);
         let instantiate = begun.elapsed() - slot;
 
