@@ -37,7 +37,7 @@ pub(crate) async fn measure(engine: &Engine, rounds: usize) -> Value {
 
 /// Answers no request before `open` has permits.
 struct Stalled {
-    arrived: mpsc::UnboundedSender<()>,
+    arrived: mpsc::Sender<()>,
     open: Arc<Semaphore>,
 }
 
@@ -45,7 +45,7 @@ impl Host for Stalled {
     fn start(&self, _: HostOp) -> BoxFuture<'static, Result<OpResult, OpError>> {
         let (arrived, open) = (self.arrived.clone(), Arc::clone(&self.open));
         Box::pin(async move {
-            arrived.send(()).expect("the bench waits");
+            arrived.send(()).await.expect("the bench waits");
             let _permit = open.acquire().await.expect("never closed");
             Err(OpError { message: "over".to_owned(), ..OpError::default() })
         })
@@ -57,7 +57,7 @@ async fn in_flight_per_gib() -> f64 {
     let config = EngineConfig { max_sandboxes: IN_FLIGHT, ..EngineConfig::default() };
     let engine = Engine::new(config).expect("the engine starts");
     let waiting = prepare(&engine, WAITING).await;
-    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let (arrived, mut arrivals) = mpsc::channel(IN_FLIGHT as usize);
     let host = Arc::new(Stalled { arrived, open: Arc::new(Semaphore::new(0)) });
     let before = resident_bytes();
     let runs: Vec<_> = (0..IN_FLIGHT)
