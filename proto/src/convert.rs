@@ -5,10 +5,10 @@ use std::{str::FromStr, time::Duration};
 use chatfn_domain::{
     name::NameError,
     retry::RetryPolicy,
-    settings::{FunctionSettings, SettingsError},
+    settings::{FunctionSettings, Language, SettingsError},
 };
 
-use crate::{registry::v1 as wire, validate::Violations};
+use crate::{invoker::v1 as invoker, registry::v1 as wire, validate::Violations};
 
 /// Parses the text of a field, for example a resource name.
 ///
@@ -72,6 +72,7 @@ pub fn to_settings(field: &str, settings: &wire::FunctionSettings) -> Result<Fun
         allowed_hosts,
         environment: settings.environment.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         retry,
+        language: to_language(settings.language()),
     }
     .checked()
     .map_err(|SettingsError { field: setting, problem }| {
@@ -81,6 +82,36 @@ pub fn to_settings(field: &str, settings: &wire::FunctionSettings) -> Result<Fun
 
 fn or_default(value: u32, default: u32) -> u32 {
     if value == 0 { default } else { value }
+}
+
+/// Settings of the domain from those of a lambda to test, which is tried once.
+///
+/// # Errors
+/// As [`to_settings`].
+pub fn from_test_settings(
+    field: &str,
+    settings: invoker::TestSettings,
+) -> Result<FunctionSettings, Violations> {
+    let invoker::TestSettings { timeout, memory_mib, allowed_hosts, environment, language } = settings;
+    let settings =
+        wire::FunctionSettings { timeout, memory_mib, allowed_hosts, environment, retry: None, language };
+    to_settings(field, &settings)
+}
+
+/// The language of the domain; one that is not set is JavaScript.
+pub fn to_language(language: invoker::Language) -> Language {
+    match language {
+        invoker::Language::Unspecified | invoker::Language::Javascript => Language::JavaScript,
+        invoker::Language::Typescript => Language::TypeScript,
+    }
+}
+
+/// A language for the wire.
+pub fn from_language(language: Language) -> invoker::Language {
+    match language {
+        Language::JavaScript => invoker::Language::Javascript,
+        Language::TypeScript => invoker::Language::Typescript,
+    }
 }
 
 /// Settings for the wire, every field set.
@@ -95,6 +126,7 @@ pub fn from_settings(settings: &FunctionSettings) -> wire::FunctionSettings {
             initial_backoff: Some(to_duration(settings.retry.initial_backoff)),
             max_backoff: Some(to_duration(settings.retry.max_backoff)),
         }),
+        language: from_language(settings.language).into(),
     }
 }
 
@@ -110,6 +142,7 @@ mod tests {
             allowed_hosts: vec!["*.example.com:8443".parse().unwrap()],
             environment: [("A".to_owned(), "b".to_owned())].into(),
             retry: RetryPolicy { max_attempts: 1, ..RetryPolicy::default() },
+            language: Language::TypeScript,
         };
         assert_eq!(to_settings("settings", &from_settings(&settings)).unwrap(), settings);
         let defaults = to_settings("settings", &wire::FunctionSettings::default()).unwrap();

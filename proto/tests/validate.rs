@@ -81,8 +81,11 @@ fn a_batch_is_checked_as_a_whole_and_its_events_are_not() {
 
 #[test]
 fn zero_means_default_where_the_contract_says_so() {
-    assert!(fields(&PrepareRequest { source: "x".into(), memory_mib: 0 }).is_empty());
-    assert_eq!(fields(&PrepareRequest { source: "x".into(), memory_mib: 15 }), ["memory_mib"]);
+    assert!(fields(&PrepareRequest { source: "x".into(), memory_mib: 0, ..Default::default() }).is_empty());
+    assert_eq!(
+        fields(&PrepareRequest { source: "x".into(), memory_mib: 15, ..Default::default() }),
+        ["memory_mib"]
+    );
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn enums_and_oneofs_are_checked() {
 
 #[test]
 fn characters_are_counted_not_bytes() {
-    let request = |source: String| PrepareRequest { source, memory_mib: 0 };
+    let request = |source: String| PrepareRequest { source, memory_mib: 0, ..Default::default() };
     assert!(fields(&request("ä".repeat(100_000))).is_empty());
     assert_eq!(fields(&request("ä".repeat(100_001))), ["source"]);
 }

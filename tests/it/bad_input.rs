@@ -376,7 +376,8 @@ async fn the_invoker_refuses_bad_calls() {
         refused(invoker.invoke(request).await, code, reason, field);
     }
     refused(invoker.prepare(PrepareRequest::default()).await, invalid, "INVALID_REQUEST", "source");
-    let request = PrepareRequest { source: "function lambda() {".into(), memory_mib: 0 };
+    let request =
+        PrepareRequest { source: "function lambda() {".into(), memory_mib: 0, ..Default::default() };
     let answer = invoker.prepare(request).await.unwrap().into_inner().outcome.unwrap();
     assert!(
         matches!(answer, prepare_response::Outcome::BuildError(error) if error.line == 1),
@@ -396,7 +397,7 @@ async fn a_message_that_is_too_large_is_refused_by_every_service() {
             .await
             .map(|_| ()),
         InvokerServiceClient::new(cluster.invoker.client())
-            .prepare(PrepareRequest { source: giant, memory_mib: 0 })
+            .prepare(PrepareRequest { source: giant, memory_mib: 0, ..Default::default() })
             .await
             .map(|_| ()),
     ];

@@ -42,7 +42,7 @@ enum failure {
 };
 
 IMPORT("input") void host_input(int32_t which, void *to, size_t len);
-IMPORT("log") void host_log(int32_t level, const char *text, size_t len);
+IMPORT("log") void host_log(int32_t level, const char *text, size_t len, const char *extras, size_t extras_len);
 IMPORT("random") void host_random(void *to, size_t len);
 IMPORT("monotonic_ms") double host_monotonic_ms(void);
 IMPORT("remaining_ms") double host_remaining_ms(void);
@@ -67,18 +67,20 @@ static bool rejections;     /* a promise was rejected and nobody handled it yet 
 
 /* ---- what the prelude can call ------------------------------------------------------------------ */
 
+/* log(level, text, extras): extras are JSON, or empty */
 static JSValue js_log(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
 {
     int32_t level;
-    size_t len;
+    size_t len, extras_len;
     if (JS_ToInt32(c, &level, argv[0]))
         return JS_EXCEPTION;
     const char *text = JS_ToCStringLen(c, &len, argv[1]);
-    if (!text)
-        return JS_EXCEPTION;
-    host_log(level, text, len);
+    const char *extras = text ? JS_ToCStringLen(c, &extras_len, argv[2]) : NULL;
+    if (extras)
+        host_log(level, text, len, extras, extras_len);
+    JS_FreeCString(c, extras);
     JS_FreeCString(c, text);
-    return JS_UNDEFINED;
+    return extras ? JS_UNDEFINED : JS_EXCEPTION;
 }
 
 static JSValue js_is_running(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
@@ -268,7 +270,7 @@ static JSValue js_is_async(JSContext *c, JSValueConst self, int argc, JSValueCon
 }
 
 static const JSCFunctionListEntry host_functions[] = {
-    JS_CFUNC_DEF("log", 2, js_log),
+    JS_CFUNC_DEF("log", 3, js_log),
     JS_CFUNC_DEF("isRunning", 0, js_is_running),
     JS_CFUNC_DEF("monotonic", 0, js_monotonic),
     JS_CFUNC_DEF("remaining", 0, js_remaining),

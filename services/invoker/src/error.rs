@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use chatfn_domain::name::FunctionName;
+use chatfn_deployments::SchemaError;
+use chatfn_domain::name::{FunctionName, TemplateName};
 use chatfn_engine::RunError;
 use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
@@ -13,6 +14,9 @@ use crate::functions::LoadError;
 /// When a caller that was refused for want of capacity is told to try again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// When a caller is told to try again after the registry did not answer.
+const REGISTRY_RETRY: Duration = Duration::from_secs(1);
+
 /// Why there is no report. Failures of a lambda are reports.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvokerError {
@@ -22,6 +26,21 @@ pub(crate) enum InvokerError {
     /// No version of the function is live.
     #[error("{0} is not deployed")]
     NotDeployed(FunctionName),
+    /// There is no function whose draft could be tested.
+    #[error("{0} does not exist")]
+    FunctionNotFound(FunctionName),
+    /// There is no such template.
+    #[error("template {0} does not exist")]
+    TemplateNotFound(TemplateName),
+    /// The schema of a template cannot be used.
+    #[error(transparent)]
+    Schema(SchemaError),
+    /// The registry cannot be asked for a draft.
+    #[error("the registry could not be asked for the draft; nothing ran, try again")]
+    RegistryUnavailable(Status),
+    /// The registry did not answer within the call's deadline.
+    #[error("the deadline passed while the registry was asked for the draft; nothing ran")]
+    RegistryTimedOut,
     /// No snapshot yet.
     #[error(transparent)]
     NoSnapshot(#[from] chatfn_deployments::NotReady),
@@ -58,6 +77,30 @@ impl From<InvokerError> for Status {
                 format!("{message}: deploy it at the registry first"),
             )
             .resource("chatfn.registry.v1.Function", function.to_string()),
+            InvokerError::FunctionNotFound(function) => ApiError::new(
+                tonic::Code::NotFound,
+                "FUNCTION_NOT_FOUND",
+                format!("{message}: create it at the registry first, or give the lambda to test in the request"),
+            )
+            .resource("chatfn.registry.v1.Function", function.to_string()),
+            InvokerError::TemplateNotFound(template) => ApiError::new(
+                tonic::Code::NotFound,
+                "TEMPLATE_NOT_FOUND",
+                format!("{message}: TemplateService.ListTemplates at the registry lists those that do"),
+            )
+            .resource("chatfn.registry.v1.Template", format!("templates/{template}")),
+            InvokerError::Schema(error) => ApiError::internal(error),
+            InvokerError::RegistryUnavailable(status) => {
+                tracing::warn!(
+                    code = chatfn_rpc::code_name(status.code()),
+                    error = status.message(),
+                    "the registry could not be asked for a draft"
+                );
+                ApiError::unavailable("REGISTRY_UNAVAILABLE", message).retry_after(REGISTRY_RETRY)
+            }
+            InvokerError::RegistryTimedOut => {
+                ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, message)
+            }
             InvokerError::NoSnapshot(_) => {
                 ApiError::unavailable("NO_SNAPSHOT", message).retry_after(RETRY_AFTER)
             }

@@ -1,21 +1,24 @@
 //! `chatfn.invoker.v1.InvokerService`.
 
+use std::sync::Arc;
+
 use chatfn_proto::{
     invoker::v1::{
-        InvokeRequest, InvokeResponse, PrepareRequest, PrepareResponse,
-        invoker_service_server::InvokerService,
+        InvokeRequest, InvokeResponse, PrepareRequest, PrepareResponse, TestInvokeRequest,
+        TestInvokeResponse, invoker_service_server::InvokerService,
     },
     validate::validated,
 };
 use chatfn_rpc::RequestExt as _;
 use tonic::{Request, Response, Status};
 
-use crate::{invoke::Invoker, prepare::Preparer};
+use crate::{invoke::Invoker, prepare::Preparer, test_invoke::Tester};
 
 /// The handlers: they check the message and hand it on.
 pub(crate) struct Handlers {
-    pub(crate) invoker: Invoker,
-    pub(crate) preparer: Preparer,
+    pub(crate) invoker: Arc<Invoker>,
+    pub(crate) preparer: Arc<Preparer>,
+    pub(crate) tester: Tester,
 }
 
 #[tonic::async_trait]
@@ -25,6 +28,15 @@ impl InvokerService for Handlers {
         let request = validated(request)?;
         let report = self.invoker.invoke(request, &context).await?;
         Ok(Response::new(InvokeResponse { report: Some(report) }))
+    }
+
+    async fn test_invoke(
+        &self,
+        request: Request<TestInvokeRequest>,
+    ) -> Result<Response<TestInvokeResponse>, Status> {
+        let context = request.context();
+        let response = self.tester.test(validated(request)?, &context).await?;
+        Ok(Response::new(response))
     }
 
     async fn prepare(&self, request: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {

@@ -9,7 +9,7 @@ use chatfn_proto::{
     invoker::v1::{InvokeRequest, RunReport},
 };
 use chatfn_rpc::{CallContext, Deadline, budget::hop_margin};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     error::InvokerError,
@@ -47,10 +47,7 @@ impl Invoker {
         run_deadline(context.deadline, Duration::MAX)?;
         let deployment = self.deployments.function(&name)?.ok_or_else(|| InvokerError::NotDeployed(name))?;
         // Held until the run is over: everything below is dropped before it.
-        let _permit = self.runs.try_acquire().map_err(|_| InvokerError::Overloaded {
-            what: "as many runs as this invoker allows",
-            limit: self.max_runs,
-        })?;
+        let _permit = self.permit()?;
 
         let load = self.functions.get(&deployment);
         let loaded = match run_deadline(context.deadline, Duration::MAX)? {
@@ -72,6 +69,14 @@ impl Invoker {
 
         let run = Run { deployment, loaded, event, trace: context.trace, deadline };
         self.runner.run(run).await.map_err(InvokerError::Run)
+    }
+
+    /// Leave to run a lambda, as long as it is held.
+    pub(crate) fn permit(&self) -> Result<SemaphorePermit<'_>, InvokerError> {
+        self.runs.try_acquire().map_err(|_| InvokerError::Overloaded {
+            what: "as many runs as this invoker allows",
+            limit: self.max_runs,
+        })
     }
 }
 

@@ -5,13 +5,15 @@
 //! that fails is a report, not an RPC error. Holds nothing that has to survive: what is live is watched from the
 //! registry, and keeps being served when that is gone.
 //!
-//! Start reading at [`run`]; then `invoke.rs` for a call, `run.rs` for one run, `functions/` for what is kept ready,
-//! `host.rs` for what a lambda may ask for, [`egress`] for what it may reach, `secrets/` and `children.rs` for the rest of
-//! its world, the crate `chatfn-engine` for the sandbox, and [`confine`] for what is left if that breaks.
+//! Start reading at [`run`]; then `invoke.rs` for a call, `run.rs` for one run, `test_invoke.rs` for tests, `functions/` for
+//! what is kept ready, `host.rs` for what a lambda may ask for, [`egress`] for what it may reach, `secrets/` and
+//! `children.rs` for the rest of its world, the crate `chatfn-engine` for the sandbox, and [`confine`] for what is left if
+//! that breaks.
 
 mod children;
 mod config;
 pub mod confine;
+mod drafts;
 pub mod egress;
 mod error;
 mod event;
@@ -24,6 +26,8 @@ mod report;
 mod run;
 mod secrets;
 mod service_url;
+mod source;
+mod test_invoke;
 
 use std::{
     convert::Infallible,
@@ -32,7 +36,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use chatfn_deployments::Deployments;
+use chatfn_deployments::{Deployments, Schemas};
 use chatfn_engine::Engine;
 use chatfn_proto::invoker::v1::invoker_service_server::InvokerServiceServer;
 use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, Server, Shutdown, TaskGroup, connect};
@@ -45,6 +49,7 @@ pub use service_url::{ServiceUrl, ServiceUrlError};
 use self::{
     children::Children,
     confine::Confinement,
+    drafts::Drafts,
     egress::{Egress, SystemResolver},
     functions::{Functions, keep_warm},
     grpc::Handlers,
@@ -52,6 +57,7 @@ use self::{
     prepare::Preparer,
     run::Runner,
     secrets::Secrets,
+    test_invoke::Tester,
 };
 
 /// How long background tasks may take to stop; none of them has anything to finish.
@@ -85,7 +91,7 @@ pub async fn run_confined(
     serve(config, confinement, deployments, listener, shutdown).await
 }
 
-/// As [`run`], with what is live given by the caller, who may not need a registry.
+/// As [`run`], with what is live given by the caller, who needs a registry only to test drafts.
 ///
 /// # Errors
 /// As [`run`].
@@ -128,16 +134,21 @@ async fn serve(
 
     let tasks = TaskGroup::new("invoker", &shutdown);
     tasks.spawn("warm", |stop| keep_warm(functions.clone(), deployments.clone(), config.max_prepares, stop));
-    let handlers = Handlers {
-        preparer: Preparer::new(engine, config.max_prepares),
-        invoker: Invoker {
-            deployments: deployments.clone(),
-            functions,
-            runner: Arc::new(runner),
-            runs: Semaphore::new(config.max_runs as usize),
-            max_runs: config.max_runs as usize,
-        },
+    let preparer = Arc::new(Preparer::new(engine, config.max_prepares));
+    let invoker = Arc::new(Invoker {
+        deployments: deployments.clone(),
+        functions,
+        runner: Arc::new(runner),
+        runs: Semaphore::new(config.max_runs as usize),
+        max_runs: config.max_runs as usize,
+    });
+    let tester = Tester {
+        drafts: Drafts::new(connect(ClientConfig::new(config.registry)).context("--registry")?),
+        schemas: Schemas::default(),
+        invoker: Arc::clone(&invoker),
+        preparer: Arc::clone(&preparer),
     };
+    let handlers = Handlers { invoker, preparer, tester };
     let server = Server::builder(config.rpc)
         .service(
             InvokerServiceServer::new(handlers)

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use chatfn_engine::{Engine, PrepareError, PrepareLimits};
+use chatfn_domain::settings::Language;
+use chatfn_engine::{Engine, PrepareError, PrepareLimits, Prepared};
 use chatfn_proto::{
-    convert::to_duration,
+    convert::{to_duration, to_language},
     invoker::v1::{BuildError, BuildErrorKind, PrepareRequest, PreparedSource, prepare_response::Outcome},
 };
 use tokio::sync::Semaphore;
@@ -12,12 +13,13 @@ use tokio::sync::Semaphore;
 use crate::{
     error::InvokerError,
     functions::{PREPARE_TIMEOUT, is_authors},
+    source,
 };
 
 /// Calls that wait for each preparation that may be under way.
 const WAITING_PER_PREPARE: usize = 8;
 
-/// Prepares sources for deployers. Has limits of its own, so that deploys cannot starve runs.
+/// Prepares sources for deployers and testers. Has limits of its own, so that deploys cannot starve runs.
 pub(crate) struct Preparer {
     engine: Engine,
     under_way: Semaphore,
@@ -41,6 +43,25 @@ impl Preparer {
 
     /// Prepares a source and throws the outcome away. Cancel safe.
     pub(crate) async fn prepare(&self, request: PrepareRequest) -> Result<Outcome, InvokerError> {
+        let begun = Instant::now();
+        let language = to_language(request.language());
+        Ok(match self.build(&request.source, language, request.memory_mib).await? {
+            Ok(prepared) => Outcome::Prepared(PreparedSource {
+                size_bytes: i64::try_from(prepared.size_bytes()).unwrap_or(i64::MAX),
+                duration: Some(to_duration(begun.elapsed())),
+            }),
+            Err(error) => Outcome::BuildError(error),
+        })
+    }
+
+    /// Prepares a source, as soon as there is a place for it. `Ok(Err(…))` says why the source is wrong; 0 MiB stand for the
+    /// default. Cancel safe.
+    pub(crate) async fn build(
+        &self,
+        source: &str,
+        language: Language,
+        memory_mib: u32,
+    ) -> Result<Result<Prepared, BuildError>, InvokerError> {
         let overloaded = || InvokerError::Overloaded {
             what: "as many preparations as this invoker allows",
             limit: self.max_accepted,
@@ -48,18 +69,14 @@ impl Preparer {
         let _accepted = self.accepted.try_acquire().map_err(|_| overloaded())?;
         let _under_way = self.under_way.acquire().await.map_err(|_| overloaded())?;
         let default = PrepareLimits::default();
-        let memory_bytes = match request.memory_mib {
+        let memory_bytes = match memory_mib {
             0 => default.memory_bytes,
             mib => (mib as usize) << 20,
         };
-        let begun = Instant::now();
         let limits = PrepareLimits { timeout: PREPARE_TIMEOUT, memory_bytes, ..default };
-        match self.engine.prepare(&request.source, limits).await {
-            Ok(prepared) => Ok(Outcome::Prepared(PreparedSource {
-                size_bytes: i64::try_from(prepared.size_bytes()).unwrap_or(i64::MAX),
-                duration: Some(to_duration(begun.elapsed())),
-            })),
-            Err(error) if is_authors(&error) => Ok(Outcome::BuildError(to_build_error(error))),
+        match source::prepare(&self.engine, source, language, limits).await {
+            Ok(prepared) => Ok(Ok(prepared)),
+            Err(error) if is_authors(&error) => Ok(Err(to_build_error(error))),
             Err(error) => Err(InvokerError::Load(error.into())),
         }
     }

@@ -97,7 +97,12 @@ fn to_log_entry(entry: engine::LogEntry) -> LogEntry {
         engine::LogLevel::Warn => LogLevel::Warn,
         engine::LogLevel::Error => LogLevel::Error,
     };
-    LogEntry { level: level.into(), message: entry.message, offset: Some(to_duration(entry.offset)) }
+    LogEntry {
+        level: level.into(),
+        message: entry.message,
+        offset: Some(to_duration(entry.offset)),
+        extras_json: entry.extras_json,
+    }
 }
 
 fn to_outbound_call(call: egress::OutboundCall) -> OutboundCall {

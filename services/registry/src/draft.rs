@@ -113,6 +113,7 @@ enum Setting {
     MaxAttempts,
     InitialBackoff,
     MaxBackoff,
+    Language,
 }
 
 const PATHS: &[(&str, Path)] = &[
@@ -128,6 +129,7 @@ const PATHS: &[(&str, Path)] = &[
     ("settings.retry.max_attempts", Path::Setting(Setting::MaxAttempts)),
     ("settings.retry.initial_backoff", Path::Setting(Setting::InitialBackoff)),
     ("settings.retry.max_backoff", Path::Setting(Setting::MaxBackoff)),
+    ("settings.language", Path::Setting(Setting::Language)),
 ];
 
 fn parse_path(text: &str) -> Result<Path, Violations> {
@@ -153,6 +155,7 @@ fn set_paths(function: &wire::Function) -> Vec<Path> {
         (retry.max_attempts != 0, Path::Setting(Setting::MaxAttempts)),
         (retry.initial_backoff.is_some(), Path::Setting(Setting::InitialBackoff)),
         (retry.max_backoff.is_some(), Path::Setting(Setting::MaxBackoff)),
+        (settings.language != 0, Path::Setting(Setting::Language)),
     ];
     set.into_iter().filter_map(|(is_set, path)| is_set.then_some(path)).collect()
 }
@@ -170,6 +173,7 @@ impl Setting {
             Self::MaxAttempts => to.retry.get_or_insert_default().max_attempts = retry.max_attempts,
             Self::InitialBackoff => to.retry.get_or_insert_default().initial_backoff = retry.initial_backoff,
             Self::MaxBackoff => to.retry.get_or_insert_default().max_backoff = retry.max_backoff,
+            Self::Language => to.language = from.language,
         }
     }
 }
@@ -178,7 +182,8 @@ impl Setting {
 mod tests {
     use std::time::Duration;
 
-    use chatfn_proto::convert::to_duration;
+    use chatfn_domain::settings::Language;
+    use chatfn_proto::convert::{from_language, to_duration};
 
     use super::*;
 
@@ -258,6 +263,27 @@ mod tests {
         let updated = update(given, &["settings.retry.max_attempts"]).unwrap();
         assert_eq!(updated.settings.retry.max_attempts, 7);
         assert_eq!(updated.settings.retry.initial_backoff, draft().settings.retry.initial_backoff);
+    }
+
+    #[test]
+    fn the_language_is_a_setting_like_the_others() {
+        let given = wire::Function {
+            settings: Some(wire::FunctionSettings {
+                language: from_language(Language::TypeScript).into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        for updated in [
+            update(given.clone(), &["settings.language"]).unwrap(),
+            draft().updated(given, None, "Default").unwrap(),
+        ] {
+            assert_eq!(
+                updated.settings,
+                FunctionSettings { language: Language::TypeScript, ..draft().settings }
+            );
+            assert_ne!(updated.digest(), draft().digest(), "the same source, run otherwise");
+        }
     }
 
     #[test]

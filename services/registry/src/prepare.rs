@@ -1,8 +1,9 @@
 //! Asks an invoker whether a source can be deployed. The registry never runs code of a function itself.
 
 use chatfn_domain::settings::FunctionSettings;
-use chatfn_proto::invoker::v1::{
-    PrepareRequest, invoker_service_client::InvokerServiceClient, prepare_response::Outcome,
+use chatfn_proto::{
+    convert::from_language,
+    invoker::v1::{PrepareRequest, invoker_service_client::InvokerServiceClient, prepare_response::Outcome},
 };
 use chatfn_rpc::{CallContext, Client, MAX_MESSAGE_BYTES, RequestExt as _};
 use tonic::{Code, Request, Status};
@@ -28,7 +29,11 @@ impl Invoker {
         settings: &FunctionSettings,
         context: &CallContext,
     ) -> Result<Result<(), BuildError>, RegistryError> {
-        let request = PrepareRequest { source: source.to_owned(), memory_mib: settings.memory_mib };
+        let request = PrepareRequest {
+            source: source.to_owned(),
+            memory_mib: settings.memory_mib,
+            language: from_language(settings.language).into(),
+        };
         let request = Request::new(request).with_context(context);
         let unavailable = |status: Status| match status.code() {
             Code::DeadlineExceeded => RegistryError::PrepareTimedOut,

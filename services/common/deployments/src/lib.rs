@@ -4,9 +4,11 @@
 //! and then every change, confirms each to the registry once look-ups see it, and calls again when the
 //! call breaks. Until the new snapshot is complete, look-ups answer from the old one.
 //!
-//! [`Deployments`] is what look-ups see; `watch.rs` keeps it up to date.
+//! [`Deployments`] is what look-ups see; `watch.rs` keeps it up to date. [`Schemas`] checks payloads against the templates.
 
+mod schema;
 mod state;
 mod watch;
 
+pub use schema::{SchemaError, SchemaProblem, Schemas};
 pub use state::{Deployment, Deployments, NotReady, Template};

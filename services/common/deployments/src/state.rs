@@ -28,13 +28,15 @@ pub struct Deployment {
     pub source: Arc<str>,
 }
 
-/// What event-ingest needs to know of a template.
+/// What services need to know of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     /// Name of the template.
     pub name: TemplateName,
     /// JSON Schema of its payloads.
     pub payload_schema_json: String,
+    /// A payload that satisfies the schema.
+    pub sample_payload_json: String,
     /// Whether it fires once per conversation.
     pub fires_once: bool,
 }

@@ -143,6 +143,10 @@ fn read_deployment(wire: wire::Deployment) -> Option<Deployment> {
 
 fn read_template(wire: wire::Template) -> Option<Template> {
     let TemplateResource { template } = wire.name.parse().ok()?;
-    let fires_once = wire.firing == i32::from(Firing::OncePerConversation);
-    Some(Template { name: template, payload_schema_json: wire.payload_schema_json, fires_once })
+    Some(Template {
+        name: template,
+        payload_schema_json: wire.payload_schema_json,
+        sample_payload_json: wire.sample_payload_json,
+        fires_once: wire.firing == i32::from(Firing::OncePerConversation),
+    })
 }

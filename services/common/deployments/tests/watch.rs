@@ -124,6 +124,7 @@ async fn changes_are_seen_before_they_are_acknowledged() {
     let template = Template {
         name: "templates/chat.start".into(),
         firing: Firing::OncePerConversation.into(),
+        sample_payload_json: "{}".into(),
         ..Template::default()
     };
     call.send(change(7, Change::Template(template))).await.unwrap();
@@ -132,7 +133,9 @@ async fn changes_are_seen_before_they_are_acknowledged() {
     fixture.expect_start().await;
     fixture.expect_ack(7).await;
     assert_eq!(version(&deployments, START), Some(1));
-    assert!(deployments.template(&"chat.start".parse().unwrap()).unwrap().unwrap().fires_once);
+    let template = deployments.template(&"chat.start".parse().unwrap()).unwrap().unwrap();
+    assert!(template.fires_once);
+    assert_eq!(template.sample_payload_json, "{}");
 
     call.send(change(8, deployed(START, 2))).await.unwrap();
     fixture.expect_ack(8).await;

@@ -260,6 +260,9 @@ impl VersionName {
 pub struct VersionNumber(i64);
 
 impl VersionNumber {
+    /// Stands for what is no version, because it is tested before it is deployed. Never parsed and never stored.
+    pub const NONE: Self = Self(0);
+
     /// `number`, when it is at least 1.
     pub fn new(number: i64) -> Option<Self> {
         (number >= 1).then_some(Self(number))

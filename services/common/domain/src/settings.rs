@@ -17,6 +17,23 @@ pub const MAX_MEMORY_MIB: u32 = 256;
 /// Most allowed hosts.
 pub const MAX_ALLOWED_HOSTS: usize = 64;
 
+/// What a source is written in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// Run as it is.
+    #[default]
+    JavaScript,
+    /// Its types are erased before it runs.
+    TypeScript,
+}
+
+impl Language {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Settings of a function, every one within its limits. Missing fields of stored settings have their
 /// defaults, so that new settings need no migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +49,10 @@ pub struct FunctionSettings {
     pub environment: BTreeMap<String, String>,
     /// What happens when a run fails.
     pub retry: RetryPolicy,
+    /// What the source is written in. The default is not written out, so that versions from before this setting keep
+    /// their digests.
+    #[serde(skip_serializing_if = "Language::is_default")]
+    pub language: Language,
 }
 
 impl Default for FunctionSettings {
@@ -43,6 +64,7 @@ impl Default for FunctionSettings {
             allowed_hosts: Vec::new(),
             environment: BTreeMap::new(),
             retry: RetryPolicy::default(),
+            language: Language::default(),
         }
     }
 }
@@ -119,6 +141,8 @@ struct RawSettings {
     environment: BTreeMap<String, String>,
     #[serde(default)]
     retry: RetryPolicy,
+    #[serde(default)]
+    language: Language,
 }
 
 impl TryFrom<RawSettings> for FunctionSettings {
@@ -132,6 +156,7 @@ impl TryFrom<RawSettings> for FunctionSettings {
             allowed_hosts: raw.allowed_hosts,
             environment: raw.environment,
             retry: raw.retry,
+            language: raw.language,
         }
         .checked()
     }
@@ -147,10 +172,17 @@ mod tests {
             timeout: Duration::from_millis(1500),
             allowed_hosts: vec!["*.example.com".parse().unwrap()],
             environment: [("CRM_URL".to_owned(), "https://crm.example.com".to_owned())].into(),
+            language: Language::TypeScript,
             ..FunctionSettings::default()
         };
         let stored = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<FunctionSettings>(&stored).unwrap(), settings);
+    }
+
+    #[test]
+    fn the_default_language_is_not_written_out() {
+        let stored = serde_json::to_string(&FunctionSettings::default()).unwrap();
+        assert!(!stored.contains("language"), "digests are made of it: {stored}");
     }
 
     #[test]

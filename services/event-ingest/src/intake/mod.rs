@@ -1,9 +1,10 @@
 //! What may come in: checks an event before anything is written.
 
 mod payload;
-mod schema;
 
-use chatfn_deployments::Deployments;
+use std::sync::Arc;
+
+use chatfn_deployments::{Deployments, SchemaProblem, Schemas, Template};
 use chatfn_domain::{
     event::{event_hash, parse_payload},
     name::{AccountId, ConversationId, EventId, TemplateName},
@@ -16,9 +17,9 @@ use chatfn_proto::{
 use chatfn_rpc::{ApiError, TraceParent};
 use prost_types::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use tonic::Status;
 
-use self::schema::Schemas;
 use crate::{error, event::NewEvent, store::Time};
 
 /// Checks events: the contract's rules, names, template, payload, schema; in this order, so that hostile
@@ -63,7 +64,7 @@ impl Intake {
         };
         let json = json.map_err(|problem| error::payload(field, &problem))?;
         let value = parse_payload(&json).map_err(|problem| error::payload(field, &problem))?;
-        self.schemas.check(&known, &value)?;
+        self.check_schema(&known, &value)?;
 
         let headers = headers(&event.headers).map_err(ApiError::internal)?;
         let hash = event_hash(&[
@@ -87,6 +88,18 @@ impl Intake {
             traceparent: trace.map(|trace| trace.to_string()),
             fires_once: known.fires_once,
         })
+    }
+
+    fn check_schema(&self, template: &Arc<Template>, payload: &Value) -> Result<(), ApiError> {
+        let problems = self.schemas.check(template, payload).map_err(ApiError::internal)?;
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the payload does not satisfy the schema of {}", template.name);
+        let error = ApiError::invalid_argument("PAYLOAD_SCHEMA", message);
+        Err(problems.into_iter().fold(error, |error, SchemaProblem { field, description }| {
+            error.field(format!("event.{field}"), description)
+        }))
     }
 }
 

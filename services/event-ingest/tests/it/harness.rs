@@ -69,6 +69,7 @@ pub(crate) fn deployments(settings: &FunctionSettings) -> Deployments {
     let template = |name: &str| Template {
         name: name.parse().unwrap(),
         payload_schema_json: schema.to_owned(),
+        sample_payload_json: "{}".to_owned(),
         fires_once: name == START,
     };
     Deployments::fixed([MESSAGE, START].map(function), [MESSAGE, START, UNUSED].map(template))

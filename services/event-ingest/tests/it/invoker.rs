@@ -9,6 +9,7 @@ use std::{
 
 use chatfn_proto::invoker::v1::{
     FailureKind, InvokeRequest, InvokeResponse, LambdaFailure, PrepareRequest, PrepareResponse, RunReport,
+    TestInvokeRequest, TestInvokeResponse,
     invoker_service_server::{InvokerService, InvokerServiceServer},
     run_report::Outcome,
 };
@@ -165,6 +166,13 @@ impl InvokerService for FakeInvoker {
     }
 
     async fn prepare(&self, _: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
+        Err(Status::unimplemented("event-ingest has no business here"))
+    }
+
+    async fn test_invoke(
+        &self,
+        _: Request<TestInvokeRequest>,
+    ) -> Result<Response<TestInvokeResponse>, Status> {
         Err(Status::unimplemented("event-ingest has no business here"))
     }
 }

@@ -71,7 +71,7 @@ impl fmt::Debug for Call {
 pub struct LogLimits {
     /// The most lines, not counting the marker that follows when lines were dropped.
     pub entries: usize,
-    /// The most bytes of all messages together.
+    /// The most bytes of all messages and extras together.
     pub bytes: usize,
 }
 
@@ -167,6 +167,8 @@ pub struct LogEntry {
     pub level: LogLevel,
     /// The text; never empty of what the limits allow, and cut between characters.
     pub message: String,
+    /// JSON array of what was logged after a first string, if not all of it is strings; otherwise empty.
+    pub extras_json: String,
     /// Since the run began.
     pub offset: Duration,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde::de::IgnoredAny;
+
 use crate::call::{LogEntry, LogLevel, LogLimits};
 
 /// Collects lines until a limit is reached, then one marker, then nothing.
@@ -18,8 +20,9 @@ impl LogBuffer {
         Self { entries: Vec::new(), bytes: 0, limits, truncated: false, started }
     }
 
-    /// Adds a line. What is not UTF-8 is replaced.
-    pub(crate) fn push(&mut self, level: LogLevel, text: &[u8]) {
+    /// Adds a line. Of the text, what is not UTF-8 is replaced. The extras are kept as a whole or not at all, since half of
+    /// them would be no JSON.
+    pub(crate) fn push(&mut self, level: LogLevel, text: &[u8], extras: &[u8]) {
         if self.truncated {
             return;
         }
@@ -27,10 +30,13 @@ impl LogBuffer {
             return self.truncate();
         }
         let left = self.limits.bytes - self.bytes;
-        let (message, whole) = lossy_prefix(text, left);
+        let (message, text_fits) = lossy_prefix(text, left);
+        let extras_fit = text_fits && extras.len() <= left - message.len();
+        let extras_json = if extras_fit { json(extras) } else { String::new() };
+        let whole = text_fits && extras_fit;
         if whole || !message.is_empty() {
-            self.bytes += message.len();
-            self.append(level, message);
+            self.bytes += message.len() + extras_json.len();
+            self.append(level, message, extras_json);
         }
         if !whole {
             self.truncate();
@@ -52,11 +58,20 @@ impl LogBuffer {
         self.truncated = true;
         let LogLimits { entries, bytes } = self.limits;
         let marker = format!("log limit reached ({entries} lines or {bytes} bytes): what follows is dropped");
-        self.append(LogLevel::Warn, marker);
+        self.append(LogLevel::Warn, marker, String::new());
     }
 
-    fn append(&mut self, level: LogLevel, message: String) {
-        self.entries.push(LogEntry { level, message, offset: self.started.elapsed() });
+    fn append(&mut self, level: LogLevel, message: String, extras_json: String) {
+        self.entries.push(LogEntry { level, message, extras_json, offset: self.started.elapsed() });
+    }
+}
+
+/// The bytes, if they are JSON that readers can parse. A guest may be under the control of an attacker, who would like
+/// to break them.
+fn json(bytes: &[u8]) -> String {
+    match serde_json::from_slice::<IgnoredAny>(bytes) {
+        Ok(_) => String::from_utf8(bytes.to_vec()).unwrap_or_default(),
+        Err(_) => String::new(),
     }
 }
 
@@ -88,7 +103,7 @@ mod tests {
     fn keeps_lines_up_to_the_limit_then_one_marker() {
         let mut logs = buffer(2, 1000);
         for line in ["a", "b", "c", "d"] {
-            logs.push(LogLevel::Info, line.as_bytes());
+            logs.push(LogLevel::Info, line.as_bytes(), b"");
         }
         let (entries, truncated) = logs.finish();
         assert!(truncated);
@@ -100,19 +115,43 @@ mod tests {
     #[test]
     fn exactly_the_limit_is_not_truncated() {
         let mut logs = buffer(2, 4);
-        logs.push(LogLevel::Info, b"ab");
-        logs.push(LogLevel::Info, b"cd");
+        logs.push(LogLevel::Info, b"ab", b"");
+        logs.push(LogLevel::Info, b"cd", b"");
         assert_eq!(logs.finish().0.len(), 2);
     }
 
     #[test]
     fn cuts_between_characters() {
         let mut logs = buffer(9, 4);
-        logs.push(LogLevel::Info, "aéé".as_bytes());
+        logs.push(LogLevel::Info, "aéé".as_bytes(), b"");
         let (entries, truncated) = logs.finish();
         assert_eq!(entries[0].message, "aé");
         assert_eq!(entries.len(), 2);
         assert!(truncated);
+    }
+
+    #[test]
+    fn extras_count_and_are_whole_or_not_there() {
+        let mut logs = buffer(9, 10);
+        logs.push(LogLevel::Info, b"ab", b"[1]");
+        logs.push(LogLevel::Info, b"cd", b"[12]");
+        let (entries, truncated) = logs.finish();
+        assert_eq!((&*entries[0].message, &*entries[0].extras_json), ("ab", "[1]"));
+        assert_eq!((&*entries[1].message, &*entries[1].extras_json), ("cd", ""), "five bytes were left");
+        assert!(truncated && entries.len() == 3);
+    }
+
+    #[test]
+    fn extras_that_are_no_json_are_dropped() {
+        for extras in ["[1", "[1]]", "\u{1}", "x"].map(str::as_bytes).into_iter().chain([&b"[\"\xFF\"]"[..]])
+        {
+            let mut logs = buffer(9, 100);
+            logs.push(LogLevel::Info, b"a", extras);
+            let (entries, truncated) = logs.finish();
+            assert_eq!((&*entries[0].extras_json, truncated), ("", false), "{extras:?}");
+        }
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert_eq!(json(deep.as_bytes()), "");
     }
 
     #[test]

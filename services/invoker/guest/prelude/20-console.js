@@ -6,18 +6,42 @@ const MAX_LINE = 70_000;
 
 let indent = '';
 
-chatfn.log = (level, text) => {
-  host.log(LEVELS[level], text.length > MAX_LINE ? text.slice(0, MAX_LINE) : text);
+const { stringify } = JSON;
+
+chatfn.log = (level, text, extras = '') => {
+  const line = text.length > MAX_LINE ? text.slice(0, MAX_LINE) : text;
+  host.log(LEVELS[level], line, extras.length > MAX_LINE ? '' : extras);
+};
+
+// JSON has neither; and errors, whose fields are not enumerable, would be empty objects.
+const toJson = (key, value) => {
+  if (typeof value === 'bigint') return String(value);
+  if (value instanceof Error) {
+    const [name, message, stack] = chatfn.describeThrown(value);
+    return { name, message, stack, ...value };
+  }
+  return value;
+};
+
+// What follows a first string, as JSON, for programs that read logs. Strings alone are text, and in it already.
+const extrasOf = (values) => {
+  if (typeof values[0] !== 'string' || values.every((value) => typeof value === 'string')) return '';
+  return stringify(values.slice(1), toJson);
+};
+
+const attempt = (make, otherwise) => {
+  try {
+    return make();
+  } catch {
+    return otherwise;
+  }
 };
 
 const write = (level, values) => {
-  let text;
-  try {
-    text = chatfn.format(values);
-  } catch {
-    text = '[a value that cannot be shown]';
-  }
-  chatfn.log(level, indent === '' ? text : indent + text.replaceAll('\n', `\n${indent}`));
+  const text = attempt(() => chatfn.format(values), '[a value that cannot be shown]');
+  const indented = indent === '' ? text : indent + text.replaceAll('\n', `\n${indent}`);
+  // A cycle, or a toJSON that throws: the text has it all the same.
+  chatfn.log(level, indented, attempt(() => extrasOf(values), ''));
 };
 
 const counts = new Map();

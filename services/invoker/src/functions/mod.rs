@@ -10,11 +10,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chatfn_deployments::Deployment;
+use chatfn_domain::settings::FunctionSettings;
 use chatfn_engine::{Engine, PrepareError, PrepareLimits, Prepared};
 use tokio::sync::Semaphore;
 
 use self::cache::{Cache, Slot};
 pub(crate) use self::warm::keep_warm;
+use crate::source;
 
 /// A version that is ready to run. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,6 +24,14 @@ pub(crate) struct Loaded {
     pub(crate) prepared: Prepared,
     /// `process.env`.
     pub(crate) env_json: Bytes,
+}
+
+impl Loaded {
+    /// What was prepared, with what a run needs of its settings besides.
+    pub(crate) fn new(prepared: Prepared, settings: &FunctionSettings) -> Self {
+        let env_json = serde_json::to_vec(&settings.environment).expect("strings are JSON");
+        Self { prepared, env_json: env_json.into() }
+    }
 }
 
 /// Why a version is not ready to run. Shared by everyone who waited for it.
@@ -89,7 +99,8 @@ impl Functions {
             memory_bytes: (deployment.settings.memory_mib as usize) << 20,
             ..PrepareLimits::default()
         };
-        let outcome = self.0.engine.prepare(&deployment.source, limits).await;
+        let language = deployment.settings.language;
+        let outcome = source::prepare(&self.0.engine, &deployment.source, language, limits).await;
         match &outcome {
             Ok(prepared) => tracing::debug!(
                 function = %deployment.function,
@@ -104,9 +115,7 @@ impl Functions {
                 "{} version {} cannot be prepared", deployment.function, deployment.version,
             ),
         }
-        let env_json = serde_json::to_vec(&deployment.settings.environment)
-            .map_err(|error| internal(error.to_string()))?;
-        Ok(Loaded { prepared: outcome?, env_json: env_json.into() })
+        Ok(Loaded::new(outcome?, &deployment.settings))
     }
 }
 

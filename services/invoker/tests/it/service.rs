@@ -127,7 +127,7 @@ impl Service {
         source: impl Into<String>,
         memory_mib: u32,
     ) -> Result<prepare_response::Outcome, ErrorReport> {
-        let request = PrepareRequest { source: source.into(), memory_mib };
+        let request = PrepareRequest { source: source.into(), memory_mib, ..Default::default() };
         let answer = InvokerServiceClient::new(self.client.clone()).prepare(request).await;
         answer
             .map(|answer| answer.into_inner().outcome.expect("an outcome"))

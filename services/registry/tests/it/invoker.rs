@@ -8,6 +8,7 @@ use std::{
 
 use chatfn_proto::invoker::v1::{
     BuildError, InvokeRequest, InvokeResponse, PrepareRequest, PrepareResponse, PreparedSource,
+    TestInvokeRequest, TestInvokeResponse,
     invoker_service_server::{InvokerService, InvokerServiceServer},
     prepare_response::Outcome,
 };
@@ -78,6 +79,13 @@ impl Script {
 #[tonic::async_trait]
 impl InvokerService for Script {
     async fn invoke(&self, _: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
+        Err(Status::unimplemented("the registry has no business here"))
+    }
+
+    async fn test_invoke(
+        &self,
+        _: Request<TestInvokeRequest>,
+    ) -> Result<Response<TestInvokeResponse>, Status> {
         Err(Status::unimplemented("the registry has no business here"))
     }
 

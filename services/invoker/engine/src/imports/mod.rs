@@ -73,7 +73,14 @@ fn input(mut caller: Caller<'_, Sandbox>, which: u32, to: u32, len: u32) -> Resu
     write(memory, to, bytes)
 }
 
-fn log(mut caller: Caller<'_, Sandbox>, level: i32, text: u32, len: u32) -> Result<()> {
+fn log(
+    mut caller: Caller<'_, Sandbox>,
+    level: i32,
+    text: u32,
+    len: u32,
+    extras: u32,
+    extras_len: u32,
+) -> Result<()> {
     let (memory, sandbox) = parts(&mut caller)?;
     let level = match level {
         0 => LogLevel::Debug,
@@ -82,7 +89,7 @@ fn log(mut caller: Caller<'_, Sandbox>, level: i32, text: u32, len: u32) -> Resu
         3 => LogLevel::Error,
         _ => return Err(GuestFault("an unknown log level").into()),
     };
-    sandbox.logs.push(level, read(memory, text, len)?);
+    sandbox.logs.push(level, read(memory, text, len)?, read(memory, extras, extras_len)?);
     Ok(())
 }
 

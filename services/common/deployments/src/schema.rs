@@ -5,19 +5,29 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use chatfn_deployments::Template;
 use chatfn_domain::name::TemplateName;
-use chatfn_rpc::ApiError;
 use jsonschema::Validator;
 use serde_json::Value;
 
-/// Violations that are listed; a payload of another kind would break most rules of a schema.
-const MAX_VIOLATIONS: usize = 16;
+use crate::Template;
+
+/// Problems that are listed; a payload of another kind would break most rules of a schema.
+const MAX_PROBLEMS: usize = 16;
 
 /// Compiled schemas, each compiled again only when its template changes. Holds as many as there are templates.
 #[derive(Debug, Default)]
-pub(super) struct Schemas {
+pub struct Schemas {
     compiled: RwLock<HashMap<TemplateName, Compiled>>,
+}
+
+/// Where a payload does not satisfy the schema of its template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaProblem {
+    /// The field, for example `payload.survey.answers[2]`.
+    pub field: String,
+    /// What the schema demands. Values of the payload are masked: what people say in a chat has no place in errors, which end
+    /// up in logs.
+    pub description: String,
 }
 
 #[derive(Debug, Clone)]
@@ -27,30 +37,29 @@ struct Compiled {
 }
 
 impl Schemas {
-    /// Checks a payload against the schema of `template`.
+    /// Checks a payload against the schema of `template`: at most 16 problems, none when it satisfies it.
     ///
     /// # Errors
-    /// `PAYLOAD_SCHEMA`, naming up to 16 fields below `event.payload`; INTERNAL if the schema is none.
-    pub(super) fn check(&self, template: &Arc<Template>, payload: &Value) -> Result<(), ApiError> {
+    /// The schema itself is none.
+    pub fn check(
+        &self,
+        template: &Arc<Template>,
+        payload: &Value,
+    ) -> Result<Vec<SchemaProblem>, SchemaError> {
         let validator = self.compiled(template)?;
-        let mut violations = validator.iter_errors(payload).take(MAX_VIOLATIONS).peekable();
-        if violations.peek().is_none() {
-            return Ok(());
-        }
-        let message = format!("the payload does not satisfy the schema of {}", template.name);
-        let error = ApiError::invalid_argument("PAYLOAD_SCHEMA", message);
-        // Masked: what people say in a chat has no place in errors, which end up in logs.
-        Err(violations.fold(error, |error, violation| {
-            error.field(field(violation.instance_path().as_str()), violation.masked().to_string())
-        }))
+        let problems = validator.iter_errors(payload).take(MAX_PROBLEMS).map(|problem| SchemaProblem {
+            field: field(problem.instance_path().as_str()),
+            description: problem.masked().to_string(),
+        });
+        Ok(problems.collect())
     }
 
-    fn compiled(&self, template: &Arc<Template>) -> Result<Arc<Validator>, ApiError> {
+    fn compiled(&self, template: &Arc<Template>) -> Result<Arc<Validator>, SchemaError> {
         let known = self.compiled.read().unwrap_or_else(PoisonError::into_inner).get(&template.name).cloned();
         if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.template, template)) {
             return Ok(known.validator);
         }
-        let validator = Arc::new(compile(template).map_err(ApiError::internal)?);
+        let validator = Arc::new(compile(template)?);
         let entry = Compiled { template: template.clone(), validator: validator.clone() };
         self.compiled.write().unwrap_or_else(PoisonError::into_inner).insert(template.name.clone(), entry);
         Ok(validator)
@@ -58,9 +67,9 @@ impl Schemas {
 }
 
 /// A template whose schema cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the schema of template {template} cannot be used; correct it in the registry: {problem}")]
-struct SchemaError {
+pub struct SchemaError {
     template: TemplateName,
     problem: String,
 }
@@ -71,9 +80,9 @@ fn compile(template: &Template) -> Result<Validator, SchemaError> {
     jsonschema::validator_for(&schema).map_err(|e| error(e.to_string()))
 }
 
-/// `event.payload.survey.answers[2]` from the JSON pointer `/survey/answers/2`.
+/// `payload.survey.answers[2]` from the JSON pointer `/survey/answers/2`.
 fn field(pointer: &str) -> String {
-    pointer.split('/').skip(1).fold("event.payload".to_owned(), |mut path, step| {
+    pointer.split('/').skip(1).fold("payload".to_owned(), |mut path, step| {
         if !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()) {
             path.push_str(&format!("[{step}]"));
         } else {
@@ -86,7 +95,6 @@ fn field(pointer: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chatfn_rpc::ErrorReport;
     use serde_json::json;
 
     use super::*;
@@ -95,41 +103,42 @@ mod tests {
         Arc::new(Template {
             name: "chat.start".parse().unwrap(),
             payload_schema_json: schema.to_string(),
+            sample_payload_json: "{}".to_owned(),
             fires_once: true,
         })
     }
 
     #[test]
-    fn violations_name_their_fields_and_hide_values() {
+    fn problems_name_their_fields_and_hide_values() {
         let template = template(json!({
             "required": ["conversation"],
             "properties": {"survey": {"items": {"properties": {"a": {"type": "string"}}}}}
         }));
         let payload = json!({"survey": [{"a": "x"}, {"a": 4711}]});
-        let error = Schemas::default().check(&template, &payload).unwrap_err();
-        let report = ErrorReport::from_status(&error.into());
-        assert_eq!(report.reason.as_deref(), Some("PAYLOAD_SCHEMA"));
-        let fields: Vec<_> = report.fields.iter().map(|violation| violation.field.as_str()).collect();
+        let problems = Schemas::default().check(&template, &payload).unwrap();
+        let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields.len(), 2, "{fields:?}");
-        assert!(
-            fields.contains(&"event.payload") && fields.contains(&"event.payload.survey[1].a"),
-            "{fields:?}"
-        );
-        assert!(!format!("{report:?}").contains("4711"), "{report:?}");
+        assert!(fields.contains(&"payload") && fields.contains(&"payload.survey[1].a"), "{fields:?}");
+        assert!(!format!("{problems:?}").contains("4711"), "{problems:?}");
     }
 
     #[test]
     fn a_changed_template_is_compiled_again() {
         let schemas = Schemas::default();
-        assert!(schemas.check(&template(json!({"required": ["a"]})), &json!({})).is_err());
-        assert!(schemas.check(&template(json!({})), &json!({})).is_ok());
+        assert_eq!(schemas.check(&template(json!({"required": ["a"]})), &json!({})).unwrap().len(), 1);
+        assert_eq!(schemas.check(&template(json!({})), &json!({})), Ok(Vec::new()));
     }
 
     #[test]
-    fn many_violations_are_bounded() {
+    fn a_schema_that_is_none_is_an_error() {
+        let error = Schemas::default().check(&template(json!({"type": 7})), &json!({})).unwrap_err();
+        assert!(error.to_string().contains("chat.start"), "{error}");
+    }
+
+    #[test]
+    fn many_problems_are_bounded() {
         let template = template(json!({"additionalProperties": {"type": "string"}}));
         let payload = (0..1000).map(|n| (format!("k{n}"), Value::from(n))).collect();
-        let error = Schemas::default().check(&template, &payload).unwrap_err();
-        assert!(ErrorReport::from_status(&error.into()).fields.len() <= MAX_VIOLATIONS + 1);
+        assert!(Schemas::default().check(&template, &payload).unwrap().len() <= MAX_PROBLEMS);
     }
 }

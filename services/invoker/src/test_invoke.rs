@@ -1,0 +1,142 @@
+//! Tests: a draft, or a lambda that the request gives, runs as what is live would, and is no delivery.
+
+use std::{sync::Arc, time::Duration};
+
+use chatfn_deployments::{Deployment, SchemaProblem, Schemas, Template};
+use chatfn_domain::{
+    event::parse_payload,
+    name::{FunctionName, VersionNumber},
+};
+use chatfn_proto::{
+    convert::{from_test_settings, parse},
+    invoker::v1::{
+        BuildError, InvocationEvent, PayloadProblem, RunReport, TestInvokeRequest, TestInvokeResponse,
+        TestLambda, TestedSource, test_invoke_response::Outcome,
+    },
+    validate::Violations,
+};
+use chatfn_rpc::{CallContext, Deadline};
+use uuid::Uuid;
+
+use crate::{
+    drafts::{Draft, Drafts},
+    error::InvokerError,
+    event::Event,
+    functions::Loaded,
+    invoke::{Invoker, run_deadline},
+    prepare::Preparer,
+    run::Run,
+};
+
+/// Runs what is not deployed. Shares the runs of the [`Invoker`] and the preparations of the [`Preparer`], so that tests
+/// come under the same limits; what it prepares is dropped after the run and takes no live version's place.
+pub(crate) struct Tester {
+    pub(crate) drafts: Drafts,
+    pub(crate) schemas: Schemas,
+    pub(crate) invoker: Arc<Invoker>,
+    pub(crate) preparer: Arc<Preparer>,
+}
+
+impl Tester {
+    /// Runs a test. Cancel safe: dropping the future ends the lambda and its outbound calls.
+    pub(crate) async fn test(
+        &self,
+        mut request: TestInvokeRequest,
+        context: &CallContext,
+    ) -> Result<TestInvokeResponse, InvokerError> {
+        let name: FunctionName = parse("function", &request.function)?;
+        let template = self.invoker.deployments.template(&name.template)?;
+        let template = template.ok_or_else(|| InvokerError::TemplateNotFound(name.template.clone()))?;
+        let lambda = request.lambda.take();
+        let event = event(request, &template);
+        let payload_problems = self.payload_problems(&template, &event)?;
+        run_deadline(context.deadline, Duration::MAX)?;
+        // Held until the run is over, as for what is live.
+        let _permit = self.invoker.permit()?;
+
+        let (source, draft) = match lambda {
+            Some(lambda) => (TestedSource::Given, given(lambda)?),
+            None => (TestedSource::Draft, self.drafts.get(&name, context).await?),
+        };
+        let outcome = match self.load(&draft, context.deadline).await? {
+            Err(build_error) => Outcome::BuildError(build_error),
+            Ok(loaded) => Outcome::Report(self.run(name, draft, loaded, event.clone(), context).await?),
+        };
+        Ok(TestInvokeResponse {
+            source: source.into(),
+            outcome: Some(outcome),
+            event: Some(event),
+            payload_problems,
+        })
+    }
+
+    /// Where the payload is none of the template's.
+    fn payload_problems(
+        &self,
+        template: &Arc<Template>,
+        event: &InvocationEvent,
+    ) -> Result<Vec<PayloadProblem>, InvokerError> {
+        let payload = parse_payload(&event.payload_json)
+            .map_err(|error| Violations::one("payload_json", error.to_string()))?;
+        let problems = self.schemas.check(template, &payload).map_err(InvokerError::Schema)?;
+        let to_wire =
+            |SchemaProblem { field, description }: SchemaProblem| PayloadProblem { field, description };
+        Ok(problems.into_iter().map(to_wire).collect())
+    }
+
+    async fn load(
+        &self,
+        draft: &Draft,
+        call: Option<Deadline>,
+    ) -> Result<Result<Loaded, BuildError>, InvokerError> {
+        let build = self.preparer.build(&draft.source, draft.settings.language, draft.settings.memory_mib);
+        let built = match run_deadline(call, Duration::MAX)? {
+            None => build.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.instant(), build)
+                .await
+                .map_err(|_| InvokerError::BudgetTooSmall { left: Duration::ZERO })?,
+        }?;
+        Ok(built.map(|prepared| Loaded::new(prepared, &draft.settings)))
+    }
+
+    async fn run(
+        &self,
+        function: FunctionName,
+        draft: Draft,
+        loaded: Loaded,
+        event: InvocationEvent,
+        context: &CallContext,
+    ) -> Result<RunReport, InvokerError> {
+        let timeout = draft.settings.timeout;
+        let deadline = run_deadline(context.deadline, timeout)?.unwrap_or_else(|| Deadline::after(timeout));
+        let event = Event::read(&function, event)?;
+        let deployment = Arc::new(Deployment {
+            function,
+            version: VersionNumber::NONE,
+            digest: String::new(),
+            settings: draft.settings,
+            source: draft.source.into(),
+        });
+        let run = Run { deployment, loaded, event, trace: context.trace, deadline };
+        self.invoker.runner.run(run).await.map_err(InvokerError::Run)
+    }
+}
+
+fn given(lambda: TestLambda) -> Result<Draft, Violations> {
+    let settings = from_test_settings("lambda.settings", lambda.settings.unwrap_or_default())?;
+    Ok(Draft { source: lambda.source, settings })
+}
+
+/// The event of a request: what that leaves open comes from the template, or is as random as it would be in a delivery.
+fn event(request: TestInvokeRequest, template: &Template) -> InvocationEvent {
+    let or = |given: String, default: &dyn Fn() -> String| if given.is_empty() { default() } else { given };
+    let event_id = or(request.event_id, &|| format!("test-{}", Uuid::new_v4().simple()));
+    InvocationEvent {
+        conversation_id: or(request.conversation_id, &|| event_id.clone()),
+        event_id,
+        attempt: request.attempt.max(1),
+        payload_json: or(request.payload_json, &|| template.sample_payload_json.clone()),
+        headers: request.headers,
+        idempotency_key: or(request.idempotency_key, &|| Uuid::new_v4().to_string()),
+    }
+}
