@@ -80,7 +80,9 @@ impl From<InvokerError> for Status {
             InvokerError::FunctionNotFound(function) => ApiError::new(
                 tonic::Code::NotFound,
                 "FUNCTION_NOT_FOUND",
-                format!("{message}: create it at the registry first, or give the lambda to test in the request"),
+                format!(
+                    "{message}: create it at the registry first, or give the lambda to test in the request"
+                ),
             )
             .resource("chatfn.registry.v1.Function", function.to_string()),
             InvokerError::TemplateNotFound(template) => ApiError::new(

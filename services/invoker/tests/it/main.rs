@@ -1,15 +1,16 @@
 //! The invoker from outside: real sockets, the real engine, the real client.
 //!
 //! `egress_*.rs` are about the lambdas' outbound HTTP by itself, with scripted name servers; `runs.rs`,
-//! `refusals.rs`, `lifecycle.rs`, `prepare.rs`, `reach.rs`, `toolbelt.rs`, `secrets.rs` and `children.rs` about the whole
-//! service; `process.rs` and `confine.rs` about the process. `witness.rs`, `dns.rs`, `registry.rs` and `vault.rs` are the
-//! world outside, `outside.rs` and `service.rs` the subjects.
+//! `refusals.rs`, `lifecycle.rs`, `prepare.rs`, `test_invoke.rs`, `reach.rs`, `toolbelt.rs`, `secrets.rs` and
+//! `children.rs` about the whole service; `process.rs` and `confine.rs` about the process. `witness.rs`, `dns.rs`,
+//! `registry.rs`, `drafts.rs` and `vault.rs` are the world outside, `outside.rs` and `service.rs` the subjects.
 
 use std::time::Duration;
 
 mod children;
 mod confine;
 mod dns;
+mod drafts;
 mod egress_addresses;
 mod egress_answers;
 mod egress_limits;
@@ -27,6 +28,7 @@ mod registry;
 mod runs;
 mod secrets;
 mod service;
+mod test_invoke;
 mod toolbelt;
 mod vault;
 mod witness;

@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use chatfn_deployments::{Deployment, Deployments};
+use chatfn_deployments::{Deployment, Deployments, Template};
 use chatfn_domain::{function::version_digest, settings::FunctionSettings};
 use chatfn_invoker::{Config, run, run_with};
 use chatfn_proto::invoker::v1::{
-    FailureKind, InvocationEvent, InvokeRequest, LambdaFailure, PrepareRequest, RunReport,
-    invoker_service_client::InvokerServiceClient, prepare_response, run_report,
+    FailureKind, InvocationEvent, InvokeRequest, LambdaFailure, PrepareRequest, RunReport, TestInvokeRequest,
+    TestInvokeResponse, invoker_service_client::InvokerServiceClient, prepare_response, run_report,
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, RequestExt as _, Shutdown, connect};
 use clap::Parser as _;
@@ -30,9 +30,16 @@ pub(crate) struct Service {
 pub(crate) const LOCAL: &str = "--egress-allow-cidr=127.0.0.1/32";
 
 impl Service {
-    /// With these versions live, and nothing ever changing.
+    /// With these versions live, the template of the tests' function, and nothing ever changing.
     pub(crate) async fn start(live: impl IntoIterator<Item = Deployment>, flags: &[&str]) -> Self {
-        let deployments = Deployments::fixed(live, []);
+        let template = Template {
+            name: "chat.start".parse().unwrap(),
+            payload_schema_json: r#"{"properties": {"text": {"type": "string"}}, "required": ["text"]}"#
+                .into(),
+            sample_payload_json: r#"{"text": "a sample"}"#.into(),
+            fires_once: true,
+        };
+        let deployments = Deployments::fixed(live, [template]);
         Self::spawn(flags, |config, listener, shutdown| {
             tokio::spawn(run_with(config, deployments, listener, shutdown))
         })
@@ -132,6 +139,14 @@ impl Service {
         answer
             .map(|answer| answer.into_inner().outcome.expect("an outcome"))
             .map_err(|status| ErrorReport::from_status(&status))
+    }
+
+    pub(crate) async fn test_invoke(
+        &self,
+        request: impl tonic::IntoRequest<TestInvokeRequest>,
+    ) -> Result<TestInvokeResponse, ErrorReport> {
+        let answer = InvokerServiceClient::new(self.client.clone()).test_invoke(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| ErrorReport::from_status(&status))
     }
 }
 
