@@ -9,8 +9,11 @@ mod prelude;
 mod quickjs;
 #[path = "build/toolchain.rs"]
 mod toolchain;
+#[path = "build/typescript.rs"]
+mod typescript;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -40,6 +43,7 @@ fn main() {
         files.push(prelude::File::bundle(name, &bundle::bundle(&guest, entry, global)));
     }
     prelude::write_header(files, &out.join("prelude.h"));
+    fs::write(out.join("typescript.wasm"), typescript::module(&guest)).expect("cannot write to OUT_DIR");
 
     let shim = guest.join("shim.c");
     let sources = [shim, quickjs.join("libregexp.c"), quickjs.join("libunicode.c"), quickjs.join("dtoa.c")];

@@ -92,6 +92,7 @@ fn to_build_error(error: PrepareError) -> BuildError {
         PrepareError::ForbiddenAtTopLevel { line, column, .. } => {
             (BuildErrorKind::ForbiddenAtTopLevel, line, column, String::new())
         }
+        PrepareError::Unreadable { .. } => (BuildErrorKind::Syntax, 0, 0, String::new()),
         PrepareError::NoLambda => (BuildErrorKind::NoLambda, 0, 0, String::new()),
         PrepareError::ForbiddenImport { .. } => (BuildErrorKind::UnknownModule, 0, 0, String::new()),
         PrepareError::Timeout { .. } => (BuildErrorKind::Timeout, 0, 0, String::new()),

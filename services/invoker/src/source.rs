@@ -16,8 +16,8 @@ pub(crate) async fn prepare(
     match language {
         Language::JavaScript => engine.prepare(source, limits).await,
         Language::TypeScript => {
-            let message = "TypeScript cannot be run by this release; give JavaScript".to_owned();
-            Err(PrepareError::Syntax { message, line: 1, column: 1 })
+            let javascript = engine.erase_types(source, limits).await?;
+            engine.prepare(&javascript, limits).await
         }
     }
 }

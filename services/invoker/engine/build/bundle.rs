@@ -23,7 +23,7 @@ pub(crate) fn bundle(guest: &Path, entry: &str, global: &str) -> String {
     }
 }
 
-fn give_up(problem: &str) -> ! {
+pub(crate) fn give_up(problem: &str) -> ! {
     eprintln!(
         "chatfn-engine: {problem}.\n\
          `make setup` installs Node if it is missing, and the packages that \

@@ -1,5 +1,6 @@
 //! The compiled engine, kept on disk between starts.
 
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
@@ -10,26 +11,28 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Module;
 
 use crate::engine::EngineError;
-use crate::snapshot;
 
 const MAGIC: &[u8; 8] = b"chatfn01";
 const DIGEST_BYTES: usize = 32;
 /// Write permission of group and others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The module, and whether it came from the cache.
+/// The module that `finish` makes of `guest`, compiled, and whether it came from the cache.
 pub(crate) fn load_or_compile(
     engine: &wasmtime::Engine,
-    guest: &[u8],
+    name: &str,
+    guest: &'static [u8],
+    finish: impl FnOnce(&'static [u8]) -> Result<Cow<'static, [u8]>, EngineError>,
     cache_dir: Option<&Path>,
 ) -> Result<(Module, bool), EngineError> {
-    let Some(dir) = cache_dir else { return Ok((compile(engine, guest)?, false)) };
+    let compile = || Module::new(engine, finish(guest)?).map_err(EngineError::Compile);
+    let Some(dir) = cache_dir else { return Ok((compile()?, false)) };
     secure(dir)?;
-    let path = dir.join(file_name(engine, guest));
+    let path = dir.join(file_name(engine, name, guest));
     if let Some(module) = load(engine, &path) {
         return Ok((module, true));
     }
-    let module = compile(engine, guest)?;
+    let module = compile()?;
     if let Err(error) = store(&module, &path) {
         tracing::warn!(
             path = %path.display(),
@@ -49,17 +52,12 @@ pub(crate) fn copy_to(engine: &wasmtime::Engine, module: &Module) -> Result<Modu
     unsafe { Module::deserialize(engine, &code) }.map_err(EngineError::Compile)
 }
 
-fn compile(engine: &wasmtime::Engine, guest: &[u8]) -> Result<Module, EngineError> {
-    let image = snapshot::preinitialise(guest)?;
-    Module::new(engine, image).map_err(EngineError::Compile)
-}
-
 /// Names the guest, and everything of Wasmtime that the machine code depends on.
-fn file_name(engine: &wasmtime::Engine, guest: &[u8]) -> String {
+fn file_name(engine: &wasmtime::Engine, name: &str, guest: &[u8]) -> String {
     let mut compatibility = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut compatibility);
     let guest = hex::encode(&Sha256::digest(guest)[..16]);
-    format!("engine-{guest}-{:016x}.bin", compatibility.finish())
+    format!("{name}-{guest}-{:016x}.bin", compatibility.finish())
 }
 
 /// Makes the folder, or checks that nobody else can put code there.

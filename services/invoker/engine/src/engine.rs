@@ -1,5 +1,6 @@
 //! The engine: made once, then prepares and runs functions.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,9 @@ use crate::calibrate;
 use crate::config::{EngineConfig, ResetPath};
 use crate::delta::Delta;
 use crate::pool::{Live, Pool, PoolConfig};
+use crate::snapshot;
 use crate::ticker::Ticker;
+use crate::typescript::TypeScript;
 
 /// The guest as the build made it, before its `init` has run.
 static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
@@ -30,6 +33,8 @@ pub(crate) struct Inner {
     /// Apart from `runs`: top-level code writes far more memory than a run, and a slot that keeps so much
     /// costs every later run in it.
     pub(crate) prepares: Pool,
+    /// Used in the slots of `prepares`.
+    pub(crate) typescript: TypeScript,
     pub(crate) bridges: Bridges,
     /// The memory that every sandbox starts with.
     image: Box<[u8]>,
@@ -101,8 +106,10 @@ impl Engine {
 
         let (run_engine, prepare_engine) = (runs.engine()?, prepares.engine()?);
         let cache_dir = config.cache_dir.as_deref();
-        let (module, from_cache) = artifact::load_or_compile(&run_engine, GUEST, cache_dir)?;
+        let finish = |guest: &'static [u8]| snapshot::preinitialise(guest).map(Cow::Owned);
+        let (module, from_cache) = artifact::load_or_compile(&run_engine, "engine", GUEST, finish, cache_dir)?;
         let again = artifact::copy_to(&prepare_engine, &module)?;
+        let typescript = TypeScript::load(&prepare_engine, cache_dir)?;
         let ticker = Ticker::start(vec![run_engine.clone(), prepare_engine.clone()]);
         let runs = Pool::new(run_engine, &module, config.max_sandboxes)?;
         let prepares = Pool::new(prepare_engine, &again, config.max_prepares)?;
@@ -111,6 +118,7 @@ impl Engine {
             // Not of a slot for runs: reading leaves traces there.
             image: prepares.read_image()?,
             prepares,
+            typescript,
             runs,
             bridges: Bridges::default(),
             config,

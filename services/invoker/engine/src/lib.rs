@@ -60,6 +60,7 @@ mod run;
 mod sandbox;
 mod snapshot;
 mod ticker;
+mod typescript;
 mod verdict;
 mod wire;
 

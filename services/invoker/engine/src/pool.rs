@@ -116,6 +116,19 @@ impl Pool {
         self.slots.available_permits()
     }
 
+    /// A store for whatever is made in a slot. Its code traps at `deadline`.
+    pub(crate) fn store<T: 'static>(&self, data: T, deadline: Instant) -> Store<T> {
+        let mut store = Store::new(&self.engine, data);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |_| {
+            if Instant::now() >= deadline {
+                return Err(DeadlinePassed.into());
+            }
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        store
+    }
+
     /// The memory that every sandbox starts with.
     pub(crate) fn read_image(&self) -> Result<Box<[u8]>, EngineError> {
         let mut store = Store::new(&self.engine, Sandbox::for_init());
@@ -142,15 +155,8 @@ impl Pool {
 
     async fn instantiate(&self, sandbox: Sandbox, function: Option<&Delta>) -> wasmtime::Result<Live> {
         let deadline = sandbox.deadline;
-        let mut store = Store::new(&self.engine, sandbox);
+        let mut store = self.store(sandbox, deadline);
         store.limiter(|sandbox| &mut sandbox.memory);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| {
-            if Instant::now() >= deadline {
-                return Err(DeadlinePassed.into());
-            }
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-        });
         let instance = self.pre.instantiate_async(&mut store).await?;
         let missing = || wasmtime::Error::msg("the guest lacks an export");
         let exported = instance.get_module_export(&mut store, &self.exports.memory);

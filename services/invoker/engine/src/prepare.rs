@@ -31,11 +31,7 @@ impl Engine {
     /// Says why the source cannot be deployed; only [`PrepareError::NoCapacity`] and
     /// [`PrepareError::Internal`] are not the author's to solve.
     pub async fn prepare(&self, source: &str, limits: PrepareLimits) -> Result<Prepared, PrepareError> {
-        let actual = source.chars().count();
-        if actual > limits.source_chars {
-            let (what, limit, unit) = ("the source", limits.source_chars, "characters");
-            return Err(PrepareError::TooLarge { what, actual, limit, unit });
-        }
+        limits.check_source(source)?;
         let source = Bytes::copy_from_slice(source.as_bytes());
         let deadline = Instant::now() + limits.timeout;
         match self.prepare_as(Goal::Script, source.clone(), deadline, limits).await {

@@ -63,6 +63,17 @@ pub struct PrepareLimits {
     pub artifact_bytes: usize,
 }
 
+impl PrepareLimits {
+    /// Refuses a source that is too long.
+    pub(crate) fn check_source(&self, source: &str) -> Result<(), PrepareError> {
+        let (actual, limit) = (source.chars().count(), self.source_chars);
+        if actual > limit {
+            return Err(PrepareError::TooLarge { what: "the source", actual, limit, unit: "characters" });
+        }
+        Ok(())
+    }
+}
+
 impl Default for PrepareLimits {
     fn default() -> Self {
         Self {
@@ -87,6 +98,12 @@ pub enum PrepareError {
         line: u32,
         /// Where it gave up, in characters.
         column: u32,
+    },
+    /// It may be TypeScript, but nobody will ever know.
+    #[error("the source cannot be read as TypeScript, {why}: simplify what nests, or write it in JavaScript")]
+    Unreadable {
+        /// What kept the parser from it.
+        why: &'static str,
     },
     /// It defines and exports no `lambda`.
     #[error(

@@ -93,6 +93,7 @@ impl Sandbox {
 }
 
 /// Bounds the memory of a sandbox and remembers whether the bound was met.
+#[derive(Debug)]
 pub(crate) struct MemoryLimit {
     pub(crate) bytes: usize,
     pub(crate) denied: bool,

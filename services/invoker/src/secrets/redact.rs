@@ -72,6 +72,9 @@ impl SecretsRead {
         }
         for entry in &mut report.logs {
             redactor.text(&mut entry.message);
+            if !entry.extras_json.is_empty() {
+                redactor.json(&mut entry.extras_json);
+            }
         }
         for call in &mut report.outbound_calls {
             redactor.url(&mut call.url);

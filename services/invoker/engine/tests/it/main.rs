@@ -20,4 +20,5 @@ mod support;
 mod timers;
 mod toolbelt;
 mod toolbelt_http;
+mod typescript;
 mod web;
