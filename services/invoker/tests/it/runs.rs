@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chatfn_domain::settings::FunctionSettings;
+use chatfn_domain::settings::{FunctionSettings, Language};
 use chatfn_proto::invoker::v1::{FailureKind, Header, LogLevel};
 use chatfn_rpc::RequestExt as _;
 use serde_json::json;
@@ -112,6 +112,22 @@ async fn a_lambda_that_throws_is_a_report() {
     assert_eq!((&*thrown.error_name, &*thrown.message), ("RangeError", "no such queue"));
     assert!(thrown.stack.contains(":3:"), "{}", thrown.stack);
     assert_eq!(logged(&report), ["about to fail"]);
+}
+
+#[tokio::test]
+async fn typescript_runs_and_fails_in_its_own_terms() {
+    let source = "interface Payload { text?: string }\n\
+      async function lambda(input: { payload: Payload }, context: { eventId: string }): Promise<string> {\n  \
+        if (context.eventId === 'fail') throw new TypeError(input.payload!.text as string);\n  \
+        return input.payload.text satisfies string | undefined ?? '';\n\
+      }";
+    let settings =
+        FunctionSettings { timeout: PATIENCE, language: Language::TypeScript, ..FunctionSettings::default() };
+    let service = Service::start([with_settings(1, source, settings)], &[]).await;
+    assert_eq!(result(&service.invoke("e-1").await.unwrap()), "hello");
+    let report = service.invoke("fail").await.unwrap();
+    let thrown = failure(&report, FailureKind::Thrown);
+    assert!(thrown.stack.contains("lambda (lambda.js:3:"), "{}", thrown.stack);
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use chatfn_domain::settings::FunctionSettings;
 use chatfn_proto::{
     convert::to_duration,
     invoker::v1::{
-        BuildErrorKind, FailureKind, Header, RunReport, TestInvokeRequest, TestInvokeResponse, TestLambda,
-        TestSettings, TestedSource, test_invoke_response::Outcome,
+        BuildErrorKind, FailureKind, Header, Language, RunReport, TestInvokeRequest, TestInvokeResponse,
+        TestLambda, TestSettings, TestedSource, test_invoke_response::Outcome,
     },
 };
 use chatfn_rpc::RequestExt as _;
@@ -153,6 +153,13 @@ async fn a_source_that_does_not_build_is_an_answer() {
         service.test_invoke(given("async function lambda() {\n  const = 1;\n}", &[])).await.unwrap();
     let Some(Outcome::BuildError(error)) = response.outcome else { panic!("{response:?}") };
     assert_eq!((error.kind(), error.line, error.column), (BuildErrorKind::Syntax, 2, 9), "{error:?}");
+
+    let mut typed = given("enum Colour { Red }\nasync function lambda() {}", &[]);
+    typed.lambda.as_mut().unwrap().settings.as_mut().unwrap().language = Language::Typescript.into();
+    let response = service.test_invoke(typed).await.unwrap();
+    let Some(Outcome::BuildError(error)) = response.outcome else { panic!("{response:?}") };
+    assert_eq!((error.kind(), error.line, error.column), (BuildErrorKind::Syntax, 1, 1), "{error:?}");
+    assert!(error.message.contains("write it in JavaScript"), "{error:?}");
 }
 
 #[tokio::test]

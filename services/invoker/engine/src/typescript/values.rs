@@ -26,7 +26,10 @@ const MAX_TEXT: usize = 4 << 20;
 enum Value {
     Undefined,
     /// The source, which lies in the module's memory.
-    Input { at: u32, length: u32 },
+    Input {
+        at: u32,
+        length: u32,
+    },
     Text(Arc<str>),
     Number(f64),
     /// The place among the objects.
@@ -142,12 +145,16 @@ pub(super) fn linker(engine: &wasmtime::Engine, module: &Module) -> Result<Linke
         caller.data().get(value).map(|value| i32::from(matches!(value, Value::Undefined)))
     })?;
     linker.func_wrap(IMPORTS, "__wbindgen_string_get", string_get)?;
-    linker.func_wrap(IMPORTS, "__wbindgen_string_new", |mut caller: Caller<'_, Values>, at: u32, len: u32| {
-        let (memory, values) = parts(&mut caller)?;
-        let bytes = memory.get(at as usize..).and_then(|rest| rest.get(..len as usize));
-        let text = bytes.and_then(|bytes| str::from_utf8(bytes).ok());
-        values.add_text(text.ok_or_else(|| fault("a text that is not one"))?)
-    })?;
+    linker.func_wrap(
+        IMPORTS,
+        "__wbindgen_string_new",
+        |mut caller: Caller<'_, Values>, at: u32, len: u32| {
+            let (memory, values) = parts(&mut caller)?;
+            let bytes = memory.get(at as usize..).and_then(|rest| rest.get(..len as usize));
+            let text = bytes.and_then(|bytes| str::from_utf8(bytes).ok());
+            values.add_text(text.ok_or_else(|| fault("a text that is not one"))?)
+        },
+    )?;
     linker.func_wrap(IMPORTS, "__wbindgen_number_new", |mut caller: Caller<'_, Values>, number: f64| {
         caller.data_mut().add(Value::Number(number))
     })?;
@@ -161,10 +168,14 @@ pub(super) fn linker(engine: &wasmtime::Engine, module: &Module) -> Result<Linke
             caller.data_mut().set(object, key, value)
         },
     )?;
-    linker.func_wrap(IMPORTS, "__wbindgen_object_clone_ref", |mut caller: Caller<'_, Values>, value: u32| {
-        let value = caller.data().get(value)?.clone();
-        caller.data_mut().add(value)
-    })?;
+    linker.func_wrap(
+        IMPORTS,
+        "__wbindgen_object_clone_ref",
+        |mut caller: Caller<'_, Values>, value: u32| {
+            let value = caller.data().get(value)?.clone();
+            caller.data_mut().add(value)
+        },
+    )?;
     linker.func_wrap(IMPORTS, "__wbindgen_object_drop_ref", |_: Caller<'_, Values>, _: u32| {})?;
     linker.define_unknown_imports_as_traps(module)?;
     Ok(linker)

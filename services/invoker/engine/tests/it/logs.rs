@@ -127,3 +127,38 @@ async fn lines_survive_every_end() {
     let report = slot.endless_after(body, Arc::new(NoHost), "before").await;
     assert_eq!(messages(&report.logs), ["started", "before"]);
 }
+
+#[tokio::test]
+async fn what_follows_a_string_is_kept_for_programs() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() {
+      console.info('paid', { orderId: 7 }, 'twice', [1n]);
+      console.info('only', 'text');
+      console.info({ first: 'is no text' });
+      const it = {}; it.it = it; console.warn('a cycle', it);
+      console.error('failed', Object.assign(new RangeError('no'), { code: 'E' }));
+    }";
+    let report = slot.run(source, call("1")).await;
+    let extras: Vec<_> = report.logs.iter().map(|entry| entry.extras_json.as_str()).collect();
+    assert_eq!(extras[..4], [r#"[{"orderId":7},"twice",["1"]]"#, "", "", ""]);
+    assert!(report.logs[0].message.starts_with("paid") && report.logs[0].message.contains("orderId"));
+    let error: serde_json::Value = serde_json::from_str(extras[4]).unwrap();
+    assert_eq!((&error[0]["name"], &error[0]["message"]), (&"RangeError".into(), &"no".into()));
+    assert_eq!(error[0]["code"], "E");
+    assert!(error[0]["stack"].as_str().unwrap().contains("lambda.js:6:"), "{error}");
+}
+
+#[tokio::test]
+async fn extras_count_towards_the_limit() {
+    let slot = Slot::new().await;
+    let source = "async function lambda() {
+      for (let n = 0; n < 3; n++) console.log('line', { text: 'x'.repeat(15_000) });
+    }";
+    let report = slot.run(source, call("1")).await;
+    assert!(
+        report.logs_truncated,
+        "three lines of 15,000 characters are less, with their extras they are more"
+    );
+    let bytes: usize = report.logs.iter().map(|entry| entry.message.len() + entry.extras_json.len()).sum();
+    assert!(bytes <= (64 << 10) + 200, "{bytes}");
+}

@@ -129,7 +129,8 @@ async fn no_source_is_too_much() {
 
 #[tokio::test]
 async fn a_source_of_the_greatest_length_is_read() {
-    let line = "export const handle = async (input: { id?: string }): Promise<string> => input.id as string; // ä\n";
+    let line =
+        "export const handle = async (input: { id?: string }): Promise<string> => input.id as string; // ä\n";
     let source: String = line.repeat(LIMITS.source_chars / line.chars().count());
     let javascript = erased(&source).await;
     assert_eq!(javascript.chars().count(), source.chars().count());
