@@ -208,7 +208,8 @@ async fn a_secret_is_nowhere_but_where_the_lambda_sends_it() {
 /// Every text of a report.
 fn texts(report: &chatfn_proto::invoker::v1::RunReport) -> Vec<String> {
     use chatfn_proto::invoker::v1::run_report::Outcome;
-    let mut texts: Vec<_> = report.logs.iter().map(|entry| entry.message.clone()).collect();
+    let mut texts: Vec<_> =
+        report.logs.iter().flat_map(|entry| [entry.message.clone(), entry.extras_json.clone()]).collect();
     for call in &report.outbound_calls {
         texts.extend([call.url.clone(), call.error_message.clone()]);
     }
