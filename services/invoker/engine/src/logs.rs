@@ -51,7 +51,8 @@ impl LogBuffer {
     /// How many bytes its lines take.
     #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn held_bytes(&self) -> usize {
-        self.entries.iter().map(|entry| size_of::<LogEntry>() + entry.message.len()).sum()
+        let bytes = |entry: &LogEntry| size_of::<LogEntry>() + entry.message.len() + entry.extras_json.len();
+        self.entries.iter().map(bytes).sum()
     }
 
     fn truncate(&mut self) {

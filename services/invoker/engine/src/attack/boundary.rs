@@ -72,8 +72,9 @@ async fn no_numbers_break_the_host() {
 async fn a_pointer_outside_of_memory_ends_the_guest() {
     for (name, args) in [
         ("input", vec![0, END - 1, 2]),
-        ("log", vec![1, END - 1, 2]),
-        ("log", vec![1, u64::from(u32::MAX), u64::from(u32::MAX)]),
+        ("log", vec![1, END - 1, 2, 0, 0]),
+        ("log", vec![1, u64::from(u32::MAX), u64::from(u32::MAX), 0, 0]),
+        ("log", vec![1, 0, 1, END - 1, 2]),
         ("random", vec![END - 1, 2]),
         ("finish", vec![END, 1]),
         ("fail", vec![0, 0, 1, END, 1, 0, 1]),
@@ -91,7 +92,7 @@ async fn numbers_that_mean_nothing_end_the_guest() {
     for (name, args) in [
         ("input", vec![3, 0, 2]),
         ("input", vec![0, 0, 1]),
-        ("log", vec![4, 0, 0]),
+        ("log", vec![4, 0, 0, 0, 0]),
         ("random", vec![0, (64 << 10) + 1]),
         ("fail", vec![99, 0, 0, 0, 0, 0, 0]),
         ("call", vec![99, 0, 0]),
@@ -113,7 +114,7 @@ async fn what_the_host_holds_is_bounded() {
     let mut attacker = Attacker::new(bounds).await;
     for _ in 0..10 {
         assert_eq!(attacker.call_named("finish", &[0, 1001]).await, Some(0));
-        assert_eq!(attacker.call_named("log", &[1, 0, END]).await, Some(0));
+        assert_eq!(attacker.call_named("log", &[1, 0, END, 0, END]).await, Some(0));
         assert_eq!(attacker.call_named("fail", &[0, 0, END, 0, END, 0, END]).await, Some(0));
         let long = write_fetch(&mut attacker, 4000);
         assert_eq!(attacker.call_named("op_start", &[1, 0, long]).await, Some(-3), "too large alone");
