@@ -107,7 +107,8 @@ impl Engine {
         let (run_engine, prepare_engine) = (runs.engine()?, prepares.engine()?);
         let cache_dir = config.cache_dir.as_deref();
         let finish = |guest: &'static [u8]| snapshot::preinitialise(guest).map(Cow::Owned);
-        let (module, from_cache) = artifact::load_or_compile(&run_engine, "engine", GUEST, finish, cache_dir)?;
+        let (module, from_cache) =
+            artifact::load_or_compile(&run_engine, "engine", GUEST, finish, cache_dir)?;
         let again = artifact::copy_to(&prepare_engine, &module)?;
         let typescript = TypeScript::load(&prepare_engine, cache_dir)?;
         let ticker = Ticker::start(vec![run_engine.clone(), prepare_engine.clone()]);
