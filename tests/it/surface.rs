@@ -27,6 +27,8 @@ async fn every_service_describes_itself_and_its_health() {
                 "chatfn.registry.v1.TemplateService",
                 "chatfn.registry.v1.FunctionService",
                 "chatfn.registry.v1.DeploymentWatchService",
+                "chatfn.registry.v1.SecretService",
+                "chatfn.registry.v1.SecretAccessService",
             ][..],
         ),
         (cluster.invoker.client(), &["chatfn.invoker.v1.InvokerService"]),
