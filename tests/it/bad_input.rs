@@ -9,8 +9,8 @@ use chatfn_proto::{
         PublishEventsRequest, event::PayloadKind, publish_result,
     },
     invoker::v1::{
-        InvocationEvent, InvokeRequest, PrepareRequest, invoker_service_client::InvokerServiceClient,
-        prepare_response,
+        InvocationEvent, InvokeRequest, Language, PrepareRequest, TestInvokeRequest, TestedSource,
+        invoker_service_client::InvokerServiceClient, prepare_response, run_report, test_invoke_response,
     },
     registry::v1::{
         CreateFunctionRequest, DeleteFunctionRequest, DeployFunctionRequest, Function, FunctionSettings,
@@ -22,6 +22,7 @@ use chatfn_rpc::ErrorReport;
 use chatfn_tests::{
     api::{self, Api, event},
     cluster::Cluster,
+    eventually,
 };
 use tonic::{Code, Status};
 
@@ -191,20 +192,34 @@ async fn the_registry_refuses_calls_on_what_is_not_there() {
 async fn a_source_that_does_not_build_is_refused_with_its_place() {
     let cluster = Cluster::start().await;
     let mut api = Api::of(&cluster);
-    for (template, source, kind, line) in [
-        ("chat.start", "async function lambda() {\n  const = 1;\n}", "SYNTAX", "2"),
-        ("chat.end", "async function handler() {}", "NO_LAMBDA", ""),
+    for (template, source, kind, place, advice) in [
+        (
+            "chat.start",
+            "async function lambda() {\n  const = 1;\n}",
+            "SYNTAX",
+            Some(("2", "9")),
+            "Correct the source there",
+        ),
+        (
+            "chat.end",
+            "async function handler() {}",
+            "NO_LAMBDA",
+            None,
+            "write `async function lambda(input, context)",
+        ),
         (
             "chat.in_queue",
             "\nfetch('http://crm.example.com');\nasync function lambda() {}",
             "FORBIDDEN_AT_TOP_LEVEL",
-            "",
+            Some(("2", "")),
+            "move the call into the lambda",
         ),
         (
             "chat.participants_change",
             "const x = require('fs');\nasync function lambda() {}",
             "UNKNOWN_MODULE",
-            "",
+            Some(("1", "19")),
+            "import one of these",
         ),
     ] {
         let function = Function { source: source.into(), ..Default::default() };
@@ -213,8 +228,12 @@ async fn a_source_that_does_not_build_is_refused_with_its_place() {
         let report = ErrorReport::from_status(&status);
         assert_eq!((report.code, report.reason.as_deref()), (Code::FailedPrecondition, Some("BUILD_FAILED")));
         assert!(report.metadata["kind"].contains(kind), "{kind}: {report:?}");
-        if !line.is_empty() {
+        assert!(report.message.contains(advice), "{advice}: {}", report.message);
+        if let Some((line, column)) = place {
             assert_eq!(report.metadata["line"], line, "{report:?}");
+            assert!(report.metadata["column"] != "0", "{report:?}");
+            let said = format!("line {line}, column {column}");
+            assert!(report.message.contains(&said), "{said}: {}", report.message);
         }
         let request = GetFunctionRequest { name: format!("accounts/acme/functions/{template}") };
         let function = api.functions.get_function(request).await.unwrap().into_inner().function.unwrap();
@@ -405,4 +424,47 @@ async fn a_message_that_is_too_large_is_refused_by_every_service() {
         let status = answer.expect_err("five MiB are too much");
         assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
     }
+}
+
+#[tokio::test]
+async fn a_draft_can_be_tested_before_it_is_deployed() {
+    let cluster = Cluster::start().await;
+    let mut api = Api::of(&cluster);
+    let mut invoker = InvokerServiceClient::new(cluster.invoker.client());
+    let source = "type Input = { payload: { chatSessionKey?: string } };\n\
+        async function lambda(input: Input, context: any): Promise<unknown[]> {\n  \
+          console.info('tested', { attempt: context.attempt as number });\n  \
+          return [input.payload.chatSessionKey!.length > 0, context.functionVersion];\n\
+        }";
+    let settings = FunctionSettings {
+        language: Language::Typescript.into(),
+        timeout: Some(to_duration(Duration::from_secs(20))),
+        ..Default::default()
+    };
+    let function = Function { source: source.into(), ..with_settings(settings) };
+    api.functions.create_function(create("accounts/acme", "chat.in_queue", function)).await.unwrap();
+    let function = "accounts/acme/functions/chat.in_queue";
+    let request = |function: &str| TestInvokeRequest { function: function.into(), ..Default::default() };
+    let response = eventually("the invoker knows the templates", async || {
+        let mut invoker = InvokerServiceClient::new(cluster.invoker.client());
+        invoker.test_invoke(request(function)).await.ok()
+    })
+    .await
+    .into_inner();
+    assert_eq!(response.source(), TestedSource::Draft);
+    assert!(response.payload_problems.is_empty(), "the sample satisfies the schema: {response:?}");
+    let Some(test_invoke_response::Outcome::Report(report)) = response.outcome else {
+        panic!("{response:?}")
+    };
+    assert_eq!(report.outcome, Some(run_report::Outcome::ResultJson("[true,0]".into())));
+    assert_eq!(report.logs[0].extras_json, r#"[{"attempt":1}]"#);
+
+    let list = ListDeliveriesRequest { parent: "accounts/acme".into(), ..Default::default() };
+    let deliveries = api.deliveries.list_deliveries(list).await.unwrap().into_inner().deliveries;
+    assert!(deliveries.is_empty(), "a test is no delivery: {deliveries:?}");
+
+    let missing = invoker.test_invoke(request("accounts/acme/functions/chat.end")).await;
+    refused(missing, Code::NotFound, "FUNCTION_NOT_FOUND", "");
+    let missing = invoker.test_invoke(request("accounts/acme/functions/chat.nothing")).await;
+    refused(missing, Code::NotFound, "TEMPLATE_NOT_FOUND", "");
 }

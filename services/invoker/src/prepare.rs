@@ -94,7 +94,9 @@ fn to_build_error(error: PrepareError) -> BuildError {
         }
         PrepareError::Unreadable { .. } => (BuildErrorKind::Syntax, 0, 0, String::new()),
         PrepareError::NoLambda => (BuildErrorKind::NoLambda, 0, 0, String::new()),
-        PrepareError::ForbiddenImport { .. } => (BuildErrorKind::UnknownModule, 0, 0, String::new()),
+        PrepareError::ForbiddenImport { line, column, .. } => {
+            (BuildErrorKind::UnknownModule, line, column, String::new())
+        }
         PrepareError::Timeout { .. } => (BuildErrorKind::Timeout, 0, 0, String::new()),
         PrepareError::Memory { .. } => (BuildErrorKind::OutOfMemory, 0, 0, String::new()),
         PrepareError::TooLarge { .. } => (BuildErrorKind::TooLarge, 0, 0, String::new()),

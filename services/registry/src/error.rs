@@ -224,7 +224,7 @@ impl From<RegistryError> for ApiError {
 fn build_failed(function: &FunctionName, error: &BuildError) -> ApiError {
     ApiError::failed_precondition(
         "BUILD_FAILED",
-        format!("{function} was not deployed, its source does not build: {}", error.sentence()),
+        format!("{function} was not deployed, its source does not build: {}", error.message()),
     )
     .resource("function", function.to_string())
     .metadata("kind", error.kind())

@@ -99,7 +99,11 @@ fn check(live: &mut Live, ended: wasmtime::Result<()>, limits: PrepareLimits) ->
     match (ended, sandbox.verdict.take()) {
         (Ok(()), Some(Verdict::Finished(_))) => Ok(()),
         (Ok(()), Some(Verdict::Failed(failure))) => {
-            Err(if sandbox.memory.denied && failure.says_out_of_memory() { memory } else { refuse(failure) })
+            Err(if sandbox.memory.denied && failure.says_out_of_memory() {
+                memory
+            } else {
+                refuse(failure, &sandbox.inputs[0])
+            })
         }
         (Err(trap), _) if trap.is::<DeadlinePassed>() => Err(PrepareError::Timeout { limit: limits.timeout }),
         (Err(_), _) if sandbox.memory.denied => Err(memory),
@@ -111,19 +115,31 @@ fn check(live: &mut Live, ended: wasmtime::Result<()>, limits: PrepareLimits) ->
     }
 }
 
-fn refuse(failure: GuestFailure) -> PrepareError {
+fn refuse(failure: GuestFailure, source: &[u8]) -> PrepareError {
     let (line, column) = failure.location();
     let GuestFailure { kind, name, message, stack } = failure;
     match kind {
         GuestFailureKind::Syntax => PrepareError::Syntax { message, line, column },
         GuestFailureKind::NoLambda => PrepareError::NoLambda,
-        GuestFailureKind::Import => PrepareError::ForbiddenImport {
-            specifier: message,
-            available: stack.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
-        },
+        GuestFailureKind::Import => {
+            let (line, column) = place_of(&message, source);
+            let available = stack.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            PrepareError::ForbiddenImport { specifier: message, available, line, column }
+        }
         GuestFailureKind::TopLevel => PrepareError::ForbiddenAtTopLevel { what: message, line, column },
         GuestFailureKind::Thrown | GuestFailureKind::NeverSettles | GuestFailureKind::NotJson => {
             PrepareError::TopLevelThrow { name, message, stack, line, column }
         }
     }
+}
+
+/// Where a source first names a module, or zeros. The engine does not tell where an `import` is.
+fn place_of(specifier: &str, source: &[u8]) -> (u32, u32) {
+    let source = String::from_utf8_lossy(source);
+    let quoted = ['\'', '"', '`'].map(|quote| source.find(&format!("{quote}{specifier}{quote}")));
+    let Some(at) = quoted.into_iter().flatten().min() else { return (0, 0) };
+    let before = &source[..at];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|letter| *letter != '\n').count() + 1;
+    (u32::try_from(line).unwrap_or(0), u32::try_from(column).unwrap_or(0))
 }

@@ -90,7 +90,7 @@ impl Default for PrepareLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// It is not JavaScript.
-    #[error("syntax error at line {line}, column {column}: {message}")]
+    #[error("syntax error at line {line}, column {column}: {message}. Correct the source there")]
     Syntax {
         /// What the parser said.
         message: String,
@@ -126,17 +126,26 @@ pub enum PrepareError {
         column: u32,
     },
     /// It asks for a module that does not exist.
-    #[error("there is no module '{specifier}'; available: {}", available.join(", "))]
+    #[error(
+        "there is no module '{specifier}'{}; import one of these, or bundle what you need into the source: {}",
+        at(*line, *column),
+        available.join(", ")
+    )]
     ForbiddenImport {
         /// What it asked for.
         specifier: String,
         /// All that it may ask for.
         available: Vec<String>,
+        /// Where it asks.
+        line: u32,
+        /// Where it asks, in characters.
+        column: u32,
     },
     /// Its top-level code did what only a run may do: fetch, set a timer, draw a random number.
     #[error(
-        "{what} is not available in top-level code (line {line}, column {column}): that runs once, when the \
-         function is deployed; move the call into the lambda"
+        "{what} is not available in top-level code{}: that runs once, when the function is deployed; move the call into \
+         the lambda",
+        at(*line, *column)
     )]
     ForbiddenAtTopLevel {
         /// What it did.
@@ -147,13 +156,16 @@ pub enum PrepareError {
         column: u32,
     },
     /// Its top-level code did not end.
-    #[error("top-level code did not end within {} ms", limit.as_millis())]
+    #[error("top-level code did not end within {} ms; move what takes so long into the lambda", limit.as_millis())]
     Timeout {
         /// The limit.
         limit: Duration,
     },
     /// Its top-level code needs too much memory.
-    #[error("top-level code needs more than {limit_bytes} bytes of memory")]
+    #[error(
+        "top-level code needs more than {} MiB of memory; make less of it, or raise memory_mib",
+        limit_bytes >> 20
+    )]
     Memory {
         /// The limit.
         limit_bytes: usize,
@@ -182,4 +194,9 @@ pub enum PrepareError {
         #[source]
         source: Option<wasmtime::Error>,
     },
+}
+
+/// ` at line 3, column 7`, or nothing if the place is not known.
+fn at(line: u32, column: u32) -> String {
+    if line == 0 { String::new() } else { format!(" at line {line}, column {column}") }
 }

@@ -32,7 +32,7 @@ async fn a_source_that_is_not_fine_is_explained() {
             11,
         ),
         ("const lambda = 1;", BuildErrorKind::NoLambda, 0, 0),
-        ("require('fs'); async function lambda() {}", BuildErrorKind::UnknownModule, 0, 0),
+        ("require('fs'); async function lambda() {}", BuildErrorKind::UnknownModule, 1, 9),
         ("while (true) {} async function lambda() {}", BuildErrorKind::Timeout, 0, 0),
         (
             "const all = []; while (true) all.push('x'.repeat(1 << 20) + all.length); async function lambda() {}",

@@ -53,13 +53,17 @@ async fn top_level_code_runs_once_and_may_not_do_what_only_a_run_may() {
 
 #[tokio::test]
 async fn unknown_modules_are_refused_with_a_list() {
-    for source in [
-        "const fs = require('fs'); async function lambda() {}",
-        "import fs from 'fs'; export async function lambda() {}",
+    for (source, place) in [
+        ("const fs = require('fs'); async function lambda() {}", (1, 20)),
+        ("\n  import fs from \"fs\"; export async function lambda() {}", (2, 18)),
+        ("const fs = require('f' + 's'); async function lambda() {}", (0, 0)),
     ] {
         let error = refusal(source).await;
-        let PrepareError::ForbiddenImport { specifier, available } = &error else { panic!("{error:?}") };
-        assert_eq!(specifier, "fs");
+        let PrepareError::ForbiddenImport { specifier, available, line, column } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((specifier.as_str(), (*line, *column)), ("fs", place), "{source}");
+        assert_eq!(error.to_string().contains("at line"), place.0 > 0, "{error}");
         assert!(available.iter().any(|name| name == "url"), "{available:?}");
     }
     for source in [
