@@ -73,7 +73,7 @@ impl GuestFailure {
                 (self.name.as_str(), self.message.as_str()),
                 (
                     "InternalError",
-                    "out of memory" | "out of memory in regexp execution" | "Invalid error message"
+                    "out of memory" | "out of memory in regexp execution" | "Invalid error message" | ""
                 ) | ("Error", "null")
             )
     }

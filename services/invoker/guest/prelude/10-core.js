@@ -40,9 +40,10 @@ chatfn.onlyInRuns = (what) => {
   if (!host.isRunning()) chatfn.forbid(what);
 };
 
-// Our own frames mean nothing to an author.
-const cleanStack = (stack) =>
-  String(stack).split('\n').filter((line) => line !== '' && !line.includes('(chatfn:')).join('\n');
+// Our own frames mean nothing to an author, nor does the place in a text that JSON.parse puts on the stack.
+const isForeign = (line) => line === '' || line.includes('(chatfn:') || line.includes('at <input>:');
+chatfn.cleanStack = (stack) => String(stack).split('\n').filter((line) => !isForeign(line)).join('\n');
+const { cleanStack } = chatfn;
 
 const MAX_CAUSES = 4;
 

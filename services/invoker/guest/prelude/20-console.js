@@ -52,7 +52,7 @@ const elapsed = (label) => {
   return since === undefined ? `${label}: no such timer` : `${label}: ${(host.monotonic() - since).toFixed(3)}ms`;
 };
 
-const callSite = () => new Error().stack.split('\n').filter((line) => line !== '' && !line.includes('(chatfn:')).join('\n');
+const callSite = () => chatfn.cleanStack(new Error().stack);
 
 chatfn.define('console', {
   debug: (...values) => write('debug', values),

@@ -1,7 +1,7 @@
 // Operations that the host carries out. A request is a JSON header and a body; so is an answer.
 // Layout: four bytes with the header's length, little endian, then the header, then the body.
 
-const pending = new Map(); // id -> { what, resolve, reject }
+const pending = new Map(); // id -> { what, stack, resolve, reject }
 
 // Answers of the host to a start.
 const TOO_MANY = -1;
@@ -16,10 +16,15 @@ const encode = (header, body) => {
   return request;
 };
 
-const toError = ({ name, message, code }) => {
-  if (name === 'AbortError' || name === 'TimeoutError') return new DOMException(message, name);
-  const error = new TypeError(message);
-  if (name) Object.defineProperty(error, 'name', { value: name, writable: true, configurable: true });
+const { defineProperty } = Object;
+
+// `stack` is that of the start: where the answer arrives, nothing of the author's is on the stack.
+const toError = ({ name, message, code }, stack) => {
+  const isDom = name === 'AbortError' || name === 'TimeoutError';
+  const error = isDom ? new DOMException(message, name) : new TypeError(message);
+  const own = { writable: true, configurable: true };
+  defineProperty(error, 'stack', { value: stack, ...own });
+  if (name && !isDom) defineProperty(error, 'name', { value: name, ...own });
   if (code) error.code = code;
   return error;
 };
@@ -33,7 +38,8 @@ chatfn.startOp = (what, kind, header, body) => {
         : 'the request is not valid; its URL and headers may have at most 64 KiB';
     throw new TypeError(`${what}: ${why}`);
   }
-  const promise = new Promise((resolve, reject) => pending.set(id, { what, resolve, reject }));
+  const { stack } = new Error();
+  const promise = new Promise((resolve, reject) => pending.set(id, { what, stack, resolve, reject }));
   return { id, promise };
 };
 
@@ -53,7 +59,7 @@ chatfn.opDone = (id) => {
   const size = new DataView(buffer).getUint32(0, true);
   const [head] = host.decodePrefix(new Uint8Array(buffer, 4, size));
   const header = JSON.parse(head);
-  if (header.error !== undefined) op.reject(toError(header.error));
+  if (header.error !== undefined) op.reject(toError(header.error, op.stack));
   else op.resolve({ header, body: new Uint8Array(buffer, 4 + size) });
 };
 

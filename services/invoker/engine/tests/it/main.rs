@@ -20,5 +20,6 @@ mod support;
 mod timers;
 mod toolbelt;
 mod toolbelt_http;
+mod traces;
 mod typescript;
 mod web;
