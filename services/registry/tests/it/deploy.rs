@@ -44,7 +44,7 @@ async fn numbers(registry: &Registry) -> Vec<i64> {
 fn syntax_error() -> BuildError {
     BuildError {
         kind: BuildErrorKind::Syntax.into(),
-        message: "unexpected token '}'".into(),
+        message: "syntax error at line 3, column 7: unexpected token '}'".into(),
         line: 3,
         column: 7,
         stack: String::new(),
