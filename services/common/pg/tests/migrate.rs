@@ -45,7 +45,8 @@ async fn count(pool: &PgPool, table: &'static str) -> i64 {
     sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(pool).await.unwrap()
 }
 
-/// Returns when a session of a migration waits for a lock on a table.
+/// Returns when a session of a migration waits for a lock on a table. Postgres tells nobody, so this looks
+/// again and again; the sleep only lets others work in between.
 async fn migration_waits_for_a_lock(pool: &PgPool) {
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
                    AND application_name = 'chatfn-db' AND wait_event_type = 'Lock')";

@@ -45,10 +45,16 @@ fn is_alive(pid: i32) -> bool {
     }
 }
 
-async fn ended(pid: i32) {
-    while is_alive(pid) {
+/// Returns when `holds` does. What other processes do is not told to this one, so it looks again and again;
+/// the sleep only lets them work in between.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn ended(pid: i32) {
+    until(|| !is_alive(pid)).await;
 }
 
 #[tokio::test]
@@ -227,7 +233,5 @@ async fn a_killed_owner_leaves_neither_server_nor_temporary_folder() {
     owner.kill().unwrap();
     owner.wait().unwrap();
     ended(pid).await;
-    while data.parent().unwrap().exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(|| !data.parent().unwrap().exists()).await;
 }

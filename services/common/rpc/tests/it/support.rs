@@ -214,7 +214,8 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.expect("hangs")
 }
 
-/// Tries until `attempt` gives something.
+/// Tries until `attempt` gives something. For what a peer does and nothing here is told of; the sleep only lets
+/// it work in between.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut attempt: impl FnMut() -> F) -> T {
     within(async {
         loop {
