@@ -11,6 +11,8 @@ RUSTC_WORKSPACE_WRAPPER="$PWD/fuzz/instrument.sh" cargo build --locked -p chatfn
 
 findings=target/fuzz/findings
 mkdir -p "$findings"
+started=$(mktemp)
+trap 'rm -f "$started"' EXIT
 failed=()
 for target in "${targets[@]}"; do
     echo "fuzz: $target for $seconds s"
@@ -29,8 +31,8 @@ for target in "${targets[@]}"; do
 done
 if [ ${#failed[@]} -gt 0 ]; then
     echo "fuzz: found something in ${failed[*]}; the inputs:"
-    ls "$findings"
-    echo "fuzz: run one again with target/debug/fuzz-TARGET $findings/FILE"
+    find "$findings" -type f -newer "$started"
+    echo "fuzz: run one again with target/debug/fuzz-TARGET FILE"
     exit 1
 fi
 echo "fuzz: nothing found"

@@ -26,6 +26,7 @@
 /* Names that prepared code and a run may add before the table of names has to grow. */
 #define NEW_ATOMS 1024
 #define ATOM_HASH_SIZE 4096
+#define NEW_SHAPES 256
 #define SHAPE_HASH_BITS 11
 
 enum input { INPUT_SOURCE = 0, INPUT_EVENT = 0, INPUT_CONTEXT = 1, INPUT_ENV = 2 };
@@ -548,7 +549,11 @@ static void gather_tables(void)
     rt->atom_size += NEW_ATOMS;
     JS_ResizeAtomHash(rt, ATOM_HASH_SIZE);
     rt->atom_count_resize = rt->atom_count + 2 * NEW_ATOMS;
-    resize_shape_hash(rt, SHAPE_HASH_BITS);
+    /* it grows at half of its size, and that would write to every shape of the image */
+    int bits = SHAPE_HASH_BITS;
+    while ((1 << bits) < 2 * (rt->shape_hash_count + NEW_SHAPES))
+        bits++;
+    resize_shape_hash(rt, bits);
 }
 
 /* Lets the collector pass over all objects of today, as if they were held from outside: it would write to
@@ -684,6 +689,7 @@ EXPORT("prepare") void guest_prepare(size_t len, int32_t as_module)
             return fail_pending(FAIL_THROWN);
         return fail_text(FAIL_NO_LAMBDA, "Error", "the source has no function named lambda");
     }
+    JS_RunGC(rt); /* what is garbage now would never be collected */
     freeze_objects();
     host_finish("", 0);
 }

@@ -281,12 +281,17 @@ fn to_failure(failure: LambdaFailure) -> FunctionFailure {
     FunctionFailure { status, reason, name: failure.error_name, message: failure.message }
 }
 
+/// Of a child's failure on the record of its parent. The parent itself gets all of it.
+const MAX_RECORDED_CHARS: usize = 512;
+
 /// The failure on the record of the function that invoked it.
 fn recorded(failure: &FunctionFailure) -> EgressError {
     let message = match failure.name.as_str() {
         "" => failure.message.clone(),
         name => format!("{name}: {}", failure.message),
     };
+    // A report holds many records, and has to fit into a message.
+    let message = message.chars().take(MAX_RECORDED_CHARS).collect();
     EgressError::FunctionFailed { reason: failure.reason, message }
 }
 

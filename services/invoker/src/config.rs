@@ -131,7 +131,6 @@ impl Config {
             max_prepares: 2 * self.max_prepares,
             max_memory_bytes: (MAX_MEMORY_MIB as usize) << 20,
             cache_dir: self.cache_dir.clone().or_else(user_cache_dir),
-            ..EngineConfig::default()
         }
     }
 }

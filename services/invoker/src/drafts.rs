@@ -30,7 +30,7 @@ impl Drafts {
     /// The draft of a function, as it is now. Cancel safe.
     ///
     /// # Errors
-    /// There is no such function, or the registry does not answer.
+    /// There is no such function, the registry does not answer, or its answer is of a later release.
     pub(crate) async fn get(
         &self,
         name: &FunctionName,
@@ -43,10 +43,7 @@ impl Drafts {
             _ => InvokerError::RegistryUnavailable(status),
         };
         let response = self.0.clone().get_function(request).await.map_err(failed)?.into_inner();
-        let unreadable = || {
-            let problem = "the draft cannot be read by this release: upgrade the invoker to the registry's";
-            InvokerError::RegistryUnavailable(Status::internal(problem))
-        };
+        let unreadable = || InvokerError::DraftUnreadable(name.clone());
         let function = response.function.ok_or_else(unreadable)?;
         let settings = to_settings("settings", &function.settings.unwrap_or_default());
         Ok(Draft { source: function.source, settings: settings.map_err(|_| unreadable())? })

@@ -38,6 +38,9 @@ pub(crate) enum InvokerError {
     /// The registry cannot be asked for a draft.
     #[error("the registry could not be asked for the draft; nothing ran, try again")]
     RegistryUnavailable(Status),
+    /// The draft has settings that this release does not know.
+    #[error("the draft of {0} cannot be read by this invoker; nothing ran")]
+    DraftUnreadable(FunctionName),
     /// The registry did not answer within the call's deadline.
     #[error("the deadline passed while the registry was asked for the draft; nothing ran")]
     RegistryTimedOut,
@@ -100,6 +103,10 @@ impl From<InvokerError> for Status {
                 );
                 ApiError::unavailable("REGISTRY_UNAVAILABLE", message).retry_after(REGISTRY_RETRY)
             }
+            InvokerError::DraftUnreadable(_) => ApiError::failed_precondition(
+                "DRAFT_UNREADABLE",
+                format!("{message}: upgrade it to the registry's release"),
+            ),
             InvokerError::RegistryTimedOut => {
                 ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, message)
             }

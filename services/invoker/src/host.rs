@@ -58,6 +58,7 @@ impl RunHost {
         Box::pin(async move {
             let read = async {
                 let name = SecretName { account, key: key.parse()? };
+                family.secrets.ask(&name)?;
                 let reading = runner.secrets.read(&name, use_cache);
                 let value = tokio::time::timeout(timeout, reading)
                     .await

@@ -57,7 +57,7 @@ use self::{
     prepare::Preparer,
     run::Runner,
     secrets::Secrets,
-    test_invoke::Tester,
+    test_invoke::{MAX_TESTS, Tester},
 };
 
 /// How long background tasks may take to stop; none of them has anything to finish.
@@ -122,12 +122,13 @@ async fn serve(
     // Everything is read that has to be; from here on untrusted code runs.
     confinement.seal()?;
 
+    let registry = connect(ClientConfig::new(config.registry)).context("--registry")?;
     let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
 
     let runner = Runner {
         engine: engine.clone(),
         egress: Arc::new(egress),
-        secrets: Secrets::new(connect(ClientConfig::new(config.registry.clone())).context("--registry")?),
+        secrets: Secrets::new(registry.clone()),
         children: Children::new(deployments.clone(), functions.clone(), config.max_children),
         services: config.lp_base_url.clone(),
     };
@@ -143,7 +144,8 @@ async fn serve(
         max_runs: config.max_runs as usize,
     });
     let tester = Tester {
-        drafts: Drafts::new(connect(ClientConfig::new(config.registry)).context("--registry")?),
+        tests: Semaphore::new(MAX_TESTS),
+        drafts: Drafts::new(registry),
         schemas: Schemas::default(),
         invoker: Arc::clone(&invoker),
         preparer: Arc::clone(&preparer),

@@ -16,6 +16,7 @@ use chatfn_proto::{
     validate::Violations,
 };
 use chatfn_rpc::{CallContext, Deadline};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
@@ -28,9 +29,14 @@ use crate::{
     run::Run,
 };
 
+/// Tests at once. Few: what each prepares is its own, up to 32 MiB, and counts towards no cache.
+pub(crate) const MAX_TESTS: usize = 16;
+
 /// Runs what is not deployed. Shares the runs of the [`Invoker`] and the preparations of the [`Preparer`], so that tests
 /// come under the same limits; what it prepares is dropped after the run and takes no live version's place.
 pub(crate) struct Tester {
+    /// Tests that may begin now. They wait for the registry and for a preparation before they take a run.
+    pub(crate) tests: Semaphore,
     pub(crate) drafts: Drafts,
     pub(crate) schemas: Schemas,
     pub(crate) invoker: Arc<Invoker>,
@@ -51,8 +57,10 @@ impl Tester {
         let event = event(request, &template);
         let payload_problems = self.payload_problems(&template, &event)?;
         run_deadline(context.deadline, Duration::MAX)?;
-        // Held until the run is over, as for what is live.
-        let _permit = self.invoker.permit()?;
+        let _test = self.tests.try_acquire().map_err(|_| InvokerError::Overloaded {
+            what: "as many tests as an invoker allows",
+            limit: MAX_TESTS,
+        })?;
 
         let (source, draft) = match lambda {
             Some(lambda) => (TestedSource::Given, given(lambda)?),
@@ -60,7 +68,11 @@ impl Tester {
         };
         let outcome = match self.load(&draft, context.deadline).await? {
             Err(build_error) => Outcome::BuildError(build_error),
-            Ok(loaded) => Outcome::Report(self.run(name, draft, loaded, event.clone(), context).await?),
+            Ok(loaded) => {
+                // Held until the run is over, as for what is live.
+                let _run = self.invoker.permit()?;
+                Outcome::Report(self.run(name, draft, loaded, event.clone(), context).await?)
+            }
         };
         Ok(TestInvokeResponse {
             source: source.into(),

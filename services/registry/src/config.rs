@@ -63,8 +63,8 @@ pub struct SecretsConfig {
     /// File of the keys that encrypt secrets, one a line: `<id>: <32 bytes in base64>`
     ///
     /// The first is the active one, with which values are encrypted; the others are kept for what is not yet under
-    /// it. The file is read again when it changes. To rotate, put a new key first; when the log says so, remove the
-    /// others. `openssl rand -base64 32` makes a key.
+    /// it. The file is read again when it changes. To rotate, add a key last in the file of every registry, then
+    /// put it first in each; when the log says so, remove the others. `openssl rand -base64 32` makes a key.
     #[arg(long, env = "CHATFN_REGISTRY_SECRET_KEYS_FILE", value_name = "FILE")]
     pub secret_keys_file: Option<PathBuf>,
 

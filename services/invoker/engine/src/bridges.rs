@@ -11,12 +11,14 @@ use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-/// The kernel's pages.
+use crate::pool::KEEP_RESIDENT_BYTES;
+
+/// The pages of the kernels that matter here. With others the bridges are of no use, and do no harm.
 const PAGE: usize = 4096;
 /// How many stretches are left to a run of no special kind. A lambda may write to others besides.
 const STRETCHES: usize = 16;
-/// The most pages to write for that: no more than 1 MiB.
-const MAX_PAGES: usize = 256;
+/// The most pages to write for that: half of those that are kept.
+const MAX_PAGES: usize = KEEP_RESIDENT_BYTES / PAGE / 2;
 
 /// The pages to write, as offsets into memory.
 #[derive(Debug, Default)]

@@ -10,8 +10,9 @@ use crate::engine::Inner;
 use crate::host::NoHost;
 use crate::prepared::PrepareLimits;
 use crate::sandbox::Sandbox;
+use crate::verdict::Verdict;
 
-/// Long enough on any machine. Normal is a tenth of a second.
+/// Long enough on any machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A run of no special kind: what it does, nearly every lambda does.
@@ -49,6 +50,10 @@ async fn written(inner: &Inner) -> wasmtime::Result<Vec<usize>> {
     let call = Call::new(INPUT, deadline, Arc::new(NoHost));
     let mut run = inner.runs.sandbox_for_run(Sandbox::for_run(call), &function).await?;
     run.enter(false).await?;
+    match &run.store.data().verdict {
+        Some(Verdict::Finished(_)) => {}
+        other => return Err(wasmtime::Error::msg(format!("the ordinary lambda failed: {other:?}"))),
+    }
     Ok(written_pages(run.memory())?)
 }
 
@@ -60,5 +65,17 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
             return value;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Engine, EngineConfig};
+
+    #[test]
+    fn an_ordinary_run_writes_pages() {
+        let engine = Engine::new(EngineConfig { max_sandboxes: 1, ..EngineConfig::default() }).unwrap();
+        assert!(!block_on(written(&engine.inner)).unwrap().is_empty());
     }
 }

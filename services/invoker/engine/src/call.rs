@@ -19,7 +19,8 @@ pub struct Call {
     pub env_json: Bytes,
     /// When the run is ended, whatever it does. Typically kept within 2 ms.
     pub deadline: Instant,
-    /// How large the sandbox's memory may grow, engine included (3 MiB). At most
+    /// How large the sandbox's memory may grow, engine included (see
+    /// [`Engine::image_bytes`](crate::Engine::image_bytes)). At most
     /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes).
     pub memory_bytes: usize,
     /// How much of its log is kept.

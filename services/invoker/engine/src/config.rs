@@ -12,25 +12,14 @@ pub struct EngineConfig {
     pub max_prepares: u32,
     /// The most memory in bytes that any call may ask for.
     pub max_memory_bytes: usize,
-    /// How much of the memory that a run has written, in bytes, is restored by copying for the next run in
-    /// its slot, instead of being given back to the kernel. Below 256 KiB every run pays for page faults:
-    /// 150 µs instead of 66 µs for a small lambda. Much more makes runs slow that follow a large one in its
-    /// slot, as all of it is restored each time.
-    pub keep_resident_bytes: usize,
-    /// Where the compiled engine is kept between starts; `None` compiles at each start (1 to 2 s). The
+    /// Where the compiled engine is kept between starts; `None` compiles at each start (some seconds). The
     /// folder is made with mode 0700; one that others may write to is refused, since what it holds is run.
     pub cache_dir: Option<PathBuf>,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self {
-            max_sandboxes: 1000,
-            max_prepares: 8,
-            max_memory_bytes: 256 << 20,
-            keep_resident_bytes: 1 << 20,
-            cache_dir: None,
-        }
+        Self { max_sandboxes: 1000, max_prepares: 8, max_memory_bytes: 256 << 20, cache_dir: None }
     }
 }
 
@@ -39,7 +28,7 @@ impl Default for EngineConfig {
 pub enum ResetPath {
     /// The kernel names the pages that were written (Linux 6.7 or later), and only these are restored.
     PagemapScan,
-    /// All kept pages are restored. About 1.4 times slower for small lambdas.
+    /// All kept pages are restored. Slower for small lambdas.
     CopyKept,
 }
 

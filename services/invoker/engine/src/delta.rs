@@ -77,7 +77,7 @@ mod tests {
 
         let delta = Delta::between(&image, &memory);
         assert_eq!(delta.memory_bytes(), 6 * BLOCK);
-        assert_eq!(delta.runs.len(), 2, "neighbouring pages are one run, zero pages are none");
+        assert_eq!(delta.runs.len(), 2, "neighbouring blocks are one run, zero blocks are none");
         assert_eq!(delta.data.len(), 3 * BLOCK);
 
         let mut fresh = image;

@@ -12,7 +12,7 @@ use crate::bridges::Bridges;
 use crate::calibrate;
 use crate::config::{EngineConfig, ResetPath};
 use crate::delta::Delta;
-use crate::pool::{Live, Pool, PoolConfig};
+use crate::pool::{KEEP_RESIDENT_BYTES, Live, Pool, PoolConfig};
 use crate::snapshot;
 use crate::ticker::Ticker;
 use crate::typescript::TypeScript;
@@ -86,7 +86,7 @@ pub enum EngineError {
 impl Engine {
     /// Makes an engine: loads the compiled sandbox from the cache, or compiles it.
     ///
-    /// Blocks, for some milliseconds with a warm cache and for about two seconds without: call it before
+    /// Blocks, for less than a second with a warm cache and for some seconds without: call it before
     /// serving or on a blocking thread. Needs no async runtime.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Engine {
         let runs = PoolConfig {
             slots: config.max_sandboxes,
             memory_bytes: config.max_memory_bytes,
-            keep_resident_bytes: config.keep_resident_bytes,
+            keep_resident_bytes: KEEP_RESIDENT_BYTES,
             pagemap_scan,
         };
         let prepares = PoolConfig { slots: config.max_prepares, keep_resident_bytes: 0, ..runs };

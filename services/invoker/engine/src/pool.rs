@@ -19,6 +19,11 @@ const WASM_STACK_BYTES: usize = 4 << 20;
 /// Room for host functions on the same stack.
 const HOST_STACK_BYTES: usize = 256 << 10;
 
+/// How much of what a run has written is restored by copying for the next run in its slot, instead of being given
+/// back to the kernel, which costs a fault for each page. Much more would make runs slow that follow a large one
+/// in its slot, as all of it is restored each time.
+pub(crate) const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+
 /// What a pool is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolConfig {

@@ -53,10 +53,6 @@ impl Engine {
         deadline: Instant,
         limits: PrepareLimits,
     ) -> Result<Prepared, PrepareError> {
-        let internal = |source| PrepareError::Internal {
-            message: "the sandbox could not be made".to_owned(),
-            source: Some(source),
-        };
         let _slot = self.inner.prepares.slot(deadline).await.ok_or(PrepareError::NoCapacity)?;
         let _tick = self.inner.tick();
         let memory_bytes = limits.memory_bytes.min(self.inner.config.max_memory_bytes);
@@ -64,7 +60,8 @@ impl Engine {
             return Err(PrepareError::Memory { limit_bytes: memory_bytes });
         }
         let sandbox = Sandbox::for_prepare(source, deadline, memory_bytes);
-        let mut live = self.inner.prepares.sandbox_for_prepare(sandbox).await.map_err(internal)?;
+        let mut live =
+            self.inner.prepares.sandbox_for_prepare(sandbox).await.map_err(PrepareError::internal)?;
         let ended = live.enter(goal == Goal::Module).await;
         check(&mut live, ended, limits)?;
 

@@ -45,11 +45,6 @@ impl fmt::Debug for Prepared {
     }
 }
 
-/// ` at line 3, column 7`, or nothing.
-fn place(line: u32, column: u32) -> String {
-    if line == 0 { String::new() } else { format!(" at line {line}, column {column}") }
-}
-
 /// What preparing a source may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrepareLimits {
@@ -90,7 +85,7 @@ impl Default for PrepareLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// It is not JavaScript.
-    #[error("syntax error at line {line}, column {column}: {message}. Correct the source there")]
+    #[error("syntax error{}: {message}. Correct the source there", at(*line, *column))]
     Syntax {
         /// What the parser said.
         message: String,
@@ -112,7 +107,7 @@ pub enum PrepareError {
     )]
     NoLambda,
     /// Its top-level code threw.
-    #[error("top-level code threw {name}{}: {message}", place(*line, *column))]
+    #[error("top-level code threw {name}{}: {message}", at(*line, *column))]
     TopLevelThrow {
         /// The error's name.
         name: String,
@@ -194,6 +189,13 @@ pub enum PrepareError {
         #[source]
         source: Option<wasmtime::Error>,
     },
+}
+
+impl PrepareError {
+    /// The platform could not make or use a sandbox.
+    pub(crate) fn internal(source: wasmtime::Error) -> Self {
+        Self::Internal { message: "the sandbox could not be made".to_owned(), source: Some(source) }
+    }
 }
 
 /// ` at line 3, column 7`, or nothing if the place is not known.

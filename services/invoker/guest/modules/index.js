@@ -1,4 +1,4 @@
-// The built-in modules: all that `require` and `import` know. To add one, add a line; what it needs of npm is pinned in
+// The built-in modules: all but the toolbelt that `require` and `import` know. To add one, add a line; what it needs of npm is pinned in
 // package.json. The build bundles this file, and every module is evaluated when the image of the sandbox is made, so a
 // run pays nothing for those that it does not use. See guest/README.md.
 module.exports = {

@@ -23,10 +23,28 @@ const toJson = (key, value) => {
   return value;
 };
 
-// What follows a first string, as JSON, for programs that read logs. Strings alone are text, and in it already.
+// The host reads JSON of little more than that many levels, and a stack is soon used up by more.
+const MAX_LEVELS = 100;
+
+// As toJson, until there is too much of it.
+const bounded = () => {
+  const levels = new Map();
+  let left = MAX_LINE;
+  return function (key, value) {
+    const level = (levels.get(this) ?? 0) + 1;
+    left -= 1 + key.length + (typeof value === 'string' ? value.length : 0);
+    if (left < 0 || level > MAX_LEVELS) throw new RangeError('too much for extras');
+    const plain = toJson(key, value);
+    if (plain !== null && typeof plain === 'object') levels.set(plain, level);
+    return plain;
+  };
+};
+
+// What follows a first string, as JSON, for programs that read logs. Strings alone are text, and in it already. Unlike
+// the text, it is what JSON.stringify makes of the values: getters and toJSON are called.
 const extrasOf = (values) => {
   if (typeof values[0] !== 'string' || values.every((value) => typeof value === 'string')) return '';
-  return stringify(values.slice(1), toJson);
+  return stringify(values.slice(1), bounded());
 };
 
 const attempt = (make, otherwise) => {
@@ -40,7 +58,7 @@ const attempt = (make, otherwise) => {
 const write = (level, values) => {
   const text = attempt(() => chatfn.format(values), '[a value that cannot be shown]');
   const indented = indent === '' ? text : indent + text.replaceAll('\n', `\n${indent}`);
-  // A cycle, or a toJSON that throws: the text has it all the same.
+  // A cycle, too much, or a toJSON that throws: the text has it all the same.
   chatfn.log(level, indented, attempt(() => extrasOf(values), ''));
 };
 

@@ -51,6 +51,17 @@ chatfn.cancelOp = (id, reason) => {
   op.reject(reason);
 };
 
+// The result of an operation, which is cancelled when the signal is aborted first.
+chatfn.untilAborted = async ({ id, promise }, signal) => {
+  const abort = () => chatfn.cancelOp(id, signal.reason);
+  signal.addEventListener('abort', abort);
+  try {
+    return await promise;
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+};
+
 chatfn.opDone = (id) => {
   const buffer = host.takeOp(id);
   const op = pending.get(id);

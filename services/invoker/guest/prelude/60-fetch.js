@@ -102,15 +102,8 @@ const send = async (input, init) => {
   if (signal !== null) signal.throwIfAborted();
   const { url, method, redirect } = request;
   const header = { url, method, redirect, headers: [...request.headers] };
-  const { id, promise } = chatfn.startOp(`fetch ${method} ${url}`, OP_FETCH, header, chatfn.peekBody(request));
-  if (signal === null) return toResponse(await promise);
-  const abort = () => chatfn.cancelOp(id, signal.reason);
-  signal.addEventListener('abort', abort);
-  try {
-    return toResponse(await promise);
-  } finally {
-    signal.removeEventListener('abort', abort);
-  }
+  const op = chatfn.startOp(`fetch ${method} ${url}`, OP_FETCH, header, chatfn.peekBody(request));
+  return toResponse(await (signal === null ? op.promise : chatfn.untilAborted(op, signal)));
 };
 
 // Thrown, not a rejection: top-level code that does not await it would be deployed.

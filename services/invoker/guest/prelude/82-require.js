@@ -1,4 +1,5 @@
-// `require`, and what `import` finds: the built-in modules of modules/index.js, and nothing else.
+// `require`, and what `import` finds: the built-in modules of modules/index.js and the toolbelt
+// (85-toolbelt.js), and nothing else.
 
 const loaded = new Map();
 

@@ -67,16 +67,6 @@ chatfn.toolbelt = {
     const millis = Math.ceil(Number(value));
     return millis > 0 ? Math.min(millis, MAX_MILLIS) : fallback;
   },
-  // The result of an operation, which is cancelled when the signal is aborted first.
-  untilAborted: async ({ id, promise }, signal) => {
-    const abort = () => chatfn.cancelOp(id, signal.reason);
-    signal.addEventListener('abort', abort);
-    try {
-      return await promise;
-    } finally {
-      signal.removeEventListener('abort', abort);
-    }
-  },
 };
 
 const NOT_OFFERED = {

@@ -1,6 +1,6 @@
 // HTTPClient: fetch in the calling style of the npm package request-promise, which the hosted product offered.
 
-const { AbortSignal, Headers, URL, btoa, fetch } = globalThis;
+const { AbortSignal, Buffer, Headers, URL, fetch } = globalThis;
 const { addMembers, notOffered } = chatfn.toolbelt;
 
 const NOT_OFFERED = {
@@ -108,7 +108,7 @@ const buildUrl = (options) => {
 
 const basic = (user, pass) => {
   const bytes = host.encode(`${user}:${pass ?? ''}`);
-  return `Basic ${btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''))}`;
+  return `Basic ${bytes.toBase64()}`;
 };
 
 const authorization = async ({ user, username, pass, password, bearer }) => {
@@ -141,10 +141,8 @@ const buildBody = (options, headers) => {
 const decode = async (response, encoding) => {
   if (encoding === undefined || /^utf-?8$/i.test(encoding)) return response.text();
   const bytes = new Uint8Array(await response.arrayBuffer());
-  const { Buffer } = globalThis;
-  if (encoding === null) return Buffer === undefined ? bytes : Buffer.from(bytes.buffer);
-  if (Buffer !== undefined) return Buffer.from(bytes.buffer).toString(encoding);
-  throw notOffered(`the option encoding: '${encoding}' of HTTPClient`, 'use encoding: null and decode the bytes');
+  const buffer = Buffer.from(bytes.buffer);
+  return encoding === null ? buffer : buffer.toString(encoding);
 };
 
 const readBody = async (response, options) => {

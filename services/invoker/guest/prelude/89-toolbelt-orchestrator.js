@@ -2,7 +2,7 @@
 // run's time.
 
 const { AbortController, clearTimeout, setTimeout } = globalThis;
-const { ErrorCodes, ToolBeltError, addConstants, addMembers, toMillis, untilAborted } = chatfn.toolbelt;
+const { ErrorCodes, ToolBeltError, addConstants, addMembers, toMillis } = chatfn.toolbelt;
 
 const OP_INVOKE_FUNCTION = 3;
 const DEFAULT_DEADLINE_MS = 25_000;
@@ -42,7 +42,7 @@ const attempt = async (invocation, ordinal, timeout, signal) => {
   signal.throwIfAborted();
   const payloadJson = host.encode(JSON.stringify(payload) ?? 'null');
   const op = chatfn.startOp(`invoke ${uuid}`, OP_INVOKE_FUNCTION, header, payloadJson);
-  const { header: answer, body } = await untilAborted(op, signal);
+  const { header: answer, body } = await chatfn.untilAborted(op, signal);
   if (answer.failure !== undefined) throw toStatusError({ function: uuid, ...answer.failure });
   return chatfn.decodeUtf8(body);
 };

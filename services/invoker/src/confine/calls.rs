@@ -17,7 +17,7 @@ use seccompiler::{
 };
 
 /// Refused whatever the arguments are, on every architecture.
-const REFUSED: [&[c_long]; 7] = [
+const REFUSED: [&[c_long]; 8] = [
     // Other programs and processes.
     &[
         libc::SYS_execve,
@@ -60,6 +60,8 @@ const REFUSED: [&[c_long]; 7] = [
         libc::SYS_swapon,
         libc::SYS_swapoff,
     ],
+    // Memory and messages shared with other processes; `shmat` also makes memory executable.
+    &[libc::SYS_shmget, libc::SYS_shmat, libc::SYS_msgget, libc::SYS_semget, libc::SYS_mq_open],
     // Parts of the kernel that have been broken into most often, none of which serving needs.
     &[
         libc::SYS_bpf,
@@ -239,7 +241,10 @@ fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     Ok(vec![
         but_not(&[(0, Is::Ne, AF_INET as u64), (0, Is::Ne, AF_INET6 as u64)])?,
         but_not(&[(2, Is::Ne, 0), (2, Is::Ne, IPPROTO_TCP as u64), (2, Is::Ne, IPPROTO_UDP as u64)])?,
+        // Streams are 1 and datagrams 2. With protocol 0 the other types are raw, SCTP, DCCP and packets.
         but_not(&[(1, Is::MaskedEq(TYPE), SOCK_RAW as u64)])?,
+        but_not(&[(1, Is::MaskedEq(4), 4)])?,
+        but_not(&[(1, Is::MaskedEq(8), 8)])?,
         when(&[(0, Is::Eq, AF_NETLINK as u64), (2, Is::Ne, NETLINK_ROUTE as u64)])?,
     ])
 }

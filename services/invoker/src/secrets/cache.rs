@@ -97,15 +97,12 @@ impl Entry {
 
 impl State {
     /// The answer to a read that was called for at `called`, if the last question to the registry covers it: it was
-    /// asked a moment ago or, so that many wait for one, was answered since. Without `use_cache` it must have been
-    /// asked since.
+    /// asked since or, with `use_cache`, a moment ago. A failure since then covers it as well, however long ago it was
+    /// asked, so that many wait for one.
     fn answer(&self, called: Instant, use_cache: bool) -> Option<Result<Value, SecretError>> {
         let last = self.last.as_ref()?;
-        let covers = if use_cache {
-            last.ended >= called || last.began.elapsed() < FRESH
-        } else {
-            last.began >= called
-        };
+        let failed_since = last.failure.is_some() && last.ended >= called;
+        let covers = last.began >= called || (use_cache && (last.began.elapsed() < FRESH || failed_since));
         if !covers {
             return None;
         }

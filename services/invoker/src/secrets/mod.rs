@@ -40,7 +40,7 @@ pub(crate) enum SecretError {
     #[error("the registry refuses to give the secret: {0}")]
     Refused(String),
     /// The run has read as many as it may.
-    #[error("a run may read at most {0} different secrets")]
+    #[error("a run may ask for at most {0} different secrets")]
     TooMany(usize),
 }
 

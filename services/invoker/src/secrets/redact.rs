@@ -7,8 +7,9 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use chatfn_domain::name::SecretName;
@@ -22,7 +23,7 @@ use super::{SecretError, cache::Value};
 
 /// Shorter values are left alone: they would be found in the middle of words.
 const MIN_BYTES: usize = 6;
-/// Different values that a run may read, so that looking for them stays cheap.
+/// Different secrets that a run may ask for, and different values that it may get: each is looked for in all texts.
 const MAX_VALUES: usize = 32;
 /// What `encodeURIComponent` encodes.
 const URI_COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -40,15 +41,39 @@ const CUT: char = '…';
 
 /// The secrets that a run has read, with those that it had read by the functions that it invoked.
 #[derive(Default)]
-pub(crate) struct SecretsRead(Mutex<Vec<(String, Value)>>);
+pub(crate) struct SecretsRead(Mutex<Read>);
+
+#[derive(Default)]
+struct Read {
+    /// Found or not: each costs the registry a question.
+    asked: HashSet<SecretName>,
+    values: Vec<(String, Value)>,
+}
 
 impl SecretsRead {
+    /// To be called before a secret is read.
+    ///
+    /// # Errors
+    /// The run has asked for as many different ones as it may.
+    pub(crate) fn ask(&self, name: &SecretName) -> Result<(), SecretError> {
+        let asked = &mut self.lock().asked;
+        if asked.len() >= MAX_VALUES && !asked.contains(name) {
+            return Err(SecretError::TooMany(MAX_VALUES));
+        }
+        asked.insert(name.clone());
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Read> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Remembers a value. From now on it is taken out of the run's report.
     ///
     /// # Errors
     /// The run has read as many different ones as it may.
     pub(crate) fn add(&self, name: &SecretName, value: &Value) -> Result<(), SecretError> {
-        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = &mut self.lock().values;
         let known = |(key, old): &(String, Value)| {
             key == name.key.as_str() && old.expose_secret() == value.expose_secret()
         };
@@ -64,9 +89,7 @@ impl SecretsRead {
 
     /// Takes them out of a report. `max_result_bytes` holds for the result afterwards, too.
     pub(crate) fn redact(&self, report: &mut RunReport, max_result_bytes: usize) {
-        let read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let redactor = Redactor::new(read.iter().map(|(key, value)| (key.as_str(), &**value)));
-        drop(read);
+        let redactor = Redactor::new(self.lock().values.iter().map(|(key, value)| (key.as_str(), &**value)));
         if redactor.needles.is_empty() {
             return;
         }
@@ -114,6 +137,13 @@ struct Redactor {
     needles: Vec<Needle>,
 }
 
+/// Whether a text is as its author wrote it. The end of one that may have been cut may be the beginning of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    Perhaps,
+}
+
 /// One way to write one value.
 struct Needle {
     key: String,
@@ -138,7 +168,7 @@ impl Redactor {
 
     /// Replaces values in plain text.
     fn text(&self, text: &mut String) {
-        if let Cow::Owned(redacted) = self.redacted(text) {
+        if let Cow::Owned(redacted) = self.redacted(text, Whole::Perhaps) {
             *text = redacted;
         }
     }
@@ -147,7 +177,7 @@ impl Redactor {
     fn url(&self, url: &mut String) {
         self.text(url);
         let decoded = percent_decode_str(url).decode_utf8_lossy();
-        if let Cow::Owned(redacted) = self.redacted(&decoded) {
+        if let Cow::Owned(redacted) = self.redacted(&decoded, Whole::Perhaps) {
             *url = redacted;
         }
     }
@@ -176,7 +206,7 @@ impl Redactor {
             return Cow::Borrowed(token);
         }
         let Some(content) = token.strip_prefix('"').and_then(|token| token.strip_suffix('"')) else {
-            return match self.redacted(token) {
+            return match self.redacted(token, Whole::Yes) {
                 Cow::Owned(redacted) => Cow::Owned(quote(&redacted)),
                 unchanged => unchanged,
             };
@@ -185,7 +215,7 @@ impl Redactor {
             content.contains('\\').then(|| serde_json::from_str(token).ok()).flatten();
         // A string without escapes, or one with a lone surrogate, which no string of Rust's can hold, is searched as it
         // is written.
-        match (self.redacted(decoded.as_deref().unwrap_or(content)), &decoded) {
+        match (self.redacted(decoded.as_deref().unwrap_or(content), Whole::Yes), &decoded) {
             (Cow::Borrowed(_), _) => Cow::Borrowed(token),
             (Cow::Owned(redacted), Some(_)) => Cow::Owned(quote(&redacted)),
             (Cow::Owned(redacted), None) => Cow::Owned(
@@ -197,10 +227,10 @@ impl Redactor {
         }
     }
 
-    fn redacted<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    fn redacted<'a>(&self, text: &'a str, whole: Whole) -> Cow<'a, str> {
         let mut found: Vec<(Range<usize>, &str)> = Vec::new();
         for needle in &self.needles {
-            needle.find(text, |range| found.push((range, &needle.key)));
+            needle.find(text, whole, |range| found.push((range, &needle.key)));
         }
         if found.is_empty() {
             return Cow::Borrowed(text);
@@ -241,9 +271,9 @@ impl Needle {
         Self { key: key.to_owned(), text, fallback }
     }
 
-    /// Every place of the value, and of a beginning of it where the text ends or was cut, in time that grows with
+    /// Every place of the value, and of a beginning of it where the text was cut or, perhaps, ends because it was, in time that grows with
     /// the text alone.
-    fn find(&self, text: &str, mut found: impl FnMut(Range<usize>)) {
+    fn find(&self, text: &str, whole: Whole, mut found: impl FnMut(Range<usize>)) {
         let bytes = text.as_bytes();
         let mut matched = 0;
         for (index, byte) in bytes.iter().enumerate() {
@@ -258,7 +288,7 @@ impl Needle {
                 found(index + 1 - matched..index + 1);
             }
         }
-        if matched >= MIN_BYTES && matched < self.text.len() {
+        if whole == Whole::Perhaps && matched >= MIN_BYTES && matched < self.text.len() {
             found(bytes.len() - matched..bytes.len());
         }
     }
@@ -321,13 +351,25 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn secrets_that_do_not_exist_count_too() {
+        let read = SecretsRead::default();
+        let name =
+            |number: usize| format!("accounts/acme/secrets/key-{number}").parse::<SecretName>().unwrap();
+        for number in 0..MAX_VALUES {
+            read.ask(&name(number)).unwrap();
+        }
+        assert_eq!(read.ask(&name(MAX_VALUES)), Err(SecretError::TooMany(MAX_VALUES)));
+        assert_eq!(read.ask(&name(0)), Ok(()), "again is not another one");
+    }
+
     fn redactor(values: &[(&str, &str)]) -> Redactor {
         let values: Vec<_> = values.iter().map(|(key, value)| (*key, SecretString::from(*value))).collect();
         Redactor::new(values.iter().map(|(key, value)| (*key, value)))
     }
 
     fn text(values: &[(&str, &str)], text: &str) -> String {
-        redactor(values).redacted(text).into_owned()
+        redactor(values).redacted(text, Whole::Perhaps).into_owned()
     }
 
     fn json(values: &[(&str, &str)], json: &str) -> String {
@@ -383,6 +425,8 @@ mod tests {
             (r#"{"1234567":"x1234567"}"#, r#"{"[secret:n]":"x[secret:n]"}"#),
             (r#"["a\"b\\cd","{\"k\":\"a\\\"b\\\\cd\"}"]"#, r#"["[secret:s]","{\"k\":\"[secret:s]\"}"]"#),
             (r#"{"":"","x":""}"#, r#"{"":"","x":""}"#),
+            // JSON is never cut.
+            (r#"["123456",123456]"#, r#"["123456",123456]"#),
             (r#""\ud800 1234567""#, r#""\ud800 [secret:n]""#),
             (r#"12345678901234567890"#, r#""[secret:n]890[secret:n]890""#),
         ] {

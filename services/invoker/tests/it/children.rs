@@ -203,8 +203,8 @@ async fn a_child_that_loops_ends_with_its_parent() {
     tokio::time::timeout(PATIENCE / 2, freed).await.expect("well before the child's own timeout");
 }
 
-#[tokio::test]
-async fn parents_that_hold_every_sandbox_do_not_starve_their_children() {
+/// A child that waits until the gate is opened, and the server that it waits for.
+async fn waiting() -> (CancellationToken, Witness, Deployment) {
     let gate = CancellationToken::new();
     let opened = gate.clone();
     let slow = Witness::start(move |_| Answer::ok("").behind(&opened)).await;
@@ -213,10 +213,16 @@ async fn parents_that_hold_every_sandbox_do_not_starve_their_children() {
         &format!("async function lambda() {{ return (await fetch('http://{host}/')).status; }}"),
         &[&host],
     );
+    (gate, slow, waits)
+}
+
+#[tokio::test]
+async fn parents_that_hold_every_sandbox_do_not_starve_their_children() {
+    let (gate, slow, waits) = waiting().await;
     let body = "const [it] = await invoke([{ uuid: 'chat.end', payload: {}, retries: 1 }], { errorStrategy: 'ContinueOnError' });
         return [it.statusCode, it.body.message ?? it.body];";
     let service = Service::start([parent(body), waits], &[LOCAL, "--max-runs=3", "--max-children=2"]).await;
-    let waiting = [service.spawn_invoke("e-1"), service.spawn_invoke("e-2")];
+    let parents = [service.spawn_invoke("e-1"), service.spawn_invoke("e-2")];
     // Both children run although every sandbox but one is a parent's.
     slow.until(|seen| seen.in_flight == 2).await;
     // The third parent is told at once, and does not wait for its deadline.
@@ -225,21 +231,14 @@ async fn parents_that_hold_every_sandbox_do_not_starve_their_children() {
     assert!(refused[1].as_str().unwrap().contains("invoke fewer at once, or try again later"), "{refused}");
 
     gate.cancel();
-    for call in waiting {
+    for call in parents {
         assert_eq!(result(&call.await.unwrap().unwrap()), json!([200, 200]));
     }
 }
 
 #[tokio::test]
 async fn one_run_does_not_take_all_places() {
-    let gate = CancellationToken::new();
-    let opened = gate.clone();
-    let slow = Witness::start(move |_| Answer::ok("").behind(&opened)).await;
-    let host = slow.at("127.0.0.1");
-    let waits = child(
-        &format!("async function lambda() {{ return (await fetch('http://{host}/')).status; }}"),
-        &[&host],
-    );
+    let (gate, slow, waits) = waiting().await;
     let body = "const invocations = Array.from({ length: 40 }, () => ({ uuid: 'chat.end', payload: {}, retries: 1 }));
         const all = await invoke(invocations, { invokeParallel: true, errorStrategy: 'ContinueOnError' });
         return [200, 429].map((status) => all.filter((it) => it.statusCode === status).length);";

@@ -142,6 +142,9 @@ fn a_confined_process_has_what_it_needs_and_no_more() {
         assert!(!still_possible.contains(name), "{name} is still possible: {:?}", confined.0);
     }
     assert!(confined.with("EPERM").contains(&"make a process"), "{:?}", confined.0);
+    for (kind, _) in SOCKETS {
+        assert!(confined.with("EPERM").contains(&&*socket_name(kind)), "{kind}: {:?}", confined.0);
+    }
     // Of both sorts: those that do not exist are those whose arguments cannot be seen.
     let refused = [confined.with("EPERM"), confined.with("ENOSYS")].concat();
     for (name, call) in CALLS {
@@ -234,6 +237,9 @@ fn child() {
             find(&call_name(name), system_call(call));
         }
         find("make a process", make_process());
+        for (kind, number) in SOCKETS {
+            find(&socket_name(kind), make_socket(number));
+        }
     }
 }
 
@@ -278,6 +284,22 @@ fn make_process() -> io::Result<()> {
     }
 }
 
+fn socket_name(kind: &str) -> String {
+    format!("make a {kind} socket")
+}
+
+/// An internet socket of a type, with the type's own protocol.
+fn make_socket(kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: it takes numbers only; the descriptor lives as long as this process, which ends soon.
+    #[expect(unsafe_code, reason = "the standard library makes streams and datagrams only")]
+    let descriptor = unsafe { libc::socket(libc::AF_INET, kind, 0) };
+    if descriptor < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Internet sockets that nobody may make, by type. Most kernels have no more than the first.
+const SOCKETS: [(&str, libc::c_int); 4] =
+    [("raw", libc::SOCK_RAW), ("SCTP", libc::SOCK_SEQPACKET), ("DCCP", 6), ("packet", 10)];
+
 /// Whether this kernel has Landlock.
 pub(crate) fn landlock() -> bool {
     const VERSION: libc::c_long = 1;
@@ -288,7 +310,7 @@ pub(crate) fn landlock() -> bool {
 }
 
 /// System calls that nobody may make.
-const CALLS: [(&str, libc::c_long); 46] = [
+const CALLS: [(&str, libc::c_long); 51] = [
     ("execve", libc::SYS_execve),
     ("execveat", libc::SYS_execveat),
     ("clone3", libc::SYS_clone3),
@@ -309,6 +331,11 @@ const CALLS: [(&str, libc::c_long); 46] = [
     ("fsopen", libc::SYS_fsopen),
     ("mount_setattr", libc::SYS_mount_setattr),
     ("open_by_handle_at", libc::SYS_open_by_handle_at),
+    ("shmget", libc::SYS_shmget),
+    ("shmat", libc::SYS_shmat),
+    ("msgget", libc::SYS_msgget),
+    ("semget", libc::SYS_semget),
+    ("mq_open", libc::SYS_mq_open),
     ("bpf", libc::SYS_bpf),
     ("perf_event_open", libc::SYS_perf_event_open),
     ("userfaultfd", libc::SYS_userfaultfd),

@@ -1,6 +1,6 @@
 //! Tests of what is not deployed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chatfn_domain::settings::FunctionSettings;
 use chatfn_proto::{
@@ -12,6 +12,7 @@ use chatfn_proto::{
 };
 use chatfn_rpc::RequestExt as _;
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
@@ -240,4 +241,17 @@ async fn a_test_counts_as_a_run() {
     let refused = service.test_invoke(doomed).await.unwrap_err();
     assert_eq!(refused.code, Code::DeadlineExceeded, "{refused:?}");
     assert_eq!(reason(service.invoke_within("e-2", Duration::from_millis(5)).await), refused.reason.unwrap());
+}
+
+#[tokio::test]
+async fn a_test_that_waits_for_the_registry_takes_no_run() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = format!("--registry=http://{}", mute.local_addr().unwrap());
+    let live = version(1, "async function lambda() { return 'ran' }", &[""; 0]);
+    let service = Arc::new(Service::start([live], &[&registry, "--max-runs=1"]).await);
+    let tester = Arc::clone(&service);
+    let test = tokio::spawn(async move { tester.test_invoke(draft()).await });
+    let _asked = mute.accept().await.unwrap();
+    assert_eq!(result(&service.invoke("e-1").await.unwrap()), json!("ran"));
+    test.abort();
 }

@@ -62,7 +62,14 @@ impl Engine {
         match transform(&self.inner.typescript.0, &mut store, source).await {
             Ok(Ok(javascript)) => Ok(javascript),
             Ok(Err(refusal)) => Err(refusal),
-            Err(trap) => Err(PrepareError::Unreadable { why: why(&trap, store.data().memory.denied) }),
+            Err(error) => {
+                let denied = store.data().memory.denied;
+                // Anything else is not the source's doing.
+                if denied || error.is::<Trap>() || error.is::<DeadlinePassed>() {
+                    return Err(PrepareError::Unreadable { why: why(&error, denied) });
+                }
+                Err(PrepareError::internal(error))
+            }
         }
     }
 }

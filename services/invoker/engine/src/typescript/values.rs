@@ -66,7 +66,7 @@ impl Values {
     pub(super) fn refusal(&self, error: u32) -> Result<PrepareError> {
         let message = self.text(error, "message").ok_or_else(|| fault("an error without a message"))?;
         let line = self.number(error, "startLine");
-        let column = self.number(error, "startColumn") + 1;
+        let column = if line == 0 { 0 } else { self.number(error, "startColumn").saturating_add(1) };
         let message = match self.text(error, "code") {
             Some("UnsupportedSyntax") => format!(
                 "{message}: it is more than a type, and only types can be erased; write it in JavaScript"

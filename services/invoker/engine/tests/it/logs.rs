@@ -46,7 +46,7 @@ async fn what_is_shown_of_a_value_is_bounded() {
         "const value = Object.fromEntries(new Array(1e4).fill(0).map((_, i) => [i, i]))",
         "const value = {}; value.value = value",
     ] {
-        let report = slot.run(&format!("async function lambda() {{ {value}; console.log(value, 'and', value); return 'on it goes' }}"), call("1")).await;
+        let report = slot.run(&format!("async function lambda() {{ {value}; console.log(value, 'and', value); console.log('text', value); return 'on it goes' }}"), call("1")).await;
         assert_eq!(returned(&report), "on it goes", "{value}");
         assert!(!report.logs[0].message.contains("cannot be shown"), "{value}");
         assert!(report.peak_memory_bytes < 32 << 20, "{value}: {}", report.peak_memory_bytes);
@@ -54,7 +54,7 @@ async fn what_is_shown_of_a_value_is_bounded() {
 }
 
 #[tokio::test]
-async fn showing_a_value_runs_none_of_its_code() {
+async fn showing_a_value_as_text_runs_none_of_its_code() {
     let slot = Slot::new().await;
     let source = "async function lambda() {
       const bomb = () => { throw new Error('run') };

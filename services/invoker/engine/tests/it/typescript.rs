@@ -120,7 +120,11 @@ async fn no_source_is_too_much() {
     // As deep as a source can be: refused by whatever gives up first, while the process does not notice.
     for part in ["(", "[", "{", "!", "a=>", "`${", "<T>(a=", "a<", "if(a)", "let a:(", "typeof "] {
         let deep: String = part.chars().cycle().take(LIMITS.source_chars).collect();
-        let _ = engine().erase_types(&deep, limits).await;
+        let answer = engine().erase_types(&deep, limits).await;
+        assert!(
+            !matches!(answer, Err(PrepareError::Internal { .. } | PrepareError::NoCapacity)),
+            "{part}: {answer:?}"
+        );
     }
     assert_eq!(erased("let a: number").await, "let a        ");
     let long = refused(&"x".repeat(LIMITS.source_chars + 1), LIMITS).await;
