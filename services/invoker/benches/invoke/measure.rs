@@ -104,9 +104,10 @@ pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Resident memory of this process in bytes.
+/// Resident memory of this process's own in bytes: what all sandboxes share is not counted for each.
 pub(crate) fn resident_bytes() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
-    pages.expect("the second field is a number") * 4096
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux 4.5 or later");
+    let kib = line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<usize>().ok());
+    kib.expect("a number of kB") * 1024
 }

@@ -65,26 +65,13 @@ pub(crate) async fn measure(engine: &Engine, cores: usize, rounds: usize) -> (Va
     (figures, fresh_p50)
 }
 
-/// Half a megabyte of source such as a bundler writes: modules with functions and data, of which a run uses a few.
+/// Half a megabyte of source: a lambda that has a whole library bundled into it, and uses a little of it.
 fn bundle() -> String {
-    let mut source = String::from("const modules = {};\n");
-    let mut number = 0;
-    while source.len() < 500_000 {
-        source.push_str(&format!(
-            "modules.m{number} = (() => {{\n\
-             const names = ['alpha{number}', 'beta{number}', 'gamma{number}'];\n\
-             class Entry{number} {{ constructor(value) {{ this.value = value; this.name = names[value % 3]; }}\n\
-             describe() {{ return `${{this.name}}: ${{this.value * {number}}}`; }} }}\n\
-             const make = (count) => Array.from({{ length: count }}, (_, i) => new Entry{number}(i));\n\
-             const total = (entries) => entries.reduce((sum, entry) => sum + entry.value, {number});\n\
-             return {{ make, total, names }};\n}})();\n"
-        ));
-        number += 1;
-    }
-    source.push_str(
-        "async function lambda(input) {\n\
-         const { make, total } = modules.m7;\n\
-         return { total: total(make(10)), wait: input.payload.ttr.newTtr.value, first: make(1)[0].describe() };\n}",
-    );
-    source
+    let library = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/node_modules/lodash/lodash.js");
+    let library = std::fs::read_to_string(library).expect("`make setup` has installed the npm packages");
+    format!(
+        "{library}\nconst bundled = module.exports;\nmodule.exports = {{}};\n\
+         async function lambda(input) {{\n\
+         return {{ keys: bundled.sortBy(bundled.keys(input.payload)), wait: bundled.get(input, 'payload.ttr.newTtr.value') }};\n}}"
+    )
 }

@@ -20,6 +20,10 @@ use crate::typescript::TypeScript;
 /// The guest as the build made it, before its `init` has run.
 static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
 
+/// After as many runs one of no special kind gives its slot's memory back. Its next run there pays for some hundred
+/// page faults.
+const RUNS_TO_GIVE_BACK: u64 = 256;
+
 /// Prepares and runs functions. Cheap to clone; all clones share slots.
 #[derive(Clone)]
 pub struct Engine {
@@ -36,6 +40,8 @@ pub(crate) struct Inner {
     /// Used in the slots of `prepares`.
     pub(crate) typescript: TypeScript,
     pub(crate) bridges: Bridges,
+    /// Counts runs, so that each slot is given back now and then.
+    ended: AtomicU64,
     /// The memory that every sandbox starts with.
     image: Box<[u8]>,
     ticker: Ticker,
@@ -122,6 +128,7 @@ impl Engine {
             typescript,
             runs,
             bridges: Bridges::default(),
+            ended: AtomicU64::new(0),
             config,
             ticker: ticker.map_err(EngineError::Thread)?,
             reset: if pagemap_scan { ResetPath::PagemapScan } else { ResetPath::CopyKept },
@@ -162,6 +169,17 @@ impl Inner {
     /// Keeps the epoch advancing while a sandbox is alive.
     pub(crate) fn tick(&self) -> crate::ticker::Ticking {
         self.ticker.enter()
+    }
+
+    /// To be called after a run. Wasmtime keeps for its slot whatever it wrote, the lowest pages first, up to
+    /// [`KEEP_RESIDENT_BYTES`], and restores all of it after every later run there: once that is used up, small
+    /// runs pay for a large one for ever. So the memory of a run that grew goes back to the kernel at once, and
+    /// any other's now and then, for those that wrote much within what there was.
+    pub(crate) fn clean(&self, live: &mut Live) {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed);
+        if live.memory_bytes() > self.image.len() || ended.is_multiple_of(RUNS_TO_GIVE_BACK) {
+            live.give_back();
+        }
     }
 
     /// The difference between a sandbox's memory and the image.

@@ -1,8 +1,10 @@
 //! Slots for sandboxes, and the making of a sandbox in one.
 
+use std::ptr::NonNull;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
+use nix::sys::mman::{MmapAdvise, madvise};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, InstancePre, Memory, Module, ModuleExport, OptLevel,
@@ -203,6 +205,20 @@ impl Live {
     /// Its memory, to change.
     pub(crate) fn memory_mut(&mut self) -> &mut [u8] {
         self.memory.data_mut(&mut self.store)
+    }
+
+    /// Gives the pages that it wrote back to the kernel: what is read there afterwards is the image again. For a
+    /// sandbox that has ended.
+    pub(crate) fn give_back(&mut self) {
+        let memory = self.memory_mut();
+        let start = NonNull::from(&mut *memory).cast();
+        // SAFETY: the memory begins and ends with a page and belongs to this sandbox. It holds bytes of which all
+        // values are valid, nobody else looks at them, and Wasmtime does the same with it between two sandboxes.
+        #[expect(unsafe_code, reason = "what the kernel may drop is for the caller to know")]
+        let given = unsafe { madvise(start, memory.len(), MmapAdvise::MADV_DONTNEED) };
+        if let Err(error) = given {
+            tracing::debug!(%error, "the memory of a sandbox stays with its slot");
+        }
     }
 
     /// How large its memory became.

@@ -59,6 +59,7 @@ impl Engine {
         let ended = live.enter(false).await;
         let execute = begun.elapsed() - slot - instantiate;
 
+        self.inner.clean(&mut live);
         let peak_memory_bytes = live.memory_bytes();
         let mut sandbox = live.store.into_data();
         let outcome = judge(ended, &mut sandbox);
