@@ -80,7 +80,11 @@ impl Generator {
             }
         } else if let Some(rule) = self.value_rule(&rules, &field.kind())? {
             let skip_zero = if rules.ignore_zero {
-                if field.kind() == Kind::String { "if !value.is_empty() " } else { "if *value != 0 " }
+                match field.kind() {
+                    Kind::String => "if !value.is_empty() ",
+                    Kind::Double => "if *value != 0.0 ",
+                    _ => "if *value != 0 ",
+                }
             } else {
                 ""
             };
@@ -262,6 +266,18 @@ impl Generator {
                 let none = min == "None" && max == "None";
                 Ok((!none).then(|| format!("found.integer(at, *value, {min}, {max});")))
             }
+            Kind::Double => {
+                let (mut min, mut max) = ("f64::NEG_INFINITY".to_owned(), "f64::INFINITY".to_owned());
+                for (name, value) in typed {
+                    let Value::F64(value) = value else { bail!("{name} has the value {value:?}") };
+                    match name.as_str() {
+                        "gte" => min = format!("{value:?}"),
+                        "lte" => max = format!("{value:?}"),
+                        other => bail!("double rule {other} is not supported"),
+                    }
+                }
+                Ok(rules.typed.is_some().then(|| format!("found.double(at, *value, {min}, {max});")))
+            }
             Kind::Enum(descriptor) => {
                 let rust =
                     format!("{}::{}", package_module(descriptor.package_name()), camel(descriptor.name()));
@@ -329,8 +345,8 @@ impl Rules {
                     }
                 }
                 (
-                    "string" | "int32" | "int64" | "uint32" | "uint64" | "enum" | "duration" | "repeated"
-                    | "map",
+                    "string" | "int32" | "int64" | "uint32" | "uint64" | "double" | "enum" | "duration"
+                    | "repeated" | "map",
                     Value::Message(typed),
                 ) => {
                     rules.typed = Some(typed.clone());

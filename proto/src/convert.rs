@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use chatfn_domain::{
     name::NameError,
-    retry::RetryPolicy,
+    retry::{AfterLastAttempt, Multiplier, MultiplierError, RetryOn, RetryPolicy},
     settings::{FunctionSettings, Language, SettingsError},
 };
 
@@ -42,10 +42,7 @@ pub fn from_duration(field: &str, duration: &prost_types::Duration) -> Result<Du
 /// Violations below `field`.
 pub fn to_settings(field: &str, settings: &wire::FunctionSettings) -> Result<FunctionSettings, Violations> {
     let default = FunctionSettings::default();
-    let duration = |name: &str, value: &Option<prost_types::Duration>, default: Duration| match value {
-        Some(value) => from_duration(&format!("{field}.{name}"), value),
-        None => Ok(default),
-    };
+    let timeout = set_duration(field, "timeout", &settings.timeout)?.unwrap_or(default.timeout);
     let mut allowed_hosts = Vec::with_capacity(settings.allowed_hosts.len());
     for (index, host) in settings.allowed_hosts.iter().enumerate() {
         allowed_hosts.push(host.parse().map_err(|error: chatfn_domain::host::HostPatternError| {
@@ -54,30 +51,97 @@ pub fn to_settings(field: &str, settings: &wire::FunctionSettings) -> Result<Fun
     }
     let retry = match &settings.retry {
         None => default.retry,
-        Some(retry) => {
-            let initial_backoff =
-                duration("retry.initial_backoff", &retry.initial_backoff, default.retry.initial_backoff)?;
-            // A long first pause alone must not collide with the default of the longest one.
-            let longest = default.retry.max_backoff.max(initial_backoff);
-            RetryPolicy {
-                max_attempts: or_default(retry.max_attempts, default.retry.max_attempts),
-                initial_backoff,
-                max_backoff: duration("retry.max_backoff", &retry.max_backoff, longest)?,
-            }
-        }
+        Some(retry) => to_retry(&format!("{field}.retry"), retry)?,
     };
     FunctionSettings {
-        timeout: duration("timeout", &settings.timeout, default.timeout)?,
+        timeout,
         memory_mib: or_default(settings.memory_mib, default.memory_mib),
         allowed_hosts,
         environment: settings.environment.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         retry,
         language: to_language(settings.language()),
+        skills: settings.skills.iter().cloned().collect(),
     }
     .checked()
     .map_err(|SettingsError { field: setting, problem }| {
         Violations::one(format!("{field}.{setting}"), problem)
     })
+}
+
+/// The policy of the domain; its limits are checked with those of the other settings.
+fn to_retry(field: &str, retry: &wire::RetryPolicy) -> Result<RetryPolicy, Violations> {
+    let default = RetryPolicy::default();
+    let initial_backoff =
+        set_duration(field, "initial_backoff", &retry.initial_backoff)?.unwrap_or(default.initial_backoff);
+    // A long first pause alone must not collide with the default of the longest one.
+    let longest = default.max_backoff.max(initial_backoff);
+    let backoff_multiplier = if retry.backoff_multiplier == 0.0 {
+        default.backoff_multiplier
+    } else {
+        Multiplier::from_factor(retry.backoff_multiplier).map_err(|error: MultiplierError| {
+            Violations::one(format!("{field}.backoff_multiplier"), error.to_string())
+        })?
+    };
+    Ok(RetryPolicy {
+        max_attempts: or_default(retry.max_attempts, default.max_attempts),
+        initial_backoff,
+        max_backoff: set_duration(field, "max_backoff", &retry.max_backoff)?.unwrap_or(longest),
+        backoff_multiplier,
+        retry_on: to_retry_on(&format!("{field}.retry_on"), retry)?,
+        max_age: set_duration(field, "max_age", &retry.max_age)?,
+        after_last_attempt: match retry.after_last_attempt() {
+            wire::AfterLastAttempt::Unspecified | wire::AfterLastAttempt::Skip => AfterLastAttempt::Skip,
+            wire::AfterLastAttempt::Halt => AfterLastAttempt::Halt,
+        },
+    })
+}
+
+fn to_retry_on(field: &str, retry: &wire::RetryPolicy) -> Result<RetryOn, Violations> {
+    if retry.retry_on.is_empty() {
+        return Ok(RetryOn::default());
+    }
+    let mut on = RetryOn { thrown: false, timeout: false, platform: false };
+    for (index, failure) in retry.retry_on().enumerate() {
+        match failure {
+            wire::RetryableFailure::Thrown => on.thrown = true,
+            wire::RetryableFailure::Timeout => on.timeout = true,
+            wire::RetryableFailure::Platform => on.platform = true,
+            wire::RetryableFailure::Unspecified => {
+                return Err(Violations::one(format!("{field}[{index}]"), "must name a failure"));
+            }
+        }
+    }
+    Ok(on)
+}
+
+fn from_retry(retry: &RetryPolicy) -> wire::RetryPolicy {
+    let RetryOn { thrown, timeout, platform } = retry.retry_on;
+    let retry_on = [
+        (thrown, wire::RetryableFailure::Thrown),
+        (timeout, wire::RetryableFailure::Timeout),
+        (platform, wire::RetryableFailure::Platform),
+    ];
+    let after_last_attempt = match retry.after_last_attempt {
+        AfterLastAttempt::Skip => wire::AfterLastAttempt::Skip,
+        AfterLastAttempt::Halt => wire::AfterLastAttempt::Halt,
+    };
+    wire::RetryPolicy {
+        max_attempts: retry.max_attempts,
+        initial_backoff: Some(to_duration(retry.initial_backoff)),
+        max_backoff: Some(to_duration(retry.max_backoff)),
+        backoff_multiplier: retry.backoff_multiplier.factor(),
+        retry_on: retry_on.into_iter().filter(|(is_on, _)| *is_on).map(|(_, it)| it.into()).collect(),
+        max_age: retry.max_age.map(to_duration),
+        after_last_attempt: after_last_attempt.into(),
+    }
+}
+
+fn set_duration(
+    field: &str,
+    name: &str,
+    value: &Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Violations> {
+    value.as_ref().map(|value| from_duration(&format!("{field}.{name}"), value)).transpose()
 }
 
 fn or_default(value: u32, default: u32) -> u32 {
@@ -93,8 +157,14 @@ pub fn from_test_settings(
     settings: invoker::TestSettings,
 ) -> Result<FunctionSettings, Violations> {
     let invoker::TestSettings { timeout, memory_mib, allowed_hosts, environment, language } = settings;
-    let settings =
-        wire::FunctionSettings { timeout, memory_mib, allowed_hosts, environment, retry: None, language };
+    let settings = wire::FunctionSettings {
+        timeout,
+        memory_mib,
+        allowed_hosts,
+        environment,
+        language,
+        ..wire::FunctionSettings::default()
+    };
     to_settings(field, &settings)
 }
 
@@ -121,12 +191,9 @@ pub fn from_settings(settings: &FunctionSettings) -> wire::FunctionSettings {
         memory_mib: settings.memory_mib,
         allowed_hosts: settings.allowed_hosts.iter().map(ToString::to_string).collect(),
         environment: settings.environment.clone().into_iter().collect(),
-        retry: Some(wire::RetryPolicy {
-            max_attempts: settings.retry.max_attempts,
-            initial_backoff: Some(to_duration(settings.retry.initial_backoff)),
-            max_backoff: Some(to_duration(settings.retry.max_backoff)),
-        }),
+        retry: Some(from_retry(&settings.retry)),
         language: from_language(settings.language).into(),
+        skills: settings.skills.iter().cloned().collect(),
     }
 }
 
@@ -141,8 +208,16 @@ mod tests {
             memory_mib: 32,
             allowed_hosts: vec!["*.example.com:8443".parse().unwrap()],
             environment: [("A".to_owned(), "b".to_owned())].into(),
-            retry: RetryPolicy { max_attempts: 1, ..RetryPolicy::default() },
+            retry: RetryPolicy {
+                max_attempts: 1,
+                backoff_multiplier: Multiplier::from_factor(1.15).unwrap(),
+                retry_on: RetryOn { timeout: false, ..RetryOn::default() },
+                max_age: Some(Duration::from_secs(90)),
+                after_last_attempt: AfterLastAttempt::Halt,
+                ..RetryPolicy::default()
+            },
             language: Language::TypeScript,
+            skills: ["7".to_owned(), "8".to_owned()].into(),
         };
         assert_eq!(to_settings("settings", &from_settings(&settings)).unwrap(), settings);
         let defaults = to_settings("settings", &wire::FunctionSettings::default()).unwrap();

@@ -167,6 +167,13 @@ impl Violations {
         }
     }
 
+    fn double(&mut self, at: Path<'_>, value: f64, min: f64, max: f64) {
+        // Not a number is in no range.
+        if !(min..=max).contains(&value) {
+            self.add(at, || format!("is {value}; must be from {min} to {max}"));
+        }
+    }
+
     fn duration(
         &mut self,
         at: Path<'_>,

@@ -149,6 +149,7 @@ pub fn settings(allowed_host: &str, max_attempts: u32) -> FunctionSettings {
             max_attempts,
             initial_backoff: Some(to_duration(Duration::from_millis(50))),
             max_backoff: Some(to_duration(Duration::from_millis(200))),
+            ..RetryPolicy::default()
         }),
         ..FunctionSettings::default()
     }

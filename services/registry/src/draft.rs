@@ -1,5 +1,7 @@
 //! The part of a function that its author edits, and the rules for it.
 
+mod mask;
+
 use chatfn_domain::{function::version_digest, settings::FunctionSettings};
 use chatfn_proto::{
     convert::{from_settings, to_settings},
@@ -40,33 +42,28 @@ impl Draft {
     /// that are set. `default_name` is the display name of a function that is given none.
     pub(crate) fn updated(
         self,
-        function: wire::Function,
-        mask: Option<FieldMask>,
+        function: &wire::Function,
+        mask: Option<&FieldMask>,
         default_name: &str,
     ) -> Result<Self, Violations> {
-        let paths = match mask {
-            Some(mask) if !mask.paths.is_empty() => {
-                mask.paths.iter().map(|path| parse_path(path)).collect::<Result<Vec<_>, _>>()?
-            }
-            _ => set_paths(&function),
+        let mut draft = wire::Function {
+            display_name: self.display_name,
+            description: self.description,
+            source: self.source,
+            settings: Some(from_settings(&self.settings)),
+            ..Default::default()
         };
-        let mut draft = self;
-        let given = function.settings.unwrap_or_default();
-        let mut settings = from_settings(&draft.settings);
-        for path in paths {
-            match path {
-                Path::DisplayName if function.display_name.is_empty() => {
-                    draft.display_name = default_name.to_owned();
-                }
-                Path::DisplayName => draft.display_name.clone_from(&function.display_name),
-                Path::Description => draft.description.clone_from(&function.description),
-                Path::Source => draft.source.clone_from(&function.source),
-                Path::Settings => settings.clone_from(&given),
-                Path::Setting(setting) => setting.copy(&given, &mut settings),
-            }
+        for take_over in mask::fields(function, mask)? {
+            take_over(function, &mut draft);
         }
-        draft.settings = to_settings("function.settings", &settings)?;
-        draft.checked()
+        let is_unnamed = draft.display_name.is_empty();
+        Self {
+            display_name: if is_unnamed { default_name.to_owned() } else { draft.display_name },
+            description: draft.description,
+            source: draft.source,
+            settings: to_settings("function.settings", &draft.settings.unwrap_or_default())?,
+        }
+        .checked()
     }
 
     /// The rules that the contract's annotations cannot express.
@@ -89,92 +86,6 @@ pub(crate) fn check_text(field: &str, text: &str) -> Result<(), Violations> {
     match text.chars().position(|char| char == '\0') {
         Some(at) => Err(Violations::one(field, format!("holds a NUL character at position {at}; remove it"))),
         None => Ok(()),
-    }
-}
-
-/// A field that a mask may name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Path {
-    DisplayName,
-    Description,
-    Source,
-    Settings,
-    Setting(Setting),
-}
-
-/// One setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Setting {
-    Timeout,
-    MemoryMib,
-    AllowedHosts,
-    Environment,
-    Retry,
-    MaxAttempts,
-    InitialBackoff,
-    MaxBackoff,
-    Language,
-}
-
-const PATHS: &[(&str, Path)] = &[
-    ("display_name", Path::DisplayName),
-    ("description", Path::Description),
-    ("source", Path::Source),
-    ("settings", Path::Settings),
-    ("settings.timeout", Path::Setting(Setting::Timeout)),
-    ("settings.memory_mib", Path::Setting(Setting::MemoryMib)),
-    ("settings.allowed_hosts", Path::Setting(Setting::AllowedHosts)),
-    ("settings.environment", Path::Setting(Setting::Environment)),
-    ("settings.retry", Path::Setting(Setting::Retry)),
-    ("settings.retry.max_attempts", Path::Setting(Setting::MaxAttempts)),
-    ("settings.retry.initial_backoff", Path::Setting(Setting::InitialBackoff)),
-    ("settings.retry.max_backoff", Path::Setting(Setting::MaxBackoff)),
-    ("settings.language", Path::Setting(Setting::Language)),
-];
-
-fn parse_path(text: &str) -> Result<Path, Violations> {
-    PATHS.iter().find(|(name, _)| *name == text).map(|(_, path)| *path).ok_or_else(|| {
-        let known: Vec<_> = PATHS.iter().map(|(name, _)| *name).collect();
-        let given: String = text.chars().take(64).collect();
-        Violations::one("update_mask", format!("{given:?} cannot be updated; paths are {}", known.join(", ")))
-    })
-}
-
-/// The fields that are set in `function`, each setting by itself: what an empty mask stands for.
-fn set_paths(function: &wire::Function) -> Vec<Path> {
-    let settings = function.settings.clone().unwrap_or_default();
-    let retry = settings.retry.unwrap_or_default();
-    let set = [
-        (!function.display_name.is_empty(), Path::DisplayName),
-        (!function.description.is_empty(), Path::Description),
-        (!function.source.is_empty(), Path::Source),
-        (settings.timeout.is_some(), Path::Setting(Setting::Timeout)),
-        (settings.memory_mib != 0, Path::Setting(Setting::MemoryMib)),
-        (!settings.allowed_hosts.is_empty(), Path::Setting(Setting::AllowedHosts)),
-        (!settings.environment.is_empty(), Path::Setting(Setting::Environment)),
-        (retry.max_attempts != 0, Path::Setting(Setting::MaxAttempts)),
-        (retry.initial_backoff.is_some(), Path::Setting(Setting::InitialBackoff)),
-        (retry.max_backoff.is_some(), Path::Setting(Setting::MaxBackoff)),
-        (settings.language != 0, Path::Setting(Setting::Language)),
-    ];
-    set.into_iter().filter_map(|(is_set, path)| is_set.then_some(path)).collect()
-}
-
-impl Setting {
-    /// Copies this setting; one that is not set becomes unset, which stands for its default.
-    fn copy(self, from: &wire::FunctionSettings, to: &mut wire::FunctionSettings) {
-        let retry = from.retry.unwrap_or_default();
-        match self {
-            Self::Timeout => to.timeout = from.timeout,
-            Self::MemoryMib => to.memory_mib = from.memory_mib,
-            Self::AllowedHosts => to.allowed_hosts.clone_from(&from.allowed_hosts),
-            Self::Environment => to.environment.clone_from(&from.environment),
-            Self::Retry => to.retry = from.retry,
-            Self::MaxAttempts => to.retry.get_or_insert_default().max_attempts = retry.max_attempts,
-            Self::InitialBackoff => to.retry.get_or_insert_default().initial_backoff = retry.initial_backoff,
-            Self::MaxBackoff => to.retry.get_or_insert_default().max_backoff = retry.max_backoff,
-            Self::Language => to.language = from.language,
-        }
     }
 }
 
@@ -202,7 +113,7 @@ mod tests {
 
     fn update(function: wire::Function, paths: &[&str]) -> Result<Draft, Violations> {
         let mask = FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() };
-        draft().updated(function, Some(mask), "Default")
+        draft().updated(&function, Some(&mask), "Default")
     }
 
     fn field_of(result: Result<Draft, Violations>) -> String {
@@ -248,9 +159,9 @@ mod tests {
         let given = wire::Function { settings: Some(timeout(3)), ..Default::default() };
         let mut expected = draft();
         expected.settings.timeout = Duration::from_secs(3);
-        assert_eq!(draft().updated(given.clone(), None, "Default").unwrap(), expected);
-        assert_eq!(draft().updated(given, Some(FieldMask::default()), "Default").unwrap(), expected);
-        assert_eq!(draft().updated(wire::Function::default(), None, "Default").unwrap(), draft());
+        assert_eq!(draft().updated(&given, None, "Default").unwrap(), expected);
+        assert_eq!(draft().updated(&given, Some(&FieldMask::default()), "Default").unwrap(), expected);
+        assert_eq!(draft().updated(&wire::Function::default(), None, "Default").unwrap(), draft());
     }
 
     #[test]
@@ -276,7 +187,7 @@ mod tests {
         };
         for updated in [
             update(given.clone(), &["settings.language"]).unwrap(),
-            draft().updated(given, None, "Default").unwrap(),
+            draft().updated(&given, None, "Default").unwrap(),
         ] {
             assert_eq!(
                 updated.settings,
@@ -296,12 +207,5 @@ mod tests {
         }
         let name = wire::Function { display_name: "\0".to_owned(), ..Default::default() };
         assert_eq!(field_of(update(name, &["display_name"])), "function.display_name");
-    }
-
-    #[test]
-    fn every_path_of_the_mask_is_told_apart() {
-        for (name, path) in PATHS {
-            assert_eq!(parse_path(name).unwrap(), *path);
-        }
     }
 }

@@ -99,7 +99,7 @@ impl Registry {
         let default_name =
             self.catalogue.get(&name.template).map_or(name.template.as_str(), |it| &it.display_name);
         let draft = stored.draft();
-        let updated = draft.clone().updated(function, mask, default_name)?;
+        let updated = draft.clone().updated(&function, mask.as_ref(), default_name)?;
         if updated == draft {
             return Ok(stored);
         }

@@ -9,7 +9,7 @@
 //! | [`settings`] | what a function may be set to, and its defaults |
 //! | [`function`] | the state of a function; the digest of a version |
 //! | [`host`] | which hosts a lambda may call |
-//! | [`retry`] | whether and when a failed run is tried again |
+//! | [`retry`] | whether and when a failed run is tried again, and what follows when it is not |
 //! | [`event`] | which payloads are well-formed; idempotency keys |
 //! | [`lane`] | on which lane a conversation runs |
 

@@ -1,6 +1,9 @@
 //! What a function may be set to. Settings travel with a version.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,10 @@ pub const MAX_ENVIRONMENT: usize = 64;
 pub const MAX_MEMORY_MIB: u32 = 256;
 /// Most allowed hosts.
 pub const MAX_ALLOWED_HOSTS: usize = 64;
+/// Most skills: the hosted product's limit.
+pub const MAX_SKILLS: usize = 500;
+/// Most characters of a skill's id.
+pub const MAX_SKILL_CHARS: usize = 64;
 
 /// What a source is written in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,12 +54,15 @@ pub struct FunctionSettings {
     pub allowed_hosts: Vec<HostPattern>,
     /// `process.env` of the lambda.
     pub environment: BTreeMap<String, String>,
-    /// What happens when a run fails.
+    /// What happens when a run fails, and when the last one has.
     pub retry: RetryPolicy,
-    /// What the source is written in. The default is not written out, so that versions from before this setting keep
-    /// their digests.
+    // Settings that came later are not written out at their defaults, so that older versions keep their digests.
+    /// What the source is written in.
     #[serde(skip_serializing_if = "Language::is_default")]
     pub language: Language,
+    /// Ids of the skills whose events the function runs for; empty: every event.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub skills: BTreeSet<String>,
 }
 
 impl Default for FunctionSettings {
@@ -65,6 +75,7 @@ impl Default for FunctionSettings {
             environment: BTreeMap::new(),
             retry: RetryPolicy::default(),
             language: Language::default(),
+            skills: BTreeSet::new(),
         }
     }
 }
@@ -116,8 +127,21 @@ impl FunctionSettings {
                 return error(&field, "the value holds a NUL character".to_owned());
             }
         }
-        if let Err(problem) = self.retry.check() {
-            return error("retry", problem.to_owned());
+        if let Err((field, problem)) = self.retry.check() {
+            let field = if field.is_empty() { "retry".to_owned() } else { format!("retry.{field}") };
+            return error(&field, problem.to_owned());
+        }
+        if self.skills.len() > MAX_SKILLS {
+            return error("skills", format!("at most {MAX_SKILLS} are allowed"));
+        }
+        if let Some(skill) = self.skills.iter().find(|skill| !is_skill(skill)) {
+            let skill: String = skill.chars().take(MAX_SKILL_CHARS).collect();
+            return error(
+                "skills",
+                format!(
+                    "{skill:?} is no id: 1 to {MAX_SKILL_CHARS} characters, none of them a control character"
+                ),
+            );
         }
         Ok(self)
     }
@@ -127,6 +151,10 @@ fn is_variable_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.as_bytes()[0].is_ascii_digit()
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn is_skill(id: &str) -> bool {
+    (1..=MAX_SKILL_CHARS).contains(&id.chars().count()) && !id.chars().any(char::is_control)
 }
 
 /// Settings as they are stored, before they are checked.
@@ -143,6 +171,8 @@ struct RawSettings {
     retry: RetryPolicy,
     #[serde(default)]
     language: Language,
+    #[serde(default)]
+    skills: BTreeSet<String>,
 }
 
 impl TryFrom<RawSettings> for FunctionSettings {
@@ -157,6 +187,7 @@ impl TryFrom<RawSettings> for FunctionSettings {
             environment: raw.environment,
             retry: raw.retry,
             language: raw.language,
+            skills: raw.skills,
         }
         .checked()
     }
@@ -165,6 +196,7 @@ impl TryFrom<RawSettings> for FunctionSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retry::{AfterLastAttempt, Multiplier, RetryOn};
 
     #[test]
     fn settings_survive_storage() {
@@ -173,6 +205,14 @@ mod tests {
             allowed_hosts: vec!["*.example.com".parse().unwrap()],
             environment: [("CRM_URL".to_owned(), "https://crm.example.com".to_owned())].into(),
             language: Language::TypeScript,
+            skills: ["25975313".to_owned()].into(),
+            retry: RetryPolicy {
+                backoff_multiplier: Multiplier::from_hundredths(150).unwrap(),
+                retry_on: RetryOn { thrown: false, ..RetryOn::default() },
+                max_age: Some(Duration::from_secs(60)),
+                after_last_attempt: AfterLastAttempt::Halt,
+                ..RetryPolicy::default()
+            },
             ..FunctionSettings::default()
         };
         let stored = serde_json::to_string(&settings).unwrap();
@@ -180,9 +220,11 @@ mod tests {
     }
 
     #[test]
-    fn the_default_language_is_not_written_out() {
-        let stored = serde_json::to_string(&FunctionSettings::default()).unwrap();
-        assert!(!stored.contains("language"), "digests are made of it: {stored}");
+    fn later_settings_do_not_change_the_digests_of_older_versions() {
+        assert_eq!(
+            serde_json::to_string(&FunctionSettings::default()).unwrap(),
+            r#"{"timeout":{"secs":1,"nanos":0},"memory_mib":64,"allowed_hosts":[],"environment":{},"retry":{"max_attempts":3,"initial_backoff":{"secs":1,"nanos":0},"max_backoff":{"secs":60,"nanos":0}}}"#
+        );
     }
 
     #[test]
@@ -205,6 +247,19 @@ mod tests {
                 "environment[\"A\"]",
                 FunctionSettings { environment: [("A".into(), "x".repeat(4097))].into(), ..default() },
             ),
+            (
+                "retry.retry_on",
+                FunctionSettings {
+                    retry: RetryPolicy {
+                        retry_on: RetryOn { thrown: false, timeout: false, platform: false },
+                        ..RetryPolicy::default()
+                    },
+                    ..default()
+                },
+            ),
+            ("skills", FunctionSettings { skills: ["a\0".into()].into(), ..default() }),
+            ("skills", FunctionSettings { skills: ["".into()].into(), ..default() }),
+            ("skills", FunctionSettings { skills: (0..501).map(|id| id.to_string()).collect(), ..default() }),
         ] {
             assert_eq!(settings.checked().unwrap_err().field, field);
         }

@@ -52,7 +52,8 @@ pub(crate) struct World {
 /// Settings of a function whose retries come fast.
 pub(crate) fn settings(max_attempts: u32) -> FunctionSettings {
     let pause = Duration::from_millis(10);
-    let retry = RetryPolicy { max_attempts, initial_backoff: pause, max_backoff: pause };
+    let retry =
+        RetryPolicy { max_attempts, initial_backoff: pause, max_backoff: pause, ..RetryPolicy::default() };
     FunctionSettings { timeout: Duration::from_secs(30), retry, ..FunctionSettings::default() }
 }
 

@@ -30,6 +30,7 @@ fn wrong_functions() -> Vec<(Function, &'static str)> {
         ..Default::default()
     };
     let hosts = |host: &str| FunctionSettings { allowed_hosts: vec![host.into()], ..Default::default() };
+    let retry = |retry| FunctionSettings { retry: Some(retry), ..Default::default() };
     vec![
         (Function { source: "x".repeat(100_001), ..Default::default() }, "function.source"),
         (Function { source: "a\0b".into(), ..Default::default() }, "function.source"),
@@ -61,6 +62,50 @@ fn wrong_functions() -> Vec<(Function, &'static str)> {
                 ..Default::default()
             }),
             "function.settings.retry",
+        ),
+        (
+            settings(retry(RetryPolicy { max_attempts: 21, ..Default::default() })),
+            "function.settings.retry.max_attempts",
+        ),
+        (
+            settings(retry(RetryPolicy { backoff_multiplier: 0.5, ..Default::default() })),
+            "function.settings.retry.backoff_multiplier",
+        ),
+        (
+            settings(retry(RetryPolicy { backoff_multiplier: 1.125, ..Default::default() })),
+            "function.settings.retry.backoff_multiplier",
+        ),
+        (
+            settings(retry(RetryPolicy { backoff_multiplier: f64::NAN, ..Default::default() })),
+            "function.settings.retry.backoff_multiplier",
+        ),
+        (
+            settings(retry(RetryPolicy { retry_on: vec![1, 9], ..Default::default() })),
+            "function.settings.retry.retry_on[1]",
+        ),
+        (
+            settings(retry(RetryPolicy { retry_on: vec![0], ..Default::default() })),
+            "function.settings.retry.retry_on[0]",
+        ),
+        (
+            settings(retry(RetryPolicy { max_age: duration(999), ..Default::default() })),
+            "function.settings.retry.max_age",
+        ),
+        (
+            settings(retry(RetryPolicy { after_last_attempt: 3, ..Default::default() })),
+            "function.settings.retry.after_last_attempt",
+        ),
+        (
+            settings(FunctionSettings { skills: vec!["x".repeat(65)], ..Default::default() }),
+            "function.settings.skills[0]",
+        ),
+        (
+            settings(FunctionSettings { skills: vec!["\n".into()], ..Default::default() }),
+            "function.settings.skills",
+        ),
+        (
+            settings(FunctionSettings { skills: vec!["1".into(); 501], ..Default::default() }),
+            "function.settings.skills",
         ),
     ]
 }
