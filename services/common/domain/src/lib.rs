@@ -12,7 +12,9 @@
 //! | [`retry`] | whether and when a failed run is tried again, and what follows when it is not |
 //! | [`event`] | which payloads are well-formed; idempotency keys |
 //! | [`lane`] | on which lane a conversation runs |
+//! | [`caller`] | who makes a call, and whose things it may name |
 
+pub mod caller;
 pub mod event;
 pub mod function;
 pub mod host;

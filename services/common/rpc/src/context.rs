@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chatfn_domain::caller::Caller;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Deadline, TraceParent};
@@ -29,6 +30,12 @@ pub trait RequestExt: Sized {
 
     /// Incoming: when the call must be over; `None` if its method runs without a limit.
     fn deadline(&self) -> Option<Deadline>;
+
+    /// Incoming: who makes the call. Every call of a [`Server`](crate::Server) has a caller.
+    ///
+    /// # Panics
+    /// The request did not come through a server, as in a test that calls a handler itself.
+    fn caller(&self) -> Caller;
 
     /// Outgoing: inherits deadline and trace of the call that `context` belongs to. Cancellation follows
     /// from dropping the outgoing call's future, which happens when the caller's own is dropped.
@@ -66,6 +73,10 @@ impl<T> RequestExt for tonic::Request<T> {
 
     fn deadline(&self) -> Option<Deadline> {
         self.extensions().get().copied()
+    }
+
+    fn caller(&self) -> Caller {
+        self.extensions().get().cloned().expect("the server's layers tell every call's caller")
     }
 
     fn with_context(mut self, context: &CallContext) -> Self {

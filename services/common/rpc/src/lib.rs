@@ -35,6 +35,7 @@ mod status;
 mod telemetry;
 mod traceparent;
 
+pub use chatfn_domain::caller::Caller;
 pub use client::{Client, ClientConfig, ClientConfigError, RetryClass, classify, connect};
 pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};

@@ -1,6 +1,7 @@
 //! The server's layers, one per file. `server/stack.rs` composes them, in the one order that works.
 
 pub(crate) mod admission;
+pub(crate) mod authentication;
 pub(crate) mod catch_panic;
 pub(crate) mod deadline;
 pub(crate) mod trace;

@@ -12,6 +12,7 @@ use super::ServerConfig;
 use crate::{
     layers::{
         admission::AdmissionService,
+        authentication::AuthenticationService,
         catch_panic::CatchPanicService,
         deadline::{DeadlineRules, DeadlineService},
         trace::TraceService,
@@ -26,7 +27,8 @@ pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 /// 1. trace, so that every answer is reported, refusals included;
 /// 2. catch-panic, so that the layers below may panic, too;
 /// 3. deadline, so that its clock starts before the call waits for anything;
-/// 4. admission, so that a doomed call takes no permit.
+/// 4. admission, so that a doomed call takes no permit;
+/// 5. authentication, so that what it costs is bounded, too.
 pub(super) fn compose(
     routes: Routes,
     config: &ServerConfig,
@@ -44,7 +46,8 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = AdmissionService::new(routes.prepare(), permits, config.retry_after, methods);
+    let stack = AuthenticationService::new(routes.prepare());
+    let stack = AdmissionService::new(stack, permits, config.retry_after, methods);
     let stack = DeadlineService::new(stack, rules);
     let stack = CatchPanicService::new(stack);
     let stack = TraceService::new(stack);
