@@ -28,6 +28,7 @@ mod registry;
 mod runs;
 mod secrets;
 mod service;
+mod starters;
 mod test_invoke;
 mod toolbelt;
 mod vault;

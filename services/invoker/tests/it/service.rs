@@ -39,7 +39,11 @@ impl Service {
             sample_payload_json: r#"{"text": "a sample"}"#.into(),
             fires_once: true,
         };
-        let deployments = Deployments::fixed(live, [template]);
+        Self::start_with(Deployments::fixed(live, [template]), flags).await
+    }
+
+    /// With what is live given.
+    pub(crate) async fn start_with(deployments: Deployments, flags: &[&str]) -> Self {
         Self::spawn(flags, |config, listener, shutdown| {
             tokio::spawn(run_with(config, deployments, listener, shutdown))
         })

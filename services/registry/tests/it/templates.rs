@@ -17,7 +17,18 @@ async fn the_catalogue_can_be_listed_and_got() {
             "templates/chat.end",
             "templates/chat.in_queue",
             "templates/chat.participants_change",
-            "templates/chat.start"
+            "templates/chat.post_survey_email_transcript",
+            "templates/chat.start",
+            "templates/messaging.consumer_step_up",
+            "templates/messaging.conversation_end",
+            "templates/messaging.conversation_idle",
+            "templates/messaging.conversation_routing",
+            "templates/messaging.line_in_off_hours",
+            "templates/messaging.new_conversation",
+            "templates/messaging.participants_change",
+            "templates/messaging.survey_ended",
+            "templates/messaging.survey_started",
+            "templates/messaging.ttr",
         ]
     );
     for template in templates {

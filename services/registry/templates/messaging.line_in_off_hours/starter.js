@@ -1,0 +1,45 @@
+/**
+ * Messaging Line in Off-Hours: a consumer has written while nobody is there. Runs each time.
+ *
+ * input.payload   what happened; the template's sample payload shows every field
+ * input.headers   [{ key, value }] as the platform sent them
+ * context         account, template, functionVersion, eventId, conversationId, attempt, idempotencyKey,
+ *                 deadline, getRemainingTimeMs()
+ *
+ * What is returned is recorded with the event. A thrown error is a failed attempt, and the event is tried
+ * again as the function's retry settings say. A lambda cannot send commands back into the conversation: it
+ * calls other systems.
+ */
+async function lambda(input, context) {
+  const { general, mid } = input.payload;
+
+  const reminder = {
+    conversation: general.convId,
+    wroteAt: general.lastMessageTs ? new Date(general.lastMessageTs).toISOString() : null,
+    // Who wrote in opening hours first expects an answer sooner.
+    openedInOffHours: mid?.openedInOffHours ?? null,
+  };
+  console.info(`conversation ${general.convId}: a line in off-hours`);
+
+  // To put it on tomorrow's list, set on the function, and deploy it:
+  //   settings.environment    CRM_URL = https://crm.example.com/reminders
+  //   settings.allowed_hosts  crm.example.com  (any other host is refused)
+  const crmUrl = process.env.CRM_URL;
+  if (!crmUrl) {
+    return { sent: false, reminder };
+  }
+
+  // A run that reaches its timeout is stopped, so look before a slow call.
+  if (context.getRemainingTimeMs() < 100) {
+    throw new Error("too little time left to call the CRM");
+  }
+  const response = await fetch(crmUrl, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(reminder),
+  });
+  if (!response.ok) {
+    throw new Error(`the CRM answered ${response.status}`);
+  }
+  return { sent: true, reminder };
+}

@@ -1,0 +1,49 @@
+/**
+ * Messaging Survey Ended: the survey after a conversation is over. Runs once per conversation.
+ *
+ * input.payload   what happened; the template's sample payload shows every field
+ * input.headers   [{ key, value }] as the platform sent them
+ * context         account, template, functionVersion, eventId, conversationId, attempt, idempotencyKey,
+ *                 deadline, getRemainingTimeMs()
+ *
+ * What is returned is recorded with the event. A thrown error is a failed attempt, and the event is tried
+ * again as the function's retry settings say. A lambda cannot send commands back into the conversation: it
+ * calls other systems.
+ */
+async function lambda(input, context) {
+  const { conversationId, surveyId, surveyRevision, skillId, lastQuestionId, dialogs = [] } = input.payload;
+
+  // The survey is a dialog of the conversation, of a kind of its own.
+  const dialog = dialogs.find(({ dialogType }) => dialogType === "POST_SURVEY");
+  const { creationTs, endTs } = dialog ?? {};
+  const ended = {
+    conversation: conversationId,
+    survey: `${surveyId}/${surveyRevision}`,
+    skill: skillId ?? null,
+    lastQuestion: lastQuestionId ?? null,
+    seconds: creationTs && endTs ? Math.round((endTs - creationTs) / 1000) : null,
+  };
+  console.info(`conversation ${conversationId}: survey ${ended.survey} has ended`);
+
+  // To hand it to the CRM, set on the function, and deploy it:
+  //   settings.environment    CRM_URL = https://crm.example.com/surveys
+  //   settings.allowed_hosts  crm.example.com  (any other host is refused)
+  const crmUrl = process.env.CRM_URL;
+  if (!crmUrl) {
+    return { sent: false, ended };
+  }
+
+  // A run that reaches its timeout is stopped, so look before a slow call.
+  if (context.getRemainingTimeMs() < 100) {
+    throw new Error("too little time left to call the CRM");
+  }
+  const response = await fetch(crmUrl, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(ended),
+  });
+  if (!response.ok) {
+    throw new Error(`the CRM answered ${response.status}`);
+  }
+  return { sent: true, ended };
+}
