@@ -11,7 +11,7 @@ BUILD := $(CARGO) build --locked --workspace --bins
 FUZZ_SECONDS ?= 60
 CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 
-.PHONY: help setup demo run test lint fmt sqlx fuzz bench-invoke tools
+.PHONY: help setup demo run test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -36,6 +36,10 @@ test: setup ## Every test, on a throw-away Postgres.
 	$(BUILD)
 	PATH="$(PWD)/$(TOOLS):$$PATH" $(CHATFN_DB) private -- $(CARGO) nextest run --locked --workspace
 
+test-upgrade: setup ## Runs the release REV (a tag or commit) on the schema of now.
+	@services/dev/setup.sh nextest
+	@services/dev/test-upgrade.sh $(REV)
+
 lint: tools ## Format, clippy, contract, dependencies.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -55,6 +59,10 @@ fmt: ## Formats the code.
 
 sqlx: setup ## Refreshes .sqlx, the data by which queries are checked without a database.
 	@services/dev/refresh-sqlx.sh .sqlx
+
+cut-release: setup ## Keeps what the release RELEASE asks of the database, for the tests of later ones.
+	CHATFN_CUT_RELEASE=$(RELEASE) $(CHATFN_DB) private -- \
+		$(CARGO) test --quiet --locked -p chatfn-pg --test compat earlier_releases_work_on_the_schema_of_now
 
 fuzz: setup ## Fuzzes the sandbox's host, sources and memory for FUZZ_SECONDS (60) each; fails on a finding.
 	@fuzz/run.sh $(FUZZ_SECONDS)
