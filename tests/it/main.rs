@@ -4,5 +4,8 @@ mod bad_input;
 mod faults;
 mod isolation;
 mod main_job;
+mod snapshot;
 mod surface;
+mod templates;
 mod uniqueness;
+mod upgrade;

@@ -12,7 +12,7 @@ use chatfn_proto::{
     invoker::v1::{LambdaFailure, RunReport, run_report::Outcome},
     registry::v1::{
         CreateFunctionRequest, DeployFunctionRequest, DeployFunctionResponse, Function, FunctionSettings,
-        RetryPolicy, function_service_client::FunctionServiceClient,
+        RetryPolicy, UpdateFunctionRequest, function_service_client::FunctionServiceClient,
         template_service_client::TemplateServiceClient,
     },
 };
@@ -61,9 +61,19 @@ impl Api {
         // Deploying again changes nothing, and tells how far the deployment has reached.
         eventually("the invoker and event-ingest know the deployment", async || {
             let propagation = self.redeploy(template).await.ok()?.propagation?;
-            ((propagation.watchers, propagation.acknowledged) == (2, 2)).then_some(())
+            let (watchers, acknowledged) = (propagation.watchers, propagation.acknowledged);
+            // An invoker with a snapshot file is two.
+            (watchers >= 2 && acknowledged == watchers).then_some(())
         })
         .await;
+    }
+
+    /// Replaces the source of the draft of a function that exists.
+    pub async fn update(&mut self, template: &str, source: &str) {
+        let name = format!("accounts/{ACCOUNT}/functions/{template}");
+        let function = Function { name, source: source.into(), ..Function::default() };
+        let request = UpdateFunctionRequest { function: Some(function), ..UpdateFunctionRequest::default() };
+        self.functions.update_function(request).await.expect("the draft is changed");
     }
 
     /// Deploys the draft of a function that exists.

@@ -101,14 +101,20 @@ impl Service {
         self.process = Some(process.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name)));
     }
 
+    /// Sets a flag for the starts to come.
+    pub fn flag(&mut self, flag: &str, value: &str) {
+        self.arguments.push(format!("--{flag}={value}"));
+    }
+
     /// Waits until the process reports SERVING.
     pub async fn serving(&self) {
-        let mut health = HealthClient::new(self.client());
-        eventually(&format!("{} serves", self.name), async || {
-            let answer = health.check(HealthCheckRequest::default()).await.ok()?;
-            (answer.get_ref().status() == ServingStatus::Serving).then_some(())
-        })
-        .await;
+        eventually(&format!("{} serves", self.name), async || self.is_serving().await.then_some(())).await;
+    }
+
+    /// Whether the process reports SERVING.
+    pub async fn is_serving(&self) -> bool {
+        let answer = HealthClient::new(self.client()).check(HealthCheckRequest::default()).await;
+        answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving)
     }
 
     /// Ends the process as a crash does: at once, without a chance to do anything.
@@ -151,8 +157,11 @@ fn free_addresses() -> [SocketAddr; 3] {
     listeners.map(|listener| listener.local_addr().expect("a bound address"))
 }
 
-/// The binary of a service, beside the one that runs this test.
+/// The binary of a service: beside the one that runs this test, or of another release (`make test-upgrade`).
 fn binary(service: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("CHATFN_TEST_BINARIES") {
+        return Path::new(&folder).join(format!("chatfn-{service}"));
+    }
     let test = std::env::current_exe().expect("this test's own path");
     let folder = test.parent().and_then(Path::parent).expect("target/debug/deps");
     let binary = folder.join(format!("chatfn-{service}"));

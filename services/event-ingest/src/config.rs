@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use chatfn_deployments::SnapshotArgs;
 use chatfn_pg::PoolConfig;
 use chatfn_rpc::{ServerConfig, parse_duration};
 use http::Uri;
@@ -36,6 +37,10 @@ pub struct Config {
         default_value = "http://127.0.0.1:50052"
     )]
     pub invoker: Uri,
+
+    /// What is live, for a start without the registry.
+    #[command(flatten)]
+    pub snapshot: SnapshotArgs,
 
     /// The database. The pool of its settings serves reading; recording has pools of its own
     #[command(flatten)]
@@ -135,6 +140,7 @@ impl Config {
             listen: address(50053),
             registry: uri(50051),
             invoker: uri(50052),
+            snapshot: SnapshotArgs::default(),
             database,
             committers: CommitterConfig::default(),
             dispatch: DispatchConfig::default(),

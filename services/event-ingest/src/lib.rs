@@ -44,7 +44,7 @@ mod store;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use chatfn_deployments::Deployments;
+use chatfn_deployments::{Deployments, WatchConfig};
 use chatfn_pg::PoolConfig;
 use chatfn_proto::ingest::v1::{
     delivery_service_server::DeliveryServiceServer, event_ingest_service_server::EventIngestServiceServer,
@@ -70,7 +70,8 @@ const FLUSH_GRACE: Duration = Duration::from_secs(5);
 /// lane is taken, runs in progress end (for at most `drain_runs`), what they came to is recorded, and
 /// leases are released.
 ///
-/// Health says SERVING once what is live is known and lanes can be held. Not cancel safe: begin the
+/// Health says SERVING once what is live is known, from the registry or, when that cannot be reached, from the snapshot
+/// file, and lanes can be held. Not cancel safe: begin the
 /// shutdown instead of dropping the future.
 ///
 /// # Errors
@@ -78,7 +79,13 @@ const FLUSH_GRACE: Duration = Duration::from_secs(5);
 /// background task failed. Each says what to do.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     let registry = chatfn_rpc::connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
-    let deployments = Deployments::spawn(registry, "event-ingest", false, shutdown.soft());
+    let watch = WatchConfig {
+        registry,
+        watcher: "event-ingest",
+        include_source: false,
+        snapshot: config.snapshot.file(true),
+    };
+    let deployments = Deployments::spawn(watch, shutdown.soft());
     run_with(config, deployments, listener, shutdown).await
 }
 

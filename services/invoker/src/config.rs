@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use chatfn_deployments::SnapshotArgs;
 use chatfn_domain::settings::MAX_MEMORY_MIB;
 use chatfn_engine::EngineConfig;
 use chatfn_rpc::{ServerConfig, TelemetryArgs};
@@ -21,6 +22,14 @@ pub struct Config {
     /// Where the registry is.
     #[arg(long, env = "CHATFN_INVOKER_REGISTRY", default_value = "http://127.0.0.1:50051")]
     pub registry: Uri,
+
+    /// What is live, for a start without the registry. A process of its own keeps the file, because this one is confined.
+    #[command(flatten)]
+    pub snapshot: SnapshotArgs,
+
+    /// Be that process.
+    #[arg(long, hide = true)]
+    pub keep_snapshot: bool,
 
     /// Folder that keeps the compiled engine between starts; made if missing, readable by this user alone
     /// [default: chatfn-invoker in the user's cache folder].

@@ -21,6 +21,7 @@ mod functions;
 mod grpc;
 mod host;
 mod invoke;
+pub mod keeper;
 mod prepare;
 mod report;
 mod run;
@@ -63,8 +64,8 @@ use self::{
 /// How long background tasks may take to stop; none of them has anything to finish.
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves on `listener` until `shutdown`, then drains. Reports SERVING once the first snapshot of the deployments is
-/// there. Confines nothing: the process may do more than this.
+/// Serves on `listener` until `shutdown`, then drains. Reports SERVING once what is live is known: from the registry or,
+/// when that cannot be reached, from the snapshot file, if somebody keeps one ([`keeper`]). Confines nothing: the process may do more than this.
 ///
 /// # Errors
 /// The settings contradict one another, the engine or the outbound HTTP cannot be set up, or a background task failed.
@@ -86,8 +87,7 @@ pub async fn run_confined(
     // Watched until the last run is over, not only until the shutdown begins.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
-    let registry = connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
-    let deployments = Deployments::spawn(registry, "invoker", true, watching);
+    let deployments = Deployments::spawn(keeper::watch(&config, false)?, watching);
     serve(config, confinement, deployments, listener, shutdown).await
 }
 

@@ -1,9 +1,9 @@
 //! Settings of the service.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use chatfn_pg::PoolConfig;
-use chatfn_rpc::ServerConfig;
+use chatfn_rpc::{ServerConfig, parse_duration};
 use http::Uri;
 use secrecy::SecretString;
 
@@ -24,6 +24,11 @@ pub struct Config {
     )]
     pub invoker: Uri,
 
+    /// Folder of templates to offer besides the shipped ones, read at the start; services/registry/templates/README.md
+    /// says what is in it
+    #[arg(long, env = "CHATFN_REGISTRY_TEMPLATES", value_name = "FOLDER")]
+    pub templates: Option<PathBuf>,
+
     /// Changes that a watcher of deployments may be behind before it is cut off
     #[arg(
         long,
@@ -33,6 +38,16 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(1..=65_536)
     )]
     pub watch_backlog: u32,
+
+    /// Longest time for which a watcher of deployments may read nothing of what waits for it before it is cut off
+    #[arg(
+        long,
+        env = "CHATFN_REGISTRY_WATCH_STALL",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_duration
+    )]
+    pub watch_stall: Duration,
 
     /// Connections to Postgres for watches, besides those for calls
     #[arg(
@@ -101,7 +116,9 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             invoker,
+            templates: None,
             watch_backlog: 256,
+            watch_stall: Duration::from_secs(10),
             watch_connections: 4,
             secrets: SecretsConfig::default(),
             database,

@@ -201,7 +201,7 @@ impl From<RegistryError> for ApiError {
             error @ E::SecretDamaged { .. } => Self::internal(error),
             E::WatcherTooSlow => Self::resource_exhausted(
                 "WATCHER_TOO_SLOW",
-                "the watcher fell too far behind the changes; watch again",
+                "the watcher fell too far behind the changes, or read nothing for too long; watch again",
                 Duration::ZERO,
             ),
             E::RevisionWentBack => Self::unavailable(

@@ -13,7 +13,7 @@
 //!
 //! Where to start reading: [`run`] puts the service together; `grpc/function.rs` has the methods,
 //! `functions.rs`, `deploy.rs` and `secrets/` what they do, `store/` all SQL. `hub/` and `grpc/watch.rs` bring changes to the
-//! watchers. The templates are data files in `templates/`, read by [`catalogue`].
+//! watchers. The templates are data files in `templates/` and in a folder of the operator's, read by [`catalogue`].
 
 mod build_error;
 pub mod catalogue;
@@ -64,7 +64,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The settings are wrong, the database cannot be reached or has another schema than this release needs, or a
 /// background task failed. Each says what to do.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
-    let catalogue = Arc::new(Catalogue::load()?);
+    let catalogue = Arc::new(Catalogue::load(config.templates.as_deref())?);
     let invoker = chatfn_rpc::connect(ClientConfig::new(config.invoker)).context("--invoker")?;
 
     let db = chatfn_pg::connect(&config.database).await?;
@@ -87,8 +87,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     let serves_secret_access = config.secrets.serve_secret_access;
     let secrets = Secrets::start(config.secrets, db.clone(), &tasks)?;
 
-    let watch =
-        WatchHandler { catalogue: Arc::clone(&catalogue), db: watch_db.clone(), hub: Arc::clone(&hub) };
+    let watch = WatchHandler {
+        catalogue: Arc::clone(&catalogue),
+        db: watch_db.clone(),
+        hub: Arc::clone(&hub),
+        stall: config.watch_stall,
+    };
     let registry = Registry { catalogue, db: db.clone(), hub, invoker: Invoker::new(invoker) };
     let mut server = Server::builder(config.rpc)
         .service(

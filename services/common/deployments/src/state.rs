@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use chatfn_domain::{
@@ -12,6 +13,8 @@ use chatfn_domain::{
 use chatfn_rpc::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::{SnapshotFile, keep::keep, watch::Watch};
 
 /// The version of a function that is live.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,33 +49,64 @@ pub struct Template {
 #[error("what is live is not known yet: the registry has not been reached since the start")]
 pub struct NotReady;
 
+/// How to watch the registry.
+#[derive(Debug, Clone)]
+pub struct WatchConfig {
+    /// The registry.
+    pub registry: Client,
+    /// Who watches: for the registry's logs, and for a snapshot file to tell whose it is.
+    pub watcher: &'static str,
+    /// Whether deployments carry their sources.
+    pub include_source: bool,
+    /// What to begin with when the registry cannot be reached.
+    pub snapshot: Option<SnapshotFile>,
+}
+
 /// What is live. Cheap to clone; all clones see the same.
 #[derive(Debug, Clone)]
 pub struct Deployments {
     state: Arc<RwLock<Option<State>>>,
+    contact: Arc<RwLock<Contact>>,
     /// Changes seen so far, snapshots included; 0 until the first snapshot is complete.
     changes: Arc<watch::Sender<u64>>,
 }
 
 /// What is live at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) functions: HashMap<FunctionName, Arc<Deployment>>,
     pub(crate) templates: HashMap<TemplateName, Arc<Template>>,
+    /// Where the registry can go on from; empty when it cannot.
+    pub(crate) resume_token: String,
+    /// Whether something was left out that this release cannot read. A later release must not go on from there.
+    pub(crate) has_gaps: bool,
+}
+
+/// Whether what is live is what the registry says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Contact {
+    /// Nothing is known.
+    #[default]
+    Never,
+    /// A watch is under way.
+    Now,
+    /// It was so then.
+    Last(SystemTime),
 }
 
 impl Deployments {
-    /// Watches the registry from a task of its own until `shutdown`.
+    /// Watches the registry from tasks of their own until `shutdown`.
     ///
-    /// `watcher` is a name for the registry's logs. With `include_source`, deployments carry their sources.
-    pub fn spawn(registry: Client, watcher: &str, include_source: bool, shutdown: CancellationToken) -> Self {
+    /// With a snapshot file, what that holds is served when the registry cannot be reached at the start; the file is
+    /// kept up to date from then on, unless it is only to be read.
+    pub fn spawn(config: WatchConfig, shutdown: CancellationToken) -> Self {
         let deployments = Self::empty();
-        let watch = crate::watch::Watch {
-            registry,
-            watcher: watcher.to_owned(),
-            include_source,
-            deployments: deployments.clone(),
-        };
+        if let Some(file) = config.snapshot.clone().filter(|file| file.keep) {
+            let keeping = keep(file, config.watcher, config.include_source, deployments.clone());
+            let stop = shutdown.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(keeping).await });
+        }
+        let watch = Watch::new(config, deployments.clone());
         tokio::spawn(async move { shutdown.run_until_cancelled(watch.run()).await });
         deployments
     }
@@ -86,6 +120,7 @@ impl Deployments {
         deployments.replace(State {
             functions: functions.into_iter().map(|it| (it.function.clone(), Arc::new(it))).collect(),
             templates: templates.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
+            ..State::default()
         });
         deployments
     }
@@ -125,11 +160,24 @@ impl Deployments {
         self.changes.subscribe()
     }
 
-    fn empty() -> Self {
-        Self { state: Arc::new(RwLock::new(None)), changes: Arc::new(watch::Sender::new(0)) }
+    pub(crate) fn empty() -> Self {
+        Self { state: Arc::default(), contact: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
     }
 
-    fn read<T>(&self, look_up: impl FnOnce(&State) -> T) -> Result<T, NotReady> {
+    /// All that look-ups see; `None` before the first snapshot. Costs what copying two maps of pointers costs.
+    pub(crate) fn state(&self) -> Option<State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn contact(&self) -> Contact {
+        *self.contact.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_contact(&self, contact: Contact) {
+        *self.contact.write().unwrap_or_else(PoisonError::into_inner) = contact;
+    }
+
+    pub(crate) fn read<T>(&self, look_up: impl FnOnce(&State) -> T) -> Result<T, NotReady> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.as_ref().map(look_up).ok_or(NotReady)
     }

@@ -1,22 +1,25 @@
 //! Keeps a [`Deployments`] up to date.
 
-use std::{sync::Arc, time::Duration};
-
-use chatfn_domain::name::{FunctionName, TemplateResource, VersionNumber};
-use chatfn_proto::{
-    convert::to_settings,
-    registry::v1::{
-        self as wire, Firing, WatchAck, WatchDeploymentsRequest, WatchStart,
-        deployment_watch_service_client::DeploymentWatchServiceClient, watch_deployments_request::Message,
-        watch_deployments_response::Change,
-    },
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
 };
-use chatfn_rpc::{Client, MAX_MESSAGE_BYTES, RequestExt as _, code_name};
+
+use chatfn_proto::registry::v1::{
+    WatchAck, WatchDeploymentsRequest, WatchStart,
+    deployment_watch_service_client::DeploymentWatchServiceClient, watch_deployments_request::Message,
+    watch_deployments_response::Change,
+};
+use chatfn_rpc::{MAX_MESSAGE_BYTES, RequestExt as _, code_name};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
-use crate::state::{Deployment, Deployments, State, Template};
+use crate::{
+    snapshot::Saved,
+    state::{Contact, Deployments, NotReady, State, WatchConfig},
+    wire::apply,
+};
 
 /// Pause before the second call; it doubles up to [`LONGEST_PAUSE`]. A snapshot makes it short again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -24,30 +27,51 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Acknowledgements that may wait to be sent. A full queue slows the watch down, which the registry sees.
 const ACK_QUEUE: usize = 64;
+/// How long the registry has at the start before what a file holds is served: what was revoked since the file was written
+/// should not run while the registry is there to say so.
+const FIRST_CONTACT: Duration = Duration::from_secs(5);
 
 /// A watch of the registry.
 pub(crate) struct Watch {
-    pub(crate) registry: Client,
-    pub(crate) watcher: String,
-    pub(crate) include_source: bool,
-    pub(crate) deployments: Deployments,
+    config: WatchConfig,
+    deployments: Deployments,
+    /// What the file holds, until something newer is known or it is served.
+    saved: Mutex<Option<Saved>>,
 }
 
 impl Watch {
+    pub(crate) fn new(config: WatchConfig, deployments: Deployments) -> Self {
+        Self { config, deployments, saved: Mutex::default() }
+    }
+
     /// Watches for ever: calls, and calls again when the call ends.
     pub(crate) async fn run(self) {
+        if let Some(file) = &self.config.snapshot {
+            *self.saved() = file.read(self.config.watcher, self.config.include_source).await;
+        }
+        let without_contact = async {
+            tokio::time::sleep(FIRST_CONTACT).await;
+            self.serve_saved();
+        };
+        tokio::join!(without_contact, self.watch_for_ever());
+    }
+
+    async fn watch_for_ever(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let mut had_snapshot = false;
-            let end = self.watch(&mut had_snapshot).await;
-            if had_snapshot {
+            let mut is_complete = false;
+            let end = self.watch(&mut is_complete).await;
+            if is_complete {
                 pause = FIRST_PAUSE;
+                self.deployments.set_contact(Contact::Last(SystemTime::now()));
             }
+            self.serve_saved();
             match end {
                 Ok(()) => tracing::info!("the registry ended the watch of deployments; calling again"),
                 Err(status) => tracing::warn!(
                     code = code_name(status.code()),
                     error = status.message(),
+                    deployments.age_s = age(self.deployments.contact()),
                     "the watch of deployments broke: what is live stays as it is; calling again in {pause:?}"
                 ),
             }
@@ -56,43 +80,88 @@ impl Watch {
         }
     }
 
-    /// One call, from its snapshot to its end.
-    async fn watch(&self, had_snapshot: &mut bool) -> Result<(), Status> {
+    /// Serves what the file holds, if nothing newer is known.
+    fn serve_saved(&self) {
+        let Some(Saved { state, time }) = self.saved().take() else { return };
+        let contact = Contact::Last(time);
+        tracing::warn!(
+            deployments.age_s = age(contact),
+            functions = state.functions.len(),
+            templates = state.templates.len(),
+            "the registry cannot be reached: serving what was live when the snapshot file was written"
+        );
+        self.deployments.set_contact(contact);
+        self.deployments.replace(state);
+    }
+
+    /// A part of what a new call can go on from.
+    fn known<T: Default>(&self, part: impl Fn(&State) -> T) -> T {
+        let saved = self.saved();
+        match (self.deployments.read(&part), &*saved) {
+            (Ok(part), _) => part,
+            (Err(NotReady), Some(saved)) => part(&saved.state),
+            (Err(NotReady), None) => T::default(),
+        }
+    }
+
+    fn saved(&self) -> MutexGuard<'_, Option<Saved>> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One call, from its beginning to its end.
+    async fn watch(&self, is_complete: &mut bool) -> Result<(), Status> {
         let (requests, queue) = mpsc::channel(ACK_QUEUE);
         let say = async |message| {
             // An error means that the call is over, which its responses tell too.
             let _ = requests.send(WatchDeploymentsRequest { message: Some(message) }).await;
         };
-        let start = WatchStart { watcher: self.watcher.clone(), include_source: self.include_source };
-        say(Message::Start(start)).await;
+        say(Message::Start(WatchStart {
+            watcher: self.config.watcher.to_owned(),
+            include_source: self.config.include_source,
+            // What was left out would never come.
+            resume_token: self.known(|it| if it.has_gaps { String::new() } else { it.resume_token.clone() }),
+        }))
+        .await;
 
-        let mut client = DeploymentWatchServiceClient::new(self.registry.clone())
+        let mut client = DeploymentWatchServiceClient::new(self.config.registry.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let request = Request::new(ReceiverStream::new(queue)).without_deadline();
         let mut responses = client.watch_deployments(request).await?.into_inner();
 
-        let mut snapshot = State::default();
+        let mut fresh = State::default();
+        let mut is_resumed = false;
         while let Some(response) = responses.message().await? {
-            let revision = response.revision;
+            let (revision, resume_token) = (response.revision, response.resume_token);
             match response.change {
-                Some(Change::SnapshotComplete(_)) if !*had_snapshot => {
-                    *had_snapshot = true;
-                    let fresh = std::mem::take(&mut snapshot);
+                Some(Change::Resumed(_)) if !*is_complete => {
+                    is_resumed = true;
+                    // Every template comes again.
+                    fresh = State { functions: self.known(|it| it.functions.clone()), ..State::default() };
+                }
+                Some(Change::SnapshotComplete(_)) if !*is_complete => {
+                    *is_complete = true;
+                    let fresh = State { resume_token, ..std::mem::take(&mut fresh) };
                     tracing::info!(
                         revision,
+                        is_resumed,
                         functions = fresh.functions.len(),
                         templates = fresh.templates.len(),
                         "watching deployments"
                     );
+                    *self.saved() = None;
+                    self.deployments.set_contact(Contact::Now);
                     self.deployments.replace(fresh);
                     say(Message::Ack(WatchAck { revision })).await;
                 }
-                Some(change) if *had_snapshot => {
-                    self.deployments.change(|state| apply(state, change));
+                Some(change) if *is_complete => {
+                    self.deployments.change(|state| {
+                        apply(state, change);
+                        state.resume_token = resume_token;
+                    });
                     say(Message::Ack(WatchAck { revision })).await;
                 }
-                Some(change) => apply(&mut snapshot, change),
+                Some(change) => apply(&mut fresh, change),
                 // A kind of change that a newer registry knows.
                 None => {}
             }
@@ -101,52 +170,12 @@ impl Watch {
     }
 }
 
-fn apply(state: &mut State, change: Change) {
-    match change {
-        Change::Template(template) => {
-            if let Some(template) = read_template(template) {
-                state.templates.insert(template.name.clone(), Arc::new(template));
-            }
-        }
-        Change::Deployment(deployment) => {
-            if let Some(deployment) = read_deployment(deployment) {
-                state.functions.insert(deployment.function.clone(), Arc::new(deployment));
-            }
-        }
-        Change::Removed(removed) => {
-            if let Ok(function) = removed.function.parse::<FunctionName>() {
-                state.functions.remove(&function);
-            }
-        }
-        Change::SnapshotComplete(_) => {}
+/// Seconds since what is live was what the registry said.
+fn age(contact: Contact) -> Option<u64> {
+    match contact {
+        Contact::Never => None,
+        Contact::Now => Some(0),
+        // A clock that was set back makes it look fresh; nothing is decided by it.
+        Contact::Last(time) => Some(time.elapsed().unwrap_or_default().as_secs()),
     }
-}
-
-/// A deployment that this release cannot read is left out, and what is live of that function stays.
-fn read_deployment(wire: wire::Deployment) -> Option<Deployment> {
-    let read = || {
-        Some(Deployment {
-            function: wire.function.parse().ok()?,
-            version: VersionNumber::new(wire.version)?,
-            settings: to_settings("settings", wire.settings.as_ref()?).ok()?,
-            digest: wire.digest,
-            source: wire.source.into(),
-        })
-    };
-    let function = wire.function.clone();
-    let deployment = read();
-    if deployment.is_none() {
-        tracing::error!(%function, "this release cannot read a deployment: upgrade it to the registry's");
-    }
-    deployment
-}
-
-fn read_template(wire: wire::Template) -> Option<Template> {
-    let TemplateResource { template } = wire.name.parse().ok()?;
-    Some(Template {
-        name: template,
-        payload_schema_json: wire.payload_schema_json,
-        sample_payload_json: wire.sample_payload_json,
-        fires_once: wire.firing == i32::from(Firing::OncePerConversation),
-    })
 }

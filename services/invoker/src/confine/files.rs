@@ -121,6 +121,7 @@ fn readable(config: &Config) -> Vec<PathBuf> {
         .chain(authorities.cert_file)
         .chain(authorities.cert_dir)
         .chain(config.egress.ca_file.clone())
+        .chain(config.snapshot.snapshot_file.clone())
         // For the backtrace of a panic.
         .chain(std::env::current_exe().ok())
         .collect()

@@ -110,7 +110,8 @@ impl Registry {
     }
 
     async fn say(&self, change: Change) {
-        let message = WatchDeploymentsResponse { revision: self.revision, change: Some(change) };
+        let message =
+            WatchDeploymentsResponse { revision: self.revision, change: Some(change), ..Default::default() };
         self.changes.send(message).await.unwrap();
     }
 

@@ -3,6 +3,7 @@
 use chatfn_domain::{name::FunctionName, settings::FunctionSettings};
 use futures_util::{Stream, TryStreamExt as _};
 use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
 
 /// The channel on which a commit that changed a deployment rings. A hint: polling is the truth.
 pub(crate) const CHANNEL: &str = "chatfn_registry_deployments";
@@ -13,6 +14,9 @@ const MAX_ROWS: i64 = 512;
 /// Most bytes of sources in one [`Batch`], give or take one row.
 const MAX_SOURCE_BYTES: usize = 1024 * 1024;
 
+/// Revisions that are kept in the log: who was away for longer gets a snapshot, which hardly costs more by then.
+const LOGGED_REVISIONS: i64 = 10_000;
+
 /// What is live of a function.
 #[derive(Debug)]
 pub(crate) struct Deployment {
@@ -20,6 +24,8 @@ pub(crate) struct Deployment {
     pub(crate) template: String,
     /// Revision of the deployments at which this last changed.
     pub(crate) revision: i64,
+    /// Tells the revision from others of the same number; `None` for one that an older release has written.
+    pub(crate) revision_id: Option<Uuid>,
     pub(crate) change_micros: i64,
     /// `None` when nothing is live any more.
     pub(crate) version: Option<i64>,
@@ -43,14 +49,15 @@ macro_rules! select_deployments {
     ($rest:literal, $($argument:expr),+) => {
         sqlx::query_as!(
             Deployment,
-            r#"SELECT d.account, d.template, d.revision,
+            r#"SELECT d.account, d.template, d.revision, l.id AS "revision_id?",
                       (extract(epoch FROM d.deploy_time) * 1000000)::bigint AS "change_micros!",
                       d.live_version AS version, v.digest AS "digest?",
                       v.settings AS "settings?: Json<FunctionSettings>",
                       CASE WHEN $1 THEN v.source ELSE '' END AS source
                FROM registry.deployments d
                LEFT JOIN registry.versions v ON v.account = d.account AND v.template = d.template
-                     AND v.number = d.live_version "#
+                     AND v.number = d.live_version
+               LEFT JOIN registry.deployment_log l ON l.revision = d.revision "#
                 + $rest,
             $($argument),+
         )
@@ -60,6 +67,31 @@ macro_rules! select_deployments {
 /// The revision of the deployments: every change up to it is visible.
 pub(crate) async fn revision(db: &mut PgConnection) -> sqlx::Result<i64> {
     Ok(sqlx::query!("SELECT revision FROM registry.deployment_revision").fetch_one(db).await?.revision)
+}
+
+/// The revision of the deployments as [`revision`] gives it, with its id.
+pub(crate) async fn identified_revision(db: &mut PgConnection) -> sqlx::Result<(i64, Option<Uuid>)> {
+    let row = sqlx::query!(
+        r#"SELECT r.revision, l.id AS "id?"
+           FROM registry.deployment_revision r
+           LEFT JOIN registry.deployment_log l ON l.revision = r.revision"#
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.revision, row.id))
+}
+
+/// Whether the revision is in the log under this id: what changed after it is then all that a watcher of that
+/// revision has missed.
+pub(crate) async fn is_logged(db: &mut PgConnection, revision: i64, id: Uuid) -> sqlx::Result<bool> {
+    let row = sqlx::query!(
+        r#"SELECT EXISTS (SELECT FROM registry.deployment_log WHERE revision = $1 AND id = $2) AS "is_logged!""#,
+        revision,
+        id
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(row.is_logged)
 }
 
 /// What changed after `revision`, in the order of revisions. Each function at most once, as it is now.
@@ -141,6 +173,21 @@ pub(crate) async fn set(
         function.template.as_str(),
         live_version,
         revision
+    )
+    .execute(&mut *db)
+    .await?;
+    // An older release may have left this number unlogged, or a replaced database may have it from before.
+    sqlx::query!(
+        "INSERT INTO registry.deployment_log (revision) VALUES ($1)
+         ON CONFLICT (revision) DO UPDATE SET id = excluded.id",
+        revision
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM registry.deployment_log WHERE revision <= $1::bigint - $2::bigint",
+        revision,
+        LOGGED_REVISIONS
     )
     .execute(&mut *db)
     .await?;

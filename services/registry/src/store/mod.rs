@@ -1,4 +1,4 @@
-//! All SQL of the registry, in the schema `registry` (`migrations/0001_registry.sql`, `0003_secrets.sql`).
+//! All SQL of the registry, in the schema `registry` (`migrations/0001_registry.sql` and those after it).
 //!
 //! Whoever changes anything of a function, its versions and its deployment included, holds the lock on the
 //! function's row; the revision of the deployments is locked after it, and last.

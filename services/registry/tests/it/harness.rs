@@ -55,6 +55,21 @@ impl World {
         self.another_with(|_| {}).await
     }
 
+    /// Starts another registry on the same database, where one was before.
+    pub(crate) async fn another_at(&self, address: SocketAddr) -> Registry {
+        let listener = patiently(async {
+            loop {
+                match TcpListener::bind(address).await {
+                    Ok(listener) => return listener,
+                    // The one before may not be gone quite yet.
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await;
+        Registry::start_on(listener, self.database.url(), self.invoker_address, |_| {})
+    }
+
     /// Starts another registry on the same database, with other settings.
     pub(crate) async fn another_with(&self, change: impl FnOnce(&mut Config)) -> Registry {
         Registry::start(self.database.url(), self.invoker_address, change).await
@@ -69,6 +84,7 @@ impl Drop for World {
 
 /// One process, as it were.
 pub(crate) struct Registry {
+    pub(crate) address: SocketAddr,
     pub(crate) client: Client,
     pub(crate) shutdown: Shutdown,
     pub(crate) task: JoinHandle<anyhow::Result<()>>,
@@ -76,6 +92,16 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start(
+        url: &DatabaseUrl,
+        invoker: SocketAddr,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(listener, url, invoker, change)
+    }
+
+    fn start_on(
+        listener: TcpListener,
         url: &DatabaseUrl,
         invoker: SocketAddr,
         change: impl FnOnce(&mut Config),
@@ -88,8 +114,8 @@ impl Registry {
             ..PoolConfig::new(url.clone())
         };
         let mut config = Config::new(database, format!("http://{invoker}").parse().unwrap());
+        config.watch_stall = PATIENCE;
         change(&mut config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(chatfn_registry::run(config, listener, shutdown.clone()));
@@ -99,7 +125,13 @@ impl Registry {
             ..ClientConfig::new(format!("http://{address}").parse().unwrap())
         })
         .unwrap();
-        Self { client, shutdown, task }
+        Self { address, client, shutdown, task }
+    }
+
+    /// Ends it, as an operator does.
+    pub(crate) async fn stop(&mut self) {
+        self.shutdown.begin();
+        patiently(&mut self.task).await.unwrap().unwrap();
     }
 
     pub(crate) fn templates(&self) -> TemplateServiceClient<Client> {

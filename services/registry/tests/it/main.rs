@@ -10,6 +10,7 @@ mod functions;
 mod harness;
 mod invoker;
 mod races;
+mod resume;
 mod secret_log;
 mod secret_rotation;
 mod secrets;

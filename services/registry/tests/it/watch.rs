@@ -1,6 +1,9 @@
 //! What watchers of the deployments see.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use chatfn_proto::registry::v1::{
     Propagation, WatchAck, WatchStart, watch_deployments_request::Message, watch_deployments_response::Change,
@@ -33,7 +36,7 @@ async fn a_watch_begins_with_start_and_goes_on_with_acks() {
     let report = refused(first_ack, Code::InvalidArgument, "INVALID_REQUEST");
     assert_eq!(report.fields[0].field, "start");
 
-    let nameless = Message::Start(WatchStart { watcher: String::new(), include_source: false });
+    let nameless = Message::Start(WatchStart::default());
     let nameless = Watcher::call(&world.registry, [nameless]).await.map(drop);
     let report = refused(nameless, Code::InvalidArgument, "INVALID_REQUEST");
     assert_eq!(report.fields[0].field, "start.watcher");
@@ -56,7 +59,7 @@ async fn the_snapshot_comes_first_and_changes_follow() {
 
     let mut watcher = Watcher::start(&world.registry, false).await;
     let mut seen = watcher.snapshot().await;
-    assert_eq!(seen.templates.len(), 4);
+    assert_eq!(seen.templates.len(), 15);
     assert_eq!(seen.functions.keys().collect::<Vec<_>>(), [&live]);
     let deployment = &seen.functions[&live];
     assert_eq!(deployment.source, "");
@@ -232,6 +235,58 @@ async fn a_watcher_that_does_not_read_is_cut_off_and_holds_nobody_up() {
 
     let seen = Watcher::start(&world.registry, true).await.snapshot().await;
     assert_eq!(seen.version(START), 120);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_reads_nothing_at_all_is_cut_off_and_forgotten() {
+    let world = World::start_with(|config| config.watch_stall = Duration::from_secs(2)).await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    let mut stalled = Watcher::start(&world.registry, true).await;
+    stalled.snapshot().await;
+    stalled.ack(i64::MAX).await;
+    // Nobody reads from here on. What the connection buffers is bounded, so that some number of deploys is too many.
+    let mut number = 0;
+    patiently(async {
+        loop {
+            world.registry.edit(START, &long_source(number)).await;
+            let propagation = world.registry.deploy(START).await.unwrap().propagation.unwrap();
+            if propagation.watchers == 0 {
+                return;
+            }
+            number += 1;
+        }
+    })
+    .await;
+    refused(Err::<(), _>(stalled.end().await), Code::ResourceExhausted, "WATCHER_TOO_SLOW");
+    let (_, seen) = (Watcher::start(&world.registry, true).await, world.registry.get(START).await.unwrap());
+    assert_eq!(seen.live_version, i64::try_from(number).unwrap() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_watchers_see_every_change() {
+    let world = World::start().await;
+    let other = world.another().await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    let watchers = join_all((0..100).map(|number| {
+        let registry = [&world.registry, &other][number % 2];
+        async move {
+            let mut watcher = Watcher::start(registry, number % 3 == 0).await;
+            let seen = watcher.snapshot().await;
+            watcher.ack(i64::MAX).await;
+            (watcher, seen)
+        }
+    }))
+    .await;
+    let deploys = async {
+        for version in 1..=10 {
+            world.registry.edit(START, &format!("function lambda() {{ return {version}; }}")).await;
+            world.registry.deploy(START).await.unwrap();
+        }
+    };
+    let follow = join_all(watchers.into_iter().map(async |(mut watcher, mut seen)| {
+        watcher.follow(&mut seen, |seen| seen.version(START) == 10).await;
+    }));
+    tokio::join!(deploys, follow);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,11 +20,13 @@ pub(crate) struct Watcher {
 }
 
 /// What a snapshot, or the changes after it, have told.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) templates: Vec<String>,
     pub(crate) functions: BTreeMap<String, Deployment>,
     pub(crate) revision: i64,
+    /// Where a later watch can go on from.
+    pub(crate) token: String,
 }
 
 impl Watcher {
@@ -59,8 +61,14 @@ impl Watcher {
 
     /// The next change.
     pub(crate) async fn next(&mut self) -> Result<(i64, Change), Status> {
+        let (revision, change, _) = self.next_with_token().await?;
+        Ok((revision, change))
+    }
+
+    async fn next_with_token(&mut self) -> Result<(i64, Change, String), Status> {
         let response = patiently(self.responses.message()).await?.expect("the registry ended the watch");
-        Ok((response.revision, response.change.expect("a change of a known kind")))
+        let change = response.change.expect("a change of a known kind");
+        Ok((response.revision, change, response.resume_token))
     }
 
     /// How the watch ends, whatever comes before.
@@ -74,24 +82,42 @@ impl Watcher {
 
     /// Everything up to the end of the snapshot.
     pub(crate) async fn snapshot(&mut self) -> Seen {
-        let mut seen = Seen::default();
+        let (seen, is_resumed) = self.begin(Seen::default()).await;
+        assert!(!is_resumed, "nothing to go on from was named");
+        seen
+    }
+
+    /// Everything up to the first complete state, and whether the registry went on from what was `known`.
+    pub(crate) async fn begin(&mut self, known: Seen) -> (Seen, bool) {
+        let (mut seen, mut is_resumed) = (Seen::default(), false);
         loop {
-            let (revision, change) = self.next().await.unwrap();
+            let (revision, change, token) = self.next_with_token().await.unwrap();
             assert!(revision >= seen.revision, "revisions rise");
             seen.revision = revision;
-            if matches!(change, Change::SnapshotComplete(_)) {
-                return seen;
+            match change {
+                Change::Resumed(_) => {
+                    assert!(!is_resumed && seen.templates.is_empty() && seen.functions.is_empty());
+                    is_resumed = true;
+                    seen.functions = known.functions.clone();
+                }
+                Change::SnapshotComplete(_) => {
+                    seen.token = token;
+                    return (seen, is_resumed);
+                }
+                change => {
+                    assert_eq!(token, "", "there is nothing to go on from yet");
+                    seen.apply(change);
+                }
             }
-            seen.apply(change);
         }
     }
 
     /// Applies changes until `done`.
     pub(crate) async fn follow(&mut self, seen: &mut Seen, done: impl Fn(&Seen) -> bool) {
         while !done(seen) {
-            let (revision, change) = self.next().await.unwrap();
+            let (revision, change, token) = self.next_with_token().await.unwrap();
             assert!(revision > seen.revision, "revisions rise");
-            seen.revision = revision;
+            (seen.revision, seen.token) = (revision, token);
             seen.apply(change);
         }
     }
@@ -110,12 +136,18 @@ impl Seen {
                 self.functions.insert(deployment.function.clone(), deployment);
             }
             Change::Removed(removed) => _ = self.functions.remove(&removed.function),
-            Change::SnapshotComplete(_) => panic!("a second snapshot"),
+            Change::Resumed(_) | Change::SnapshotComplete(_) => panic!("a second beginning"),
         }
     }
 }
 
 /// What every watcher says first.
 pub(crate) fn start(include_source: bool) -> Message {
-    Message::Start(WatchStart { watcher: "test".into(), include_source })
+    resume("", include_source)
+}
+
+/// The same for one that goes on from a token.
+pub(crate) fn resume(token: &str, include_source: bool) -> Message {
+    let resume_token = token.to_owned();
+    Message::Start(WatchStart { watcher: "test".into(), include_source, resume_token })
 }

@@ -1,0 +1,154 @@
+//! What one watcher is told.
+//!
+//! A watch begins with the database, read in batches: all of it, or what changed since the watcher's resume token. It
+//! goes on with what changed meanwhile, and only then takes its changes from the hub. It subscribes to the hub
+//! *before* the last look at the database: a change that was committed earlier is found by that look, a later one comes
+//! through the hub. So none is missed, however long the beginning takes, and nothing is buffered for the watcher meanwhile.
+
+use chatfn_proto::registry::v1::{
+    Resumed, SnapshotComplete, WatchDeploymentsResponse, watch_deployments_response::Change,
+};
+use sqlx::PgPool;
+use tokio::sync::broadcast::error::RecvError;
+use uuid::Uuid;
+
+use super::{
+    Teller,
+    token::{ResumeToken, resume_token},
+};
+use crate::{
+    catalogue::Catalogue,
+    error::RegistryError,
+    grpc::wire,
+    hub::{Event, Hub},
+    store::deployments,
+};
+
+/// Tells one watcher what is live.
+pub(super) struct Feed<'a> {
+    pub(super) catalogue: &'a Catalogue,
+    pub(super) db: &'a PgPool,
+    pub(super) hub: &'a Hub,
+    pub(super) include_source: bool,
+    pub(super) teller: &'a Teller,
+}
+
+/// The revision up to which all is told, and its id.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    revision: i64,
+    id: Option<Uuid>,
+}
+
+/// Whether a change is a part of the watcher's beginning, whose end is the first state that it can go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Beginning,
+    Watching,
+}
+
+impl Feed<'_> {
+    /// Tells everything, from the beginning on.
+    pub(super) async fn run(&self, resume_token: &str) -> Result<(), RegistryError> {
+        let mut told = match self.known(resume_token).await? {
+            Some(told) => self.resume(told).await?,
+            None => self.snapshot().await?,
+        };
+        self.tell(Change::SnapshotComplete(SnapshotComplete {}), told, Phase::Watching).await?;
+        // Without a subscription for as long as there is much to read, which would only lap it.
+        self.catch_up(&mut told, Phase::Watching).await?;
+        let mut events = self.hub.subscribe();
+        self.catch_up(&mut told, Phase::Watching).await?;
+        loop {
+            match events.recv().await {
+                Ok(Event::Changed(row)) if row.revision > told.revision => {
+                    self.tell_change(&row, &mut told, Phase::Watching).await?;
+                }
+                // The last look at the database has seen it.
+                Ok(Event::Changed(_)) => {}
+                Ok(Event::WentBack) => return Err(RegistryError::RevisionWentBack),
+                Err(RecvError::Lagged(_)) => return Err(RegistryError::WatcherTooSlow),
+                Err(RecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+
+    /// What the watcher has been told already, if its token is one that it can go on from.
+    async fn known(&self, resume_token: &str) -> Result<Option<Told>, RegistryError> {
+        let Ok(ResumeToken { revision, id }) = resume_token.parse() else { return Ok(None) };
+        let is_logged = deployments::is_logged(&mut *self.db.acquire().await?, revision, id).await?;
+        Ok(is_logged.then_some(Told { revision, id: Some(id) }))
+    }
+
+    /// Tells what there is besides what is `told`.
+    async fn resume(&self, mut told: Told) -> Result<Told, RegistryError> {
+        self.tell(Change::Resumed(Resumed {}), told, Phase::Beginning).await?;
+        self.templates(told).await?;
+        self.catch_up(&mut told, Phase::Beginning).await?;
+        Ok(told)
+    }
+
+    /// Tells all that there is.
+    async fn snapshot(&self) -> Result<Told, RegistryError> {
+        // Read before the deployments: what changes meanwhile is told again, as a change after this revision.
+        let (revision, id) = deployments::identified_revision(&mut *self.db.acquire().await?).await?;
+        let told = Told { revision, id };
+        self.templates(told).await?;
+        let (mut account, mut template) = (String::new(), String::new());
+        loop {
+            let after = (account.as_str(), template.as_str());
+            let mut db = self.db.acquire().await?;
+            let batch = deployments::live_after(&mut db, after, self.include_source).await?;
+            drop(db);
+            for row in &batch.rows {
+                self.tell(wire::change(row, self.include_source), told, Phase::Beginning).await?;
+            }
+            match batch.rows.into_iter().next_back() {
+                Some(last) if !batch.is_last => (account, template) = (last.account, last.template),
+                _ => return Ok(told),
+            }
+        }
+    }
+
+    async fn templates(&self, told: Told) -> Result<(), RegistryError> {
+        for template in self.catalogue.all() {
+            self.tell(Change::Template(template.clone()), told, Phase::Beginning).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells what changed after what is told.
+    async fn catch_up(&self, told: &mut Told, phase: Phase) -> Result<(), RegistryError> {
+        loop {
+            let mut db = self.db.acquire().await?;
+            let batch = deployments::changed_after(&mut db, told.revision, self.include_source).await?;
+            drop(db);
+            for row in &batch.rows {
+                self.tell_change(row, told, phase).await?;
+            }
+            if batch.is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tell_change(
+        &self,
+        row: &deployments::Deployment,
+        told: &mut Told,
+        phase: Phase,
+    ) -> Result<(), RegistryError> {
+        *told = Told { revision: row.revision, id: row.revision_id };
+        self.tell(wire::change(row, self.include_source), *told, phase).await
+    }
+
+    async fn tell(&self, change: Change, told: Told, phase: Phase) -> Result<(), RegistryError> {
+        let resume_token = match phase {
+            Phase::Beginning => String::new(),
+            Phase::Watching => resume_token(told.revision, told.id),
+        };
+        let response =
+            WatchDeploymentsResponse { change: Some(change), revision: told.revision, resume_token };
+        self.teller.tell(response).await
+    }
+}
