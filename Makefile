@@ -11,7 +11,7 @@ BUILD := $(CARGO) build --locked --workspace --bins
 FUZZ_SECONDS ?= 60
 CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 
-.PHONY: help setup demo run test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke tools
+.PHONY: help setup demo run test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -69,3 +69,6 @@ fuzz: setup ## Fuzzes the sandbox's host, sources and memory for FUZZ_SECONDS (6
 
 bench-invoke: setup ## Measures a run, in process and through gRPC. The last line is JSON.
 	$(CARGO) bench --locked -p chatfn-invoker --bench invoke
+
+bench-registry: setup ## Measures look-ups, deploys until they are live, and watches. The last line is JSON.
+	$(CHATFN_DB) private -- $(CARGO) bench --locked -p chatfn-dev --bench registry
