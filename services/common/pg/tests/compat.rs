@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use chatfn_pg::{migrate::MIGRATIONS, testing::TestDatabase};
+use chatfn_pg::{
+    migrate::{MIGRATIONS, Record},
+    testing::TestDatabase,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, PgPool, SqlSafeStr as _, TypeInfo as _};
 
@@ -108,10 +111,9 @@ async fn changes(pool: &PgPool, old: &Query) -> Option<String> {
     Some(format!("{} was never NULL, and may be now", lost.0.name))
 }
 
-/// The migration that a build must know to live with this one, as its name says (`… needs 7`).
-fn needed_migration(description: &str) -> Option<i64> {
-    let (rest, version) = description.rsplit_once(' ')?;
-    rest.ends_with("needs").then(|| version.parse().ok())?
+/// The oldest migration that a build must know to start.
+fn oldest_known() -> i64 {
+    MIGRATIONS.iter().filter_map(|migration| Record::from(migration).needs()).max().unwrap_or(0)
 }
 
 #[tokio::test]
@@ -122,8 +124,7 @@ async fn earlier_releases_work_on_the_schema_of_now() {
         return cut(pool, &release).await;
     }
     let (now, needed) = tables(pool).await;
-    // A build that does not know this migration refuses to start.
-    let oldest = MIGRATIONS.iter().filter_map(|it| needed_migration(&it.description)).max().unwrap_or(0);
+    let oldest = oldest_known();
     let (mut checked, mut problems) = (0, Vec::new());
     for file in fs::read_dir(root().join("migrations/compat")).unwrap() {
         let path = file.unwrap().path();

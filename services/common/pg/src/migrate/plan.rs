@@ -18,7 +18,7 @@ pub struct Record {
 
 impl Record {
     /// The migration that a build must know to live with this one, if the name says so (`… needs 7`).
-    fn needs(&self) -> Option<i64> {
+    pub fn needs(&self) -> Option<i64> {
         let (rest, version) = self.description.rsplit_once(' ')?;
         rest.ends_with("needs").then(|| version.parse().ok())?
     }
