@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, Hub};
-use crate::store::deployments;
+use crate::store::deployments::{self, Revision};
 
 /// Longest time for which a change of another process stays unseen when nothing rings.
 const POLL: Duration = Duration::from_millis(250);
@@ -19,7 +19,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 pub(crate) async fn follow(
     hub: Arc<Hub>,
     db: PgPool,
-    mut seen: i64,
+    mut seen: Revision,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
     let mut is_failing = false;
@@ -31,7 +31,7 @@ pub(crate) async fn follow(
         };
         match result {
             Ok(()) if is_failing => {
-                tracing::info!(revision = seen, "deployments are followed again");
+                tracing::info!(revision = seen.number, "deployments are followed again");
                 is_failing = false;
             }
             Err(error) if !is_failing => {
@@ -50,28 +50,31 @@ pub(crate) async fn follow(
 }
 
 /// Publishes what changed after `seen`, and moves `seen` along with it.
-async fn look(hub: &Hub, db: &PgPool, seen: &mut i64) -> sqlx::Result<()> {
+async fn look(hub: &Hub, db: &PgPool, seen: &mut Revision) -> sqlx::Result<()> {
     let mut connection = db.acquire().await?;
-    let revision = deployments::revision(&mut connection).await?;
-    if revision < *seen {
+    let now = deployments::revision(&mut connection).await?;
+    let logged = deployments::logged_id(&mut connection, seen.number).await?;
+    // A copy that has gone on since then may be beyond the number already, but has given it to another change.
+    let is_another = matches!((seen.id, logged), (Some(seen), Some(logged)) if seen != logged);
+    if now.number < seen.number || is_another {
         tracing::warn!(
-            seen = *seen,
-            revision,
+            seen = seen.number,
+            revision = now.number,
             "the database was replaced by an older one: watchers start anew"
         );
-        *seen = revision;
+        *seen = now;
         hub.publish(Event::WentBack);
         return Ok(());
     }
-    while *seen < revision {
-        let batch = deployments::changed_after(&mut connection, *seen, true).await?;
+    while seen.number < now.number {
+        let batch = deployments::changed_after(&mut connection, seen.number, true).await?;
         for row in batch.rows {
-            *seen = row.revision;
+            *seen = row.revision();
             hub.publish(Event::Changed(Arc::new(row)));
         }
-        if batch.is_last {
-            // Rows are never deleted, so the newest has at least this revision already.
-            *seen = revision.max(*seen);
+        // Rows are never deleted, so the newest has at least this revision already.
+        if batch.is_last && seen.number < now.number {
+            *seen = now;
         }
     }
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) struct Deployment {
     pub(crate) template: String,
     /// Revision of the deployments at which this last changed.
     pub(crate) revision: i64,
-    /// Tells the revision from others of the same number; `None` for one that an older release has written.
+    /// The id of the revision; see [`Revision`].
     pub(crate) revision_id: Option<Uuid>,
     pub(crate) change_micros: i64,
     /// `None` when nothing is live any more.
@@ -34,6 +34,13 @@ pub(crate) struct Deployment {
     pub(crate) settings: Option<Json<FunctionSettings>>,
     /// Empty when it was read without sources.
     pub(crate) source: Option<String>,
+}
+
+impl Deployment {
+    /// The revision at which this last changed.
+    pub(crate) fn revision(&self) -> Revision {
+        Revision { number: self.revision, id: self.revision_id }
+    }
 }
 
 /// Some of the rows that were asked for, in order.
@@ -64,34 +71,34 @@ macro_rules! select_deployments {
     };
 }
 
-/// The revision of the deployments: every change up to it is visible.
-pub(crate) async fn revision(db: &mut PgConnection) -> sqlx::Result<i64> {
-    Ok(sqlx::query!("SELECT revision FROM registry.deployment_revision").fetch_one(db).await?.revision)
+/// A revision of the deployments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Revision {
+    pub(crate) number: i64,
+    /// Tells it from others of the same number, as the log has it; `None` for one that an older release has written, or
+    /// that the log does not reach back to.
+    pub(crate) id: Option<Uuid>,
 }
 
-/// The revision of the deployments as [`revision`] gives it, with its id.
-pub(crate) async fn identified_revision(db: &mut PgConnection) -> sqlx::Result<(i64, Option<Uuid>)> {
-    let row = sqlx::query!(
-        r#"SELECT r.revision, l.id AS "id?"
+/// The revision of the deployments: every change up to it is visible.
+pub(crate) async fn revision(db: &mut PgConnection) -> sqlx::Result<Revision> {
+    sqlx::query_as!(
+        Revision,
+        r#"SELECT r.revision AS number, l.id AS "id?"
            FROM registry.deployment_revision r
            LEFT JOIN registry.deployment_log l ON l.revision = r.revision"#
     )
     .fetch_one(db)
-    .await?;
-    Ok((row.revision, row.id))
+    .await
 }
 
-/// Whether the revision is in the log under this id: what changed after it is then all that a watcher of that
-/// revision has missed.
-pub(crate) async fn is_logged(db: &mut PgConnection, revision: i64, id: Uuid) -> sqlx::Result<bool> {
-    let row = sqlx::query!(
-        r#"SELECT EXISTS (SELECT FROM registry.deployment_log WHERE revision = $1 AND id = $2) AS "is_logged!""#,
-        revision,
-        id
-    )
-    .fetch_one(db)
-    .await?;
-    Ok(row.is_logged)
+/// The id that a revision has in the log. If it is the one that somebody knows the revision by, then what changed after
+/// it is all that they have missed.
+pub(crate) async fn logged_id(db: &mut PgConnection, revision: i64) -> sqlx::Result<Option<Uuid>> {
+    let row = sqlx::query!("SELECT id FROM registry.deployment_log WHERE revision = $1", revision)
+        .fetch_optional(db)
+        .await?;
+    Ok(row.map(|row| row.id))
 }
 
 /// What changed after `revision`, in the order of revisions. Each function at most once, as it is now.

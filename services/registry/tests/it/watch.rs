@@ -328,3 +328,26 @@ async fn watchers_start_anew_when_the_database_was_replaced_by_an_older_one() {
         .unwrap();
     refused(Err::<(), _>(watcher.end().await), Code::Unavailable, "REVISION_WENT_BACK");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_start_anew_when_a_copy_that_replaced_the_database_has_gone_on() {
+    let world = World::start().await;
+    deploy_new(&world.registry, 1).await;
+    deploy_new(&world.registry, 2).await;
+    let mut watcher = Watcher::start(&world.registry, false).await;
+    assert_eq!(watcher.snapshot().await.revision, 2);
+    // The number that the registry has seen is of another change there, and a later one follows.
+    let mut copy = world.database.pool().begin().await.unwrap();
+    for statement in [
+        "UPDATE registry.deployment_log SET id = gen_random_uuid() WHERE revision = 2",
+        "UPDATE registry.deployments SET revision = 3 WHERE revision = 2",
+        "UPDATE registry.deployment_revision SET revision = 3",
+        "INSERT INTO registry.deployment_log (revision) VALUES (3)",
+    ] {
+        sqlx::query(statement).execute(&mut *copy).await.unwrap();
+    }
+    copy.commit().await.unwrap();
+    refused(Err::<(), _>(watcher.end().await), Code::Unavailable, "REVISION_WENT_BACK");
+    let seen = Watcher::start(&world.registry, false).await.snapshot().await;
+    assert_eq!((seen.revision, seen.functions.len()), (3, 2));
+}

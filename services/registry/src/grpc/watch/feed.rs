@@ -10,18 +10,14 @@ use chatfn_proto::registry::v1::{
 };
 use sqlx::PgPool;
 use tokio::sync::broadcast::error::RecvError;
-use uuid::Uuid;
 
-use super::{
-    Teller,
-    token::{ResumeToken, resume_token},
-};
+use super::{Teller, token};
 use crate::{
     catalogue::Catalogue,
     error::RegistryError,
     grpc::wire,
     hub::{Event, Hub},
-    store::deployments,
+    store::deployments::{self, Revision},
 };
 
 /// Tells one watcher what is live.
@@ -31,13 +27,6 @@ pub(super) struct Feed<'a> {
     pub(super) hub: &'a Hub,
     pub(super) include_source: bool,
     pub(super) teller: &'a Teller,
-}
-
-/// The revision up to which all is told, and its id.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    revision: i64,
-    id: Option<Uuid>,
 }
 
 /// Whether a change is a part of the watcher's beginning, whose end is the first state that it can go on from.
@@ -61,7 +50,7 @@ impl Feed<'_> {
         self.catch_up(&mut told, Phase::Watching).await?;
         loop {
             match events.recv().await {
-                Ok(Event::Changed(row)) if row.revision > told.revision => {
+                Ok(Event::Changed(row)) if row.revision > told.number => {
                     self.tell_change(&row, &mut told, Phase::Watching).await?;
                 }
                 // The last look at the database has seen it.
@@ -73,15 +62,15 @@ impl Feed<'_> {
         }
     }
 
-    /// What the watcher has been told already, if its token is one that it can go on from.
-    async fn known(&self, resume_token: &str) -> Result<Option<Told>, RegistryError> {
-        let Ok(ResumeToken { revision, id }) = resume_token.parse() else { return Ok(None) };
-        let is_logged = deployments::is_logged(&mut *self.db.acquire().await?, revision, id).await?;
-        Ok(is_logged.then_some(Told { revision, id: Some(id) }))
+    /// The revision up to which the watcher has been told all, if its token says one that it can go on from.
+    async fn known(&self, resume_token: &str) -> Result<Option<Revision>, RegistryError> {
+        let Some((number, id)) = token::revision(resume_token) else { return Ok(None) };
+        let logged = deployments::logged_id(&mut *self.db.acquire().await?, number).await?;
+        Ok((logged == Some(id)).then_some(Revision { number, id: logged }))
     }
 
     /// Tells what there is besides what is `told`.
-    async fn resume(&self, mut told: Told) -> Result<Told, RegistryError> {
+    async fn resume(&self, mut told: Revision) -> Result<Revision, RegistryError> {
         self.tell(Change::Resumed(Resumed {}), told, Phase::Beginning).await?;
         self.templates(told).await?;
         self.catch_up(&mut told, Phase::Beginning).await?;
@@ -89,10 +78,9 @@ impl Feed<'_> {
     }
 
     /// Tells all that there is.
-    async fn snapshot(&self) -> Result<Told, RegistryError> {
+    async fn snapshot(&self) -> Result<Revision, RegistryError> {
         // Read before the deployments: what changes meanwhile is told again, as a change after this revision.
-        let (revision, id) = deployments::identified_revision(&mut *self.db.acquire().await?).await?;
-        let told = Told { revision, id };
+        let told = deployments::revision(&mut *self.db.acquire().await?).await?;
         self.templates(told).await?;
         let (mut account, mut template) = (String::new(), String::new());
         loop {
@@ -110,7 +98,7 @@ impl Feed<'_> {
         }
     }
 
-    async fn templates(&self, told: Told) -> Result<(), RegistryError> {
+    async fn templates(&self, told: Revision) -> Result<(), RegistryError> {
         for template in self.catalogue.all() {
             self.tell(Change::Template(template.clone()), told, Phase::Beginning).await?;
         }
@@ -118,10 +106,10 @@ impl Feed<'_> {
     }
 
     /// Tells what changed after what is told.
-    async fn catch_up(&self, told: &mut Told, phase: Phase) -> Result<(), RegistryError> {
+    async fn catch_up(&self, told: &mut Revision, phase: Phase) -> Result<(), RegistryError> {
         loop {
             let mut db = self.db.acquire().await?;
-            let batch = deployments::changed_after(&mut db, told.revision, self.include_source).await?;
+            let batch = deployments::changed_after(&mut db, told.number, self.include_source).await?;
             drop(db);
             for row in &batch.rows {
                 self.tell_change(row, told, phase).await?;
@@ -135,20 +123,19 @@ impl Feed<'_> {
     async fn tell_change(
         &self,
         row: &deployments::Deployment,
-        told: &mut Told,
+        told: &mut Revision,
         phase: Phase,
     ) -> Result<(), RegistryError> {
-        *told = Told { revision: row.revision, id: row.revision_id };
+        *told = row.revision();
         self.tell(wire::change(row, self.include_source), *told, phase).await
     }
 
-    async fn tell(&self, change: Change, told: Told, phase: Phase) -> Result<(), RegistryError> {
+    async fn tell(&self, change: Change, told: Revision, phase: Phase) -> Result<(), RegistryError> {
         let resume_token = match phase {
             Phase::Beginning => String::new(),
-            Phase::Watching => resume_token(told.revision, told.id),
+            Phase::Watching => token::token(told),
         };
-        let response =
-            WatchDeploymentsResponse { change: Some(change), revision: told.revision, resume_token };
+        let response = WatchDeploymentsResponse { change: Some(change), revision: told.number, resume_token };
         self.teller.tell(response).await
     }
 }
