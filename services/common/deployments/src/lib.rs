@@ -19,4 +19,4 @@ mod wire;
 
 pub use schema::{SchemaError, SchemaProblem, Schemas};
 pub use snapshot::{SnapshotArgs, SnapshotFile};
-pub use state::{Deployment, Deployments, NotReady, Template, WatchConfig};
+pub use state::{Deployment, Deployments, Fresh, NotReady, Template, WatchConfig};

@@ -11,7 +11,7 @@ use chatfn_domain::{
     settings::FunctionSettings,
 };
 use chatfn_rpc::Client;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{SnapshotFile, keep::keep, watch::Watch};
@@ -62,6 +62,18 @@ pub struct WatchConfig {
     pub snapshot: Option<SnapshotFile>,
 }
 
+/// What look-ups see since a moment ago.
+#[derive(Debug, Clone)]
+pub enum Fresh {
+    /// This version.
+    One(Arc<Deployment>),
+    /// Whatever there is: all of it may be new.
+    All,
+}
+
+/// Versions that a receiver of [`Deployments::fresh`] may be behind.
+const FRESH_BACKLOG: usize = 256;
+
 /// What is live. Cheap to clone; all clones see the same.
 #[derive(Debug, Clone)]
 pub struct Deployments {
@@ -69,6 +81,7 @@ pub struct Deployments {
     contact: Arc<RwLock<Contact>>,
     /// Changes seen so far, snapshots included; 0 until the first snapshot is complete.
     changes: Arc<watch::Sender<u64>>,
+    fresh: broadcast::Sender<Fresh>,
 }
 
 /// What is live at one moment.
@@ -160,8 +173,19 @@ impl Deployments {
         self.changes.subscribe()
     }
 
+    /// What becomes live from now on, one by one. A receiver that is told that it has fallen behind has to look at
+    /// everything, as for [`Fresh::All`].
+    pub fn fresh(&self) -> broadcast::Receiver<Fresh> {
+        self.fresh.subscribe()
+    }
+
     pub(crate) fn empty() -> Self {
-        Self { state: Arc::default(), contact: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
+        Self {
+            state: Arc::default(),
+            contact: Arc::default(),
+            changes: Arc::new(watch::Sender::new(0)),
+            fresh: broadcast::Sender::new(FRESH_BACKLOG),
+        }
     }
 
     /// All that look-ups see; `None` before the first snapshot. Costs what copying two maps of pointers costs.
@@ -182,13 +206,23 @@ impl Deployments {
         state.as_ref().map(look_up).ok_or(NotReady)
     }
 
-    pub(crate) fn replace(&self, fresh: State) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
-        self.changes.send_modify(|changes| *changes += 1);
+    pub(crate) fn replace(&self, state: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        self.tell(Fresh::All);
     }
 
-    pub(crate) fn change(&self, apply: impl FnOnce(&mut State)) {
-        apply(self.state.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
+    /// Applies a change, which says what it has made live.
+    pub(crate) fn change(&self, apply: impl FnOnce(&mut State) -> Option<Arc<Deployment>>) {
+        let fresh = apply(self.state.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
+        match fresh {
+            Some(deployment) => self.tell(Fresh::One(deployment)),
+            None => self.changes.send_modify(|changes| *changes += 1),
+        }
+    }
+
+    fn tell(&self, fresh: Fresh) {
         self.changes.send_modify(|changes| *changes += 1);
+        // An error means that nobody wants to know.
+        let _ = self.fresh.send(fresh);
     }
 }

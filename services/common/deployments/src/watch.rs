@@ -156,12 +156,12 @@ impl Watch {
                 }
                 Some(change) if *is_complete => {
                     self.deployments.change(|state| {
-                        apply(state, change);
                         state.resume_token = resume_token;
+                        apply(state, change)
                     });
                     say(Message::Ack(WatchAck { revision })).await;
                 }
-                Some(change) => apply(&mut fresh, change),
+                Some(change) => _ = apply(&mut fresh, change),
                 // A kind of change that a newer registry knows.
                 None => {}
             }

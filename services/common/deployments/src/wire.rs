@@ -10,36 +10,30 @@ use chatfn_proto::{
 
 use crate::state::{Deployment, State, Template};
 
-/// Takes a change over. A deployment that this release cannot read leaves a gap: what was live of that function stays.
-pub(crate) fn apply(state: &mut State, change: Change) {
+/// Takes a change over, and gives what it has made live. A deployment that this release cannot read leaves a gap: what was
+/// live of that function stays.
+pub(crate) fn apply(state: &mut State, change: Change) -> Option<Arc<Deployment>> {
     match change {
         Change::Template(template) => {
-            if let Some(template) = read_template(template) {
-                state.templates.insert(template.name.clone(), Arc::new(template));
-            }
+            let template = read_template(template)?;
+            state.templates.insert(template.name.clone(), Arc::new(template));
         }
         Change::Deployment(deployment) => {
             let function = deployment.function.clone();
-            match read_deployment(deployment) {
-                Some(deployment) => {
-                    state.functions.insert(deployment.function.clone(), Arc::new(deployment));
-                }
-                None => {
-                    tracing::error!(
-                        %function,
-                        "this release cannot read a deployment: upgrade it to the registry's"
-                    );
-                    state.has_gaps = true;
-                }
-            }
+            let Some(deployment) = read_deployment(deployment).map(Arc::new) else {
+                tracing::error!(%function, "this release cannot read a deployment: upgrade it to the registry's");
+                state.has_gaps = true;
+                return None;
+            };
+            state.functions.insert(deployment.function.clone(), Arc::clone(&deployment));
+            return Some(deployment);
         }
         Change::Removed(removed) => {
-            if let Ok(function) = removed.function.parse::<FunctionName>() {
-                state.functions.remove(&function);
-            }
+            state.functions.remove(&removed.function.parse::<FunctionName>().ok()?);
         }
         Change::Resumed(_) | Change::SnapshotComplete(_) => {}
     }
+    None
 }
 
 /// All that there is, as a watch would tell it.

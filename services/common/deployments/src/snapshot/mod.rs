@@ -213,7 +213,7 @@ fn decode(bytes: &[u8], watcher: &str, include_source: bool) -> Result<Saved, Sn
     while !rest.is_empty() {
         let message = WatchDeploymentsResponse::decode_length_delimited(&mut rest);
         match message.map_err(|_| SnapshotError::Damaged)?.change {
-            Some(change @ (Change::Template(_) | Change::Deployment(_))) => apply(&mut state, change),
+            Some(change @ (Change::Template(_) | Change::Deployment(_))) => _ = apply(&mut state, change),
             _ => return Err(SnapshotError::Damaged),
         }
     }
