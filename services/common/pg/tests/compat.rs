@@ -125,15 +125,20 @@ async fn earlier_releases_work_on_the_schema_of_now() {
     }
     let (now, needed) = tables(pool).await;
     let oldest = oldest_known();
-    let (mut checked, mut problems) = (0, Vec::new());
-    for file in fs::read_dir(root().join("migrations/compat")).unwrap() {
+    let mut problems = Vec::new();
+    // Right after a contraction there may be none.
+    for file in fs::read_dir(root().join("migrations/compat")).into_iter().flatten() {
         let path = file.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let release: Release = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        assert!(release.migration >= oldest, "{name} cannot start any more: delete {}", path.display());
+        assert!(
+            release.migration >= oldest,
+            "{name} cannot start any more, because a migration needs {oldest}: delete {}, and keep the release that has \
+             it by `make cut-release`",
+            path.display()
+        );
         assert!(!release.queries.is_empty() && !release.tables.is_empty(), "{name} asks nothing");
         for query in &release.queries {
-            checked += 1;
             if let Some(change) = changes(pool, query).await {
                 problems.push(format!("{name}: {change}\n{}", query.sql));
             }
@@ -156,7 +161,6 @@ async fn earlier_releases_work_on_the_schema_of_now() {
             );
         }
     }
-    assert!(checked > 0, "no release is kept in migrations/compat");
     assert!(problems.is_empty(), "a rolling upgrade would fail:\n\n{}", problems.join("\n\n"));
 }
 
@@ -171,8 +175,10 @@ async fn cut(pool: &PgPool, release: &str) {
     queries.sort();
     let migration = MIGRATIONS.iter().map(|it| it.version).max().unwrap();
     let asked = Release { migration, queries, tables: tables(pool).await.0 };
-    let path = root().join(format!("migrations/compat/{release}.json"));
-    fs::write(&path, serde_json::to_string_pretty(&asked).unwrap() + "\n").unwrap();
+    let folder = root().join("migrations/compat");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(format!("{release}.json")), serde_json::to_string_pretty(&asked).unwrap() + "\n")
+        .unwrap();
 }
 
 /// The check finds what breaks a release, whatever the migrations do.
