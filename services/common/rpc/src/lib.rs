@@ -9,6 +9,8 @@
 //!   rides in the request and fires when the call is over, however it ended.
 //! * **Overload answers at once.** A process-wide limit, held until the response body ends; health and
 //!   reflection stay reachable.
+//! * **Callers are known.** People by a signed token, services by their certificate ([`Security`]); which method is for
+//!   whom is one table ([`access`]). Without either, a server listens on loopback alone.
 //! * **Errors can be acted upon.** [`ApiError`] carries a stable reason and typed details; a lost
 //!   connection is `UNAVAILABLE` and says whether the call may have run ([`classify`]).
 //! * **Shutdown ends.** [`Server::serve`] drains and returns by a hard limit, whatever the handlers do.
@@ -30,21 +32,22 @@ mod deadline;
 mod layers;
 mod lifecycle;
 mod method;
+mod security;
 mod server;
 mod status;
 mod telemetry;
 mod traceparent;
 
-pub use chatfn_domain::caller::Caller;
+pub use chatfn_domain::caller::{Caller, Role, Service};
 pub use client::{Client, ClientConfig, ClientConfigError, RetryClass, classify, connect};
 pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};
 pub use deadline::Deadline;
 pub use lifecycle::{Shutdown, TaskError, TaskGroup};
 pub use method::MethodPolicy;
+pub use security::{KeysError, Security, SecurityConfig, SecurityError, TlsError, access, dev as dev_tokens};
 pub use server::{
     BindError, ConfigError, Drained, Health, ServeError, Server, ServerBuilder, ServerConfig, bind,
-    require_loopback,
 };
 pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name, reasons};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError, init_telemetry};

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use http::{Uri, uri};
 
+use crate::Security;
+
 /// Settings of a [`Client`](crate::Client). Start from [`ClientConfig::new`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Where the server is: `http://host:port`.
+    /// Where the server is: `https://host:port`, or `http://host:port` without TLS.
     pub uri: Uri,
+    /// How this process proves who it is, and knows the server.
+    pub security: Security,
     /// A connection must be made by then; a call's deadline may end the wait earlier.
     pub connect_timeout: Duration,
     /// Deadline of calls that have none of their own.
@@ -25,14 +29,22 @@ pub struct ClientConfig {
 /// Why a client cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientConfigError {
-    /// No scheme, or another than `http`.
-    #[error("{uri} is not an http:// address; TLS between services is not supported yet")]
-    Scheme {
+    /// No scheme, or the wrong one.
+    #[error(
+        "{uri} must begin with http:// (or with https://, and --tls-cert, --tls-key and --tls-ca must be set)"
+    )]
+    Plain {
+        /// The address given.
+        uri: Uri,
+    },
+    /// A scheme that gives away what TLS is to protect.
+    #[error("{uri} must begin with https://, since TLS is set up (--tls-cert)")]
+    Secure {
         /// The address given.
         uri: Uri,
     },
     /// No host, or a path.
-    #[error("{uri} must be http://host:port and nothing more")]
+    #[error("{uri} must be scheme, host and port, and nothing more")]
     Origin {
         /// The address given.
         uri: Uri,
@@ -40,11 +52,17 @@ pub enum ClientConfigError {
 }
 
 impl ClientConfig {
-    /// The defaults: 2 s to connect, 5 s for a call, 5 ms the least budget, a ping each 10 s answered
+    /// The defaults, with this security.
+    pub fn secured(uri: Uri, security: &Security) -> Self {
+        Self { security: security.clone(), ..Self::new(uri) }
+    }
+
+    /// The defaults: no TLS, 2 s to connect, 5 s for a call, 5 ms the least budget, a ping each 10 s answered
     /// within 5 s.
     pub fn new(uri: Uri) -> Self {
         Self {
             uri,
+            security: Security::none(),
             connect_timeout: Duration::from_secs(2),
             default_timeout: Duration::from_secs(5),
             min_budget: Duration::from_millis(5),
@@ -54,12 +72,19 @@ impl ClientConfig {
     }
 
     pub(super) fn origin(&self) -> Result<(uri::Scheme, uri::Authority), ClientConfigError> {
-        if self.uri.scheme() != Some(&uri::Scheme::HTTP) {
-            return Err(ClientConfigError::Scheme { uri: self.uri.clone() });
+        let (scheme, uri) = (self.uri.scheme(), || self.uri.clone());
+        let wanted = if self.security.is_closed() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
+        if scheme != Some(&wanted) {
+            let is_closed = self.security.is_closed();
+            return Err(if is_closed {
+                ClientConfigError::Secure { uri: uri() }
+            } else {
+                ClientConfigError::Plain { uri: uri() }
+            });
         }
         match self.uri.authority() {
             Some(authority) if matches!(self.uri.path(), "" | "/") && self.uri.query().is_none() => {
-                Ok((uri::Scheme::HTTP, authority.clone()))
+                Ok((wanted, authority.clone()))
             }
             _ => Err(ClientConfigError::Origin { uri: self.uri.clone() }),
         }
@@ -78,8 +103,8 @@ mod tests {
     fn only_plain_origins() {
         assert!(origin("http://127.0.0.1:50051").is_ok());
         assert!(origin("http://registry:50051/").is_ok());
-        assert!(matches!(origin("https://127.0.0.1:50051"), Err(ClientConfigError::Scheme { .. })));
-        assert!(matches!(origin("127.0.0.1:50051"), Err(ClientConfigError::Scheme { .. })));
+        assert!(matches!(origin("https://127.0.0.1:50051"), Err(ClientConfigError::Plain { .. })));
+        assert!(matches!(origin("127.0.0.1:50051"), Err(ClientConfigError::Plain { .. })));
         assert!(matches!(origin("http://127.0.0.1:50051/x"), Err(ClientConfigError::Origin { .. })));
     }
 }

@@ -2,6 +2,7 @@
 
 mod body;
 mod config;
+mod connector;
 mod retry;
 mod transport;
 
@@ -14,13 +15,16 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, uri};
 use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
+    client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
-use self::body::{Call, RequestBody, ResponseBody};
+use self::{
+    body::{Call, RequestBody, ResponseBody},
+    connector::Connector,
+};
 pub use self::{
     config::{ClientConfig, ClientConfigError},
     retry::{RetryClass, classify},
@@ -43,7 +47,7 @@ const USER_AGENT: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 /// never left.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: legacy::Client<HttpConnector, RequestBody>,
+    http: legacy::Client<Connector, RequestBody>,
     settings: Arc<Settings>,
 }
 
@@ -61,9 +65,7 @@ struct Settings {
 /// The URI cannot be used.
 pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
     let (scheme, authority) = config.origin()?;
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(config.connect_timeout));
+    let connector = Connector::new(config.connect_timeout, config.security.tls);
 
     let http = legacy::Client::builder(TokioExecutor::new())
         .http2_only(true)

@@ -1,37 +1,107 @@
-//! Finds out who makes a call.
+//! Finds out who makes a call, and whether that caller may call the method.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use chatfn_domain::caller::Caller;
-use http::{Request, Response};
-use tonic::body::Body;
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use tokio::sync::watch;
+use tonic::{Code, body::Body};
 use tower_service::Service;
 
-use super::Layered;
+use super::{Answer, BoxFuture, Layered, refuse};
+use crate::{
+    ApiError,
+    security::{Peer, Security, Tokens, access},
+    status::reasons,
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct AuthenticationService<S> {
     inner: S,
+    security: Security,
 }
 
 impl<S> AuthenticationService<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner }
+    pub(crate) fn new(inner: S, security: Security) -> Self {
+        Self { inner, security }
     }
+
+    fn identify(&self, request: &Request<Body>) -> Result<Caller, ApiError> {
+        if !self.security.is_closed() {
+            return Ok(Caller::anonymous());
+        }
+        let caller = match (bearer(request.headers())?, request.extensions().get()) {
+            // A token goes before a certificate, and a bad one is not made good by it.
+            (Some(token), _) => tokens(self.security.tokens.as_ref())?.check(token)?,
+            (None, Some(Peer(Some(service)))) => service.clone(),
+            (None, _) => return Err(missing()),
+        };
+        access::check(request.uri().path(), &caller)?;
+        Ok(caller)
+    }
+}
+
+/// The token of the call, if it has one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    match (token, values.next()) {
+        (Some(token), None) => Ok(Some(token)),
+        _ => Err(ApiError::new(
+            Code::Unauthenticated,
+            reasons::TOKEN_MALFORMED,
+            "the authorization header must be given once, as `authorization: Bearer <token>`",
+        )),
+    }
+}
+
+fn tokens(tokens: Option<&watch::Receiver<Arc<Tokens>>>) -> Result<Arc<Tokens>, ApiError> {
+    let tokens = tokens.ok_or_else(|| {
+        ApiError::new(
+            Code::Unauthenticated,
+            reasons::TOKENS_NOT_ACCEPTED,
+            "this server accepts no tokens; its operator sets --token-keys, --token-issuer and --token-audience",
+        )
+    })?;
+    Ok(Arc::clone(&tokens.borrow()))
+}
+
+fn missing() -> ApiError {
+    ApiError::new(
+        Code::Unauthenticated,
+        reasons::TOKEN_MISSING,
+        "the call says not who makes it; send the header `authorization: Bearer <token>` (services connect with their \
+         certificate)",
+    )
 }
 
 impl<S: Layered> Service<Request<Body>> for AuthenticationService<S> {
     type Response = Response<Body>;
     type Error = std::convert::Infallible;
-    type Future = S::Future;
+    type Future = BoxFuture<Answer>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Servers are reached from their own machine alone as yet.
-        request.extensions_mut().insert(Caller::anonymous());
-        self.inner.call(request)
+        if access::is_open(request.uri().path()) {
+            return Box::pin(self.inner.call(request));
+        }
+        let caller = match self.identify(&request) {
+            Ok(caller) => caller,
+            Err(refused) => return Box::pin(async move { Ok(refuse(refused)) }),
+        };
+        request.extensions_mut().insert(caller);
+        // It has done its work; nothing behind this layer can log it or pass it on.
+        request.headers_mut().remove(AUTHORIZATION);
+        Box::pin(self.inner.call(request))
     }
 }

@@ -4,15 +4,21 @@ use std::{io, net::SocketAddr};
 
 use tokio::net::TcpListener;
 
+use crate::{SecurityConfig, SecurityError};
+
 /// Why a server does not listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address can be reached from other machines.
     #[error(
-        "refusing to listen on {0}: calls are not authenticated yet, so only a loopback address \
-         (127.0.0.1 or [::1]) is allowed"
+        "refusing to listen on {0}: callers are not authenticated, so only a loopback address (127.0.0.1 or [::1]) is \
+         allowed; set --tls-cert, --tls-key and --tls-ca, and for people's tokens --token-keys, --token-issuer and \
+         --token-audience"
     )]
     NotLoopback(SocketAddr),
+    /// The settings of identities contradict one another.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The operating system refused.
     #[error("cannot listen on {addr}; is another process using the port?")]
     Listen {
@@ -24,21 +30,24 @@ pub enum BindError {
     },
 }
 
-/// Checks that nobody on another machine can reach `addr`: there is no authentication yet.
+/// Checks that nobody on another machine can reach `addr`, for servers that do not ask who calls.
 ///
 /// # Errors
 /// [`BindError::NotLoopback`].
-pub fn require_loopback(addr: SocketAddr) -> Result<(), BindError> {
+pub(super) fn require_loopback(addr: SocketAddr) -> Result<(), BindError> {
     if addr.ip().to_canonical().is_loopback() { Ok(()) } else { Err(BindError::NotLoopback(addr)) }
 }
 
-/// Listens on a loopback address; port 0 picks a free one. Do this before anything slow, so that a taken
-/// port is found at once.
+/// Listens on `addr`, which is a loopback one unless callers will have to prove who they are; port 0 picks a free one.
+/// Do this before anything slow, so that a taken port is found at once.
 ///
 /// # Errors
-/// The address is not a loopback one, or cannot be listened on.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
-    require_loopback(addr)?;
+/// The settings of `security` contradict one another, or the address is not allowed or cannot be listened on.
+pub async fn bind(addr: SocketAddr, security: &SecurityConfig) -> Result<TcpListener, BindError> {
+    security.validate()?;
+    if !security.is_closed() {
+        require_loopback(addr)?;
+    }
     TcpListener::bind(addr).await.map_err(|source| BindError::Listen { addr, source })
 }
 
@@ -53,7 +62,7 @@ mod tests {
         }
         for bad in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1"] {
             let error = require_loopback(bad.parse().expect("an address")).expect_err(bad);
-            assert!(error.to_string().contains("not authenticated"), "{error}");
+            assert!(error.to_string().contains("set --tls-cert"), "{error}");
         }
     }
 }

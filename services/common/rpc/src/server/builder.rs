@@ -7,7 +7,10 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
 use super::{Health, ServeError, Server, ServerConfig, stack};
-use crate::method::{MethodPolicy, Methods};
+use crate::{
+    Security,
+    method::{MethodPolicy, Methods},
+};
 
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: [&str; 2] =
@@ -17,6 +20,7 @@ const REFLECTION: [&str; 2] =
 #[derive(Debug)]
 pub struct ServerBuilder {
     config: ServerConfig,
+    security: Security,
     routes: RoutesBuilder,
     services: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
@@ -38,11 +42,19 @@ impl ServerBuilder {
         }
         Self {
             config,
+            security: Security::none(),
             routes: RoutesBuilder::default(),
             services: Vec::new(),
             descriptors: Vec::new(),
             methods,
         }
+    }
+
+    /// How callers prove who they are; without it they are anonymous, and come from this machine.
+    #[must_use]
+    pub fn security(mut self, security: Security) -> Self {
+        self.security = security;
+        self
     }
 
     /// Adds a generated service. Its name appears in health. Give it the message limits of
@@ -99,11 +111,12 @@ impl ServerBuilder {
         let stack = stack::compose(
             self.routes.routes(),
             &self.config,
+            self.security.clone(),
             self.methods,
             draining.clone(),
             cutting.clone(),
         );
-        Ok(Server { config: self.config, stack, health, draining, cutting })
+        Ok(Server { config: self.config, stack, security: self.security, health, draining, cutting })
     }
 
     fn reflection(&self) -> tonic_reflection::server::Builder<'static> {

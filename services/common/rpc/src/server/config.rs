@@ -59,7 +59,7 @@ pub struct ServerConfig {
     )]
     pub max_concurrent_streams: u32,
 
-    /// A new connection must have spoken HTTP/2 by then
+    /// A new connection must have spoken HTTP/2 by then, its TLS handshake included
     #[arg(long = "rpc-handshake-timeout", env = "CHATFN_RPC_HANDSHAKE_TIMEOUT", value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
     pub handshake_timeout: Duration,
 

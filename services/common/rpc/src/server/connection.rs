@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::Request;
@@ -17,12 +18,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, transport::server::TcpConnectInfo};
 use tower_service::Service;
 
-use super::{ServerConfig, call_task::CallExecutor, stack::Stack};
+use super::{ServerConfig, call_task::CallExecutor, handshake::Handshakes, stack::Stack};
+use crate::security::Peer;
 
 /// Length of the HTTP/2 connection preface, the first thing that a client sends.
 const PREFACE: usize = 24;
@@ -69,58 +72,94 @@ pub(super) struct Ends {
     pub(super) abort: CancellationToken,
 }
 
-/// Serves one connection until the peer leaves or [`Ends`] says so.
-pub(super) async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    builder: hyper::server::conn::http2::Builder<CallExecutor>,
-    stack: Stack,
-    handshake_timeout: std::time::Duration,
-    ends: Ends,
-) {
-    // Small frames must not wait for the acknowledgement of others.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(net.peer = %peer, "cannot set TCP_NODELAY: {error}");
+/// What all connections of a server share.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pub(super) http2: hyper::server::conn::http2::Builder<CallExecutor>,
+    pub(super) stack: Stack,
+    /// `None`: plain text.
+    pub(super) handshakes: Option<Handshakes>,
+    pub(super) handshake_timeout: Duration,
+    pub(super) ends: Ends,
+}
+
+impl Connections {
+    /// Serves one connection until the peer leaves or [`Ends`] says so.
+    pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        let spoken_by = Instant::now() + self.handshake_timeout;
+        // Small frames must not wait for the acknowledgement of others.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(net.peer = %peer, "cannot set TCP_NODELAY: {error}");
+        }
+        let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+        let Some(handshakes) = &self.handshakes else {
+            return self.speak(stream, info, Peer(None), spoken_by).await;
+        };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout_at(spoken_by, handshakes.shake(stream)) => shaken,
+            // Nobody has asked for anything yet.
+            () = self.ends.abort.cancelled() => return,
+            () = self.ends.goaway.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok((stream, identity))) => self.speak(stream, info, identity, spoken_by).await,
+            Ok(Err(error)) => tracing::debug!(net.peer = %peer, "closed: the TLS handshake failed: {error}"),
+            Err(_) => {
+                tracing::debug!(net.peer = %peer, "closed: no TLS handshake within {:?}", self.handshake_timeout);
+            }
+        }
     }
-    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(info.clone());
-        // Every layer is always ready, and so are the routes.
-        stack.clone().call(request.map(Body::new))
-    });
 
-    let received = Arc::new(AtomicUsize::new(0));
-    let has_spoken = || received.load(Ordering::Relaxed) >= PREFACE;
-    let io = TokioIo::new(Counted { inner: stream, received: Arc::clone(&received) });
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let mut handshake = pin!(tokio::time::sleep(handshake_timeout));
-    let mut handshake_over = false;
-    let mut going_away = false;
+    /// HTTP/2, which must have begun by `spoken_by`.
+    async fn speak(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        info: TcpConnectInfo,
+        identity: Peer,
+        spoken_by: Instant,
+    ) {
+        let Self { http2, stack, handshake_timeout, ends, .. } = self;
+        let peer = info.remote_addr;
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(info.clone());
+            request.extensions_mut().insert(identity.clone());
+            // Every layer is always ready, and so are the routes.
+            stack.clone().call(request.map(Body::new))
+        });
 
-    loop {
-        tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(net.peer = %peer, "connection ended: {error}");
-                }
-                return;
-            }
-            () = ends.abort.cancelled() => return,
-            () = ends.goaway.cancelled(), if !going_away => {
-                going_away = true;
-                // hyper waits for the preface before it says GOAWAY, possibly without end
-                // (hyperium/hyper#4170), and a peer that has said nothing loses nothing.
-                if !has_spoken() {
+        let received = Arc::new(AtomicUsize::new(0));
+        let has_spoken = || received.load(Ordering::Relaxed) >= PREFACE;
+        let io = TokioIo::new(Counted { inner: stream, received: Arc::clone(&received) });
+        let mut connection = pin!(http2.serve_connection(io, service));
+        let mut handshake = pin!(tokio::time::sleep_until(spoken_by));
+        let mut handshake_over = false;
+        let mut going_away = false;
+
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(net.peer = ?peer, "connection ended: {error}");
+                    }
                     return;
                 }
-                connection.as_mut().graceful_shutdown();
-            }
-            () = handshake.as_mut(), if !handshake_over => {
-                handshake_over = true;
-                // Keepalive starts after the preface; until then this is all that ends a silent peer.
-                if !has_spoken() {
-                    tracing::debug!(net.peer = %peer, "closed: no HTTP/2 preface within {handshake_timeout:?}");
-                    return;
+                () = ends.abort.cancelled() => return,
+                () = ends.goaway.cancelled(), if !going_away => {
+                    going_away = true;
+                    // hyper waits for the preface before it says GOAWAY, possibly without end
+                    // (hyperium/hyper#4170), and a peer that has said nothing loses nothing.
+                    if !has_spoken() {
+                        return;
+                    }
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = handshake.as_mut(), if !handshake_over => {
+                    handshake_over = true;
+                    // Keepalive starts after the preface; until then this is all that ends a silent peer.
+                    if !has_spoken() {
+                        tracing::debug!(net.peer = ?peer, "closed: no HTTP/2 preface within {handshake_timeout:?}");
+                        return;
+                    }
                 }
             }
         }
@@ -129,12 +168,12 @@ pub(super) async fn serve(
 
 /// Counts what was received.
 #[derive(Debug)]
-struct Counted {
-    inner: TcpStream,
+struct Counted<S> {
+    inner: S,
     received: Arc<AtomicUsize>,
 }
 
-impl AsyncRead for Counted {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -147,7 +186,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }

@@ -5,12 +5,14 @@ mod builder;
 pub(crate) mod call_task;
 mod config;
 mod connection;
+mod handshake;
 mod health;
 mod peers;
 mod serve;
 mod stack;
 
-pub use bind::{BindError, bind, require_loopback};
+use bind::require_loopback;
+pub use bind::{BindError, bind};
 pub use builder::ServerBuilder;
 pub use config::{ConfigError, ServerConfig};
 pub use health::Health;

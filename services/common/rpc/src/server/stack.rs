@@ -10,6 +10,7 @@ use tower::util::BoxCloneSyncService;
 
 use super::ServerConfig;
 use crate::{
+    Security,
     layers::{
         admission::AdmissionService,
         authentication::AuthenticationService,
@@ -32,6 +33,7 @@ pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 pub(super) fn compose(
     routes: Routes,
     config: &ServerConfig,
+    security: Security,
     methods: Methods,
     draining: CancellationToken,
     cutting: CancellationToken,
@@ -46,7 +48,7 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = AuthenticationService::new(routes.prepare());
+    let stack = AuthenticationService::new(routes.prepare(), security);
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods);
     let stack = DeadlineService::new(stack, rules);
     let stack = CatchPanicService::new(stack);

@@ -33,6 +33,32 @@ pub mod reasons {
     pub const CONNECTION_FAILED: &str = "CONNECTION_FAILED";
     /// `UNAVAILABLE`: the connection was lost during the call; the call may have had effects.
     pub const CONNECTION_LOST: &str = "CONNECTION_LOST";
+    /// `UNAUTHENTICATED`: the call has neither a token nor a service's certificate.
+    pub const TOKEN_MISSING: &str = "TOKEN_MISSING";
+    /// `UNAUTHENTICATED`: the server accepts no tokens, only services' certificates.
+    pub const TOKENS_NOT_ACCEPTED: &str = "TOKENS_NOT_ACCEPTED";
+    /// `UNAUTHENTICATED`: the `authorization` header is not a bearer token in the form of a signed JSON Web Token.
+    pub const TOKEN_MALFORMED: &str = "TOKEN_MALFORMED";
+    /// `UNAUTHENTICATED`: the key that the token names is not one that the server knows.
+    pub const TOKEN_KEY_UNKNOWN: &str = "TOKEN_KEY_UNKNOWN";
+    /// `UNAUTHENTICATED`: the token was not signed by the key that it names, with that key's algorithm.
+    pub const TOKEN_SIGNATURE_INVALID: &str = "TOKEN_SIGNATURE_INVALID";
+    /// `UNAUTHENTICATED`: the token has expired.
+    pub const TOKEN_EXPIRED: &str = "TOKEN_EXPIRED";
+    /// `UNAUTHENTICATED`: the token is not valid yet.
+    pub const TOKEN_NOT_YET_VALID: &str = "TOKEN_NOT_YET_VALID";
+    /// `UNAUTHENTICATED`: the token is of another issuer.
+    pub const TOKEN_ISSUER_WRONG: &str = "TOKEN_ISSUER_WRONG";
+    /// `UNAUTHENTICATED`: the token is for another audience.
+    pub const TOKEN_AUDIENCE_WRONG: &str = "TOKEN_AUDIENCE_WRONG";
+    /// `UNAUTHENTICATED`: the token lacks a claim, or one has not the form that it must have.
+    pub const TOKEN_CLAIMS_INVALID: &str = "TOKEN_CLAIMS_INVALID";
+    /// `PERMISSION_DENIED`: the token has none of the roles that the method is for.
+    pub const ROLE_REQUIRED: &str = "ROLE_REQUIRED";
+    /// `PERMISSION_DENIED`: the method is for other services of the cluster.
+    pub const SERVICE_REQUIRED: &str = "SERVICE_REQUIRED";
+    /// `UNIMPLEMENTED`: there is no such method.
+    pub const METHOD_UNKNOWN: &str = "METHOD_UNKNOWN";
     /// `INTERNAL`: a bug or a broken dependency of ours; the log has the cause under the error's id.
     pub const INTERNAL: &str = "INTERNAL";
 }
@@ -265,7 +291,7 @@ impl From<ApiError> for Status {
 }
 
 /// The chain of causes, outermost first, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

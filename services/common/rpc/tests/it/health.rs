@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use chatfn_rpc::{ClientConfig, MethodPolicy, RequestExt, ServeError, Server, ServerConfig, bind, connect};
+use chatfn_rpc::{
+    ClientConfig, MethodPolicy, RequestExt, SecurityConfig, ServeError, Server, ServerConfig, bind, connect,
+};
 use futures_util::{StreamExt, stream};
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
@@ -83,7 +85,9 @@ async fn both_reflections_list_the_service() {
     let set = FileDescriptorSet { file: vec![file] }.encode_to_vec().leak();
     let server = Server::builder(ServerConfig::default()).service(Probe::new()).descriptors(set);
     let server = server.build().await.expect("a valid server");
-    let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let listener = bind("127.0.0.1:0".parse().expect("an address"), &SecurityConfig::default())
+        .await
+        .expect("a free port");
     let uri = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("a URI");
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(server.serve(listener, shutdown.clone()));

@@ -5,7 +5,9 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use chatfn_rpc::{Client, ClientConfig, Drained, Health, MethodPolicy, Server, ServerConfig, bind, connect};
+use chatfn_rpc::{
+    Client, ClientConfig, Drained, Health, MethodPolicy, SecurityConfig, Server, ServerConfig, bind, connect,
+};
 use futures_util::{FutureExt, Stream, StreamExt};
 use http::{HeaderMap, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
@@ -165,7 +167,7 @@ pub(crate) async fn start_at(
         builder = builder.policy(name, *policy);
     }
     let server = builder.build().await.expect("a valid server");
-    let listener = bind(addr).await.expect("a free port");
+    let listener = bind(addr, &SecurityConfig::default()).await.expect("a free port");
     let addr = listener.local_addr().expect("bound");
     let (health, shutdown) = (server.health(), CancellationToken::new());
     let serving = server.serve(listener, shutdown.clone());
