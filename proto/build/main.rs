@@ -1,6 +1,7 @@
 //! Compiles the contract: types and services (tonic, prost), validators from the protovalidate
-//! annotations, and the descriptor set that reflection serves. Needs no `protoc`.
+//! annotations, which accounts a request names, and the descriptor set that reflection serves. Needs no `protoc`.
 
+mod names;
 mod packages;
 mod validators;
 
@@ -23,6 +24,7 @@ fn main() -> anyhow::Result<()> {
 
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("validators.rs"), validators::generate(&compiler.descriptor_pool())?)?;
+    fs::write(out.join("names.rs"), names::generate(&compiler.descriptor_pool())?)?;
 
     // Without `connect`: clients are made from the one in chatfn-rpc.
     tonic_prost_build::configure()

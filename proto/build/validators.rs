@@ -318,6 +318,23 @@ impl Generator {
     }
 }
 
+/// Whether the rules of a list leave its items to someone else.
+pub(crate) fn items_are_checked_elsewhere(list: &FieldDescriptor) -> anyhow::Result<bool> {
+    let extension = list.parent_file().parent_pool().get_extension_by_name("buf.validate.field");
+    let extension = extension.context("no extension buf.validate.field")?;
+    let options = list.options();
+    if !options.has_extension(&extension) {
+        return Ok(false);
+    }
+    let rules =
+        Rules::read(options.get_extension(&extension).as_message().context("field rules are a message")?)?;
+    let items = rules.typed.and_then(|rules| match rules.get_field_by_name("items")?.into_owned() {
+        Value::Message(items) => Some(items),
+        _ => None,
+    });
+    items.map_or(Ok(false), |items| Ok(Rules::read(&items)?.ignore_always))
+}
+
 /// `buf.validate.FieldRules`, read.
 #[derive(Default)]
 struct Rules {
@@ -358,7 +375,7 @@ impl Rules {
     }
 }
 
-fn is_ours(message: &MessageDescriptor) -> bool {
+pub(crate) fn is_ours(message: &MessageDescriptor) -> bool {
     message.package_name().starts_with("chatfn.")
 }
 
@@ -367,7 +384,7 @@ fn package_module(package: &str) -> String {
     format!("crate::{}", package.trim_start_matches("chatfn.").replace('.', "::"))
 }
 
-fn rust_path(message: &MessageDescriptor) -> String {
+pub(crate) fn rust_path(message: &MessageDescriptor) -> String {
     match message.parent_message() {
         None => format!("{}::{}", package_module(message.package_name()), camel(message.name())),
         Some(parent) => format!("{}::{}", module_of(&parent), camel(message.name())),
@@ -375,14 +392,14 @@ fn rust_path(message: &MessageDescriptor) -> String {
 }
 
 /// The module in which prost puts a message's oneofs and nested messages.
-fn module_of(message: &MessageDescriptor) -> String {
+pub(crate) fn module_of(message: &MessageDescriptor) -> String {
     match message.parent_message() {
         None => format!("{}::{}", package_module(message.package_name()), snake(message.name())),
         Some(parent) => format!("{}::{}", module_of(&parent), snake(message.name())),
     }
 }
 
-fn camel(name: &str) -> String {
+pub(crate) fn camel(name: &str) -> String {
     name.split('_')
         .map(|word| {
             word.chars().take(1).flat_map(char::to_uppercase).chain(word.chars().skip(1)).collect::<String>()

@@ -1,7 +1,8 @@
 //! The gRPC contract of chatfn: generated types and services, validators, and the descriptor set.
 //!
 //! Promises: what is generated here is what `proto/chatfn/**/*.proto` says, annotations included; a
-//! message that passes [`validate::Validate`] satisfies every rule written beside its fields; no message
+//! message that passes [`validate::Validate`] satisfies every rule written beside its fields; no caller
+//! gets beyond [`validate::validated`] with the name of something of another account; no message
 //! shows the value of a secret when it is formatted for a log.
 //!
 //! Start reading in the `.proto` files: they are the documentation. [`convert`] holds the one
@@ -9,6 +10,7 @@
 
 pub mod convert;
 mod redacted;
+pub mod scope;
 pub mod validate;
 
 /// `chatfn.registry`: the control plane.

@@ -9,6 +9,8 @@ use regex::Regex;
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::scope::{self, NamesAccounts, NotFound};
+
 mod generated {
     #![expect(unused_variables, reason = "a message without rules ignores its arguments")]
     use super::{LazyLock, Path, Regex, StringRules, Validate, Violations};
@@ -36,14 +38,40 @@ pub trait Validate {
     }
 }
 
-/// Takes the message out of a request once it satisfies its rules.
+/// Takes the message out of a request once it satisfies its rules, and its caller may name what it names.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` with reason `INVALID_REQUEST` and a `BadRequest` that names each field.
-pub fn validated<T: Validate>(request: Request<T>) -> Result<T, Status> {
-    let message = request.into_inner();
+/// `INVALID_ARGUMENT` with reason `INVALID_REQUEST` and a `BadRequest` that names each field, or `NOT_FOUND`
+/// ([`NotFound`]).
+///
+/// # Panics
+/// The request has no caller: it did not come through a server of chatfn.
+pub fn validated<T: Validate + NamesAccounts>(request: Request<T>) -> Result<T, Refused> {
+    let (_, extensions, message) = request.into_parts();
     message.validate()?;
+    let caller = extensions.get().expect("the server's layers tell every call's caller");
+    scope::check(caller, &message)?;
     Ok(message)
+}
+
+/// Why a request is not handled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It breaks rules.
+    #[error(transparent)]
+    Invalid(#[from] Violations),
+    /// It names something that is not there for its caller.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(violations) => violations.into(),
+            Refused::NotFound(not_found) => not_found.into(),
+        }
+    }
 }
 
 /// One rule that is broken.
