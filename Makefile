@@ -11,7 +11,10 @@ BUILD := $(CARGO) build --locked --workspace --bins
 FUZZ_SECONDS ?= 60
 CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 
-.PHONY: help setup demo run test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke bench-registry tools
+ROLES ?= admin,developer,invocation
+ACCOUNT ?= acme
+
+.PHONY: help setup demo run dev-certs test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -30,6 +33,10 @@ demo: setup ## Shows the main job on a private Postgres, start to end.
 run: setup ## The whole cluster in the foreground, until Ctrl-C.
 	$(BUILD)
 	exec target/debug/chatfn-dev run
+
+dev-certs: setup ## Certificates for `make run` with TLS, and a token for ACCOUNT (acme) with ROLES (all), in .data/certs.
+	$(BUILD)
+	@target/debug/chatfn-dev dev-certs --dir .data/certs --account $(ACCOUNT) --roles $(ROLES)
 
 test: setup ## Every test, on a throw-away Postgres.
 	@services/dev/setup.sh nextest

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod faults;
+mod identity;
 mod isolation;
 mod main_job;
 mod snapshot;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chatfn_pg::testing::TestDatabase;
-use chatfn_rpc::{Client, ClientConfig, connect};
+use chatfn_rpc::{Client, ClientConfig, Role, connect};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -16,7 +16,12 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{PATIENCE, eventually};
+use crate::{
+    PATIENCE,
+    api::ACCOUNT,
+    eventually,
+    identities::{Call, Identities},
+};
 
 /// The three services, each a process, on one database. They are killed when it is dropped.
 pub struct Cluster {
@@ -33,16 +38,30 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster in which lambdas may call 127.0.0.1, and waits until all of it serves.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts a cluster that speaks TLS and asks who calls. Its own clients have every role in the tests' account.
+    pub async fn start_secure(identities: &Identities) -> Self {
+        Self::start_with(Some(identities)).await
+    }
+
+    async fn start_with(identities: Option<&Identities>) -> Self {
         let database = TestDatabase::create().await;
         let url = database.url().expose().to_owned();
         let [registry, invoker, event_ingest] = free_addresses();
-        let (registry_url, invoker_url) = (format!("http://{registry}"), format!("http://{invoker}"));
+        let scheme = if identities.is_some() { "https" } else { "http" };
+        let [registry_url, invoker_url] = [registry, invoker].map(|it| format!("{scheme}://{it}"));
+        let call = identities.map_or(Call::Plain, |it| it.call(&it.token(ACCOUNT, &Role::ALL)));
         // The compiled engine is the same for all tests.
         let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/engine-cache");
         let service = |name: &'static str, address, flags: &[(&str, &str)]| {
             let mut arguments = vec![format!("--listen={address}")];
             arguments.extend(flags.iter().map(|(flag, value)| format!("--{flag}={value}")));
-            Service { name, address, arguments, process: None }
+            if let Some(identities) = identities {
+                arguments.extend(identities.flags(name));
+            }
+            Service { name, address, arguments, process: None, call: call.clone() }
         };
         let mut cluster = Self {
             registry: service("registry", registry, &[("database-url", &url), ("invoker", &invoker_url)]),
@@ -84,6 +103,7 @@ pub struct Service {
     address: SocketAddr,
     arguments: Vec<String>,
     process: Option<Child>,
+    call: Call,
 }
 
 impl Service {
@@ -134,8 +154,13 @@ impl Service {
 
     /// A client of the service. It outlives restarts.
     pub fn client(&self) -> Client {
-        let uri = format!("http://{}", self.address).parse().unwrap();
-        connect(ClientConfig { default_timeout: PATIENCE, ..ClientConfig::new(uri) }).unwrap()
+        self.client_as(&self.call)
+    }
+
+    /// A client that proves who it is in this way.
+    pub fn client_as(&self, call: &Call) -> Client {
+        let config = call.config(self.address);
+        connect(ClientConfig { default_timeout: PATIENCE, ..config }).unwrap()
     }
 }
 
@@ -158,7 +183,7 @@ fn free_addresses() -> [SocketAddr; 3] {
 }
 
 /// The binary of a service: beside the one that runs this test, or of another release (`make test-upgrade`).
-fn binary(service: &str) -> PathBuf {
+pub fn binary(service: &str) -> PathBuf {
     if let Some(folder) = std::env::var_os("CHATFN_TEST_BINARIES") {
         return Path::new(&folder).join(format!("chatfn-{service}"));
     }

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod cluster;
+pub mod identities;
 pub mod witness;
 
 use std::time::{Duration, Instant};

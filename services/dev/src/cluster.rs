@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use chatfn_pg::DatabaseUrl;
-use chatfn_rpc::{Client, ClientConfig, Shutdown, bind, connect};
+use chatfn_rpc::{Client, SecurityConfig, Shutdown, bind};
 use clap::{Args, Parser};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -12,13 +12,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{postgres::Database, secret_keys::secret_keys_file};
+use crate::{certs::Certs, postgres::Database, secret_keys::secret_keys_file};
 
 /// How long a service may take until it serves. The first start compiles the engine.
 const READY_WAIT: Duration = Duration::from_secs(120);
-
-/// Longest call of the demo. Generous: a slow machine is no failure.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What cluster to start.
 #[derive(Debug, Clone, Args)]
@@ -38,6 +35,9 @@ pub struct ClusterArgs {
     /// Where event-ingest listens.
     #[arg(long, env = "CHATFN_EVENT_INGEST_LISTEN", default_value = "127.0.0.1:50053")]
     pub event_ingest_listen: SocketAddr,
+    /// Folder of what `chatfn-dev dev-certs` made: with it the services speak TLS, and ask callers for tokens.
+    #[arg(long, env = "CHATFN_CERTS_DIR")]
+    pub certs_dir: Option<PathBuf>,
     /// Private address ranges that lambdas may call after all, for example 127.0.0.0/8.
     #[arg(long, env = "CHATFN_INVOKER_EGRESS_ALLOW_CIDR", value_delimiter = ',')]
     pub egress_allow_cidr: Vec<String>,
@@ -54,6 +54,7 @@ pub struct Cluster {
     /// In the order in which they are stopped.
     services: Vec<Service>,
     database: Database,
+    certs: Certs,
 }
 
 impl Cluster {
@@ -66,39 +67,40 @@ impl Cluster {
 
         let database = Database::open(args.database_url, args.data_dir.join("postgres")).await?;
         let url = database.url.expose().to_owned();
-        let [registry_url, invoker_url] = [registry, invoker].map(|address| format!("http://{address}"));
+        let certs = Certs::open(args.certs_dir)?;
+        let [registry_url, invoker_url] = [registry, invoker].map(|address| certs.url(address));
         let cache = args.data_dir.join("cache").display().to_string();
 
         let mut services = Vec::new();
-        let config = configure::<chatfn_event_ingest::Config>(&[
-            ("--database-url", &url),
-            ("--registry", &registry_url),
-            ("--invoker", &invoker_url),
-        ])?;
+        let flags =
+            [("--database-url", url.as_str()), ("--registry", &registry_url), ("--invoker", &invoker_url)];
+        let config = configure(&flags, &certs.flags(chatfn_rpc::Service::EventIngest))?;
         services.push(Service::spawn("event-ingest", event_ingest, |shutdown| {
             chatfn_event_ingest::run(config, event_ingest_listener, shutdown)
         }));
         let egress = args.egress_allow_cidr.iter().map(|range| ("--egress-allow-cidr", range.as_str()));
         let options = [("--registry", registry_url.as_str()), ("--cache-dir", cache.as_str())];
-        let config = configure::<chatfn_invoker::Config>(&egress.chain(options).collect::<Vec<_>>())?;
+        let flags: Vec<_> = egress.chain(options).collect();
+        let config = configure(&flags, &certs.flags(chatfn_rpc::Service::Invoker))?;
         services.push(Service::spawn("invoker", invoker, |shutdown| {
             // Not confined: this process starts and stops Postgres.
             chatfn_invoker::run(config, invoker_listener, shutdown)
         }));
         let secret_keys = secret_keys_file(&args.data_dir)?.display().to_string();
-        let config = configure::<chatfn_registry::Config>(&[
-            ("--database-url", &url),
+        let flags = [
+            ("--database-url", url.as_str()),
             ("--invoker", &invoker_url),
             ("--secret-keys-file", &secret_keys),
-        ])?;
+        ];
+        let config = configure(&flags, &certs.flags(chatfn_rpc::Service::Registry))?;
         services.push(Service::spawn("registry", registry, |shutdown| {
             chatfn_registry::run(config, registry_listener, shutdown)
         }));
 
-        let cluster = Self { registry, invoker, event_ingest, services, database };
+        let cluster = Self { registry, invoker, event_ingest, services, database, certs };
         let serving = async {
             for service in &cluster.services {
-                service.serving().await?;
+                service.serving(&cluster.certs).await?;
             }
             Ok(())
         };
@@ -109,10 +111,9 @@ impl Cluster {
         }
     }
 
-    /// A client of the service at `address`.
-    pub fn client(address: SocketAddr) -> anyhow::Result<Client> {
-        let uri = format!("http://{address}").parse()?;
-        Ok(connect(ClientConfig { default_timeout: CALL_TIMEOUT, ..ClientConfig::new(uri) })?)
+    /// A client of the service at `address`. It does not say who calls.
+    pub fn client(&self, address: SocketAddr) -> anyhow::Result<Client> {
+        self.certs.client(address)
     }
 
     /// Waits until `stop` is cancelled or a service ends by itself, which is an error.
@@ -143,16 +144,17 @@ impl Cluster {
 
 async fn listen(service: &str, address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpListener)> {
     let variable = service.to_uppercase().replace('-', "_");
-    let listener = bind(address).await.with_context(|| {
+    let listener = bind(address, &SecurityConfig::default()).await.with_context(|| {
         format!("{service} cannot listen; choose another address with CHATFN_{variable}_LISTEN")
     })?;
     Ok((listener.local_addr()?, listener))
 }
 
 /// A service's configuration, by its own flags.
-fn configure<C: Parser>(flags: &[(&str, &str)]) -> anyhow::Result<C> {
+fn configure<C: Parser>(flags: &[(&str, &str)], identity: &[String]) -> anyhow::Result<C> {
     let flags = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
-    Ok(C::try_parse_from([env!("CARGO_PKG_NAME")].into_iter().chain(flags))?)
+    let identity = identity.iter().map(String::as_str);
+    Ok(C::try_parse_from([env!("CARGO_PKG_NAME")].into_iter().chain(flags).chain(identity))?)
 }
 
 /// A service that runs as a task of this process.
@@ -174,8 +176,8 @@ impl Service {
     }
 
     /// Waits until the service reports SERVING.
-    async fn serving(&self) -> anyhow::Result<()> {
-        let mut health = HealthClient::new(Cluster::client(self.address)?);
+    async fn serving(&self, certs: &Certs) -> anyhow::Result<()> {
+        let mut health = HealthClient::new(certs.client(self.address)?);
         let serving = async {
             loop {
                 if self.task.is_finished() {

@@ -1,8 +1,9 @@
-//! `chatfn-dev run`, `chatfn-dev demo`.
+//! `chatfn-dev run`, `chatfn-dev demo`, `chatfn-dev dev-certs`.
 
 use std::process::ExitCode;
 
 use chatfn_dev::{
+    certs::{self, CertsArgs},
     cluster::{Cluster, ClusterArgs},
     demo,
 };
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Runs the cluster in the foreground until SIGINT or SIGTERM.
     Run(ClusterArgs),
+    /// Makes certificates for the services, and a token to call them with.
+    DevCerts(CertsArgs),
     /// Shows the main job, start to end, on a cluster of its own.
     Demo,
 }
@@ -37,6 +40,7 @@ async fn main() -> ExitCode {
                 init_telemetry(&cli.telemetry)?;
                 run(args, shutdown).await
             }
+            Command::DevCerts(args) => certs::make(&args).map(|made| println!("{made}")),
             Command::Demo => {
                 init_telemetry(&TelemetryArgs { log_filter: "warn".to_owned(), ..cli.telemetry })?;
                 demo::run(shutdown).await

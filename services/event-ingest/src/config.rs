@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use chatfn_deployments::SnapshotArgs;
 use chatfn_pg::PoolConfig;
-use chatfn_rpc::{ServerConfig, parse_duration};
+use chatfn_rpc::{SecurityConfig, ServerConfig, parse_duration};
 use http::Uri;
 
 /// Settings of event-ingest, from the command line or the environment.
@@ -53,6 +53,10 @@ pub struct Config {
     /// Running of recorded events.
     #[command(flatten)]
     pub dispatch: DispatchConfig,
+
+    /// Who may call, and how this service proves who it is.
+    #[command(flatten)]
+    pub security: SecurityConfig,
 
     /// gRPC.
     #[command(flatten)]
@@ -144,6 +148,7 @@ impl Config {
             database,
             committers: CommitterConfig::default(),
             dispatch: DispatchConfig::default(),
+            security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
         }
     }

@@ -49,9 +49,10 @@ use chatfn_pg::PoolConfig;
 use chatfn_proto::ingest::v1::{
     delivery_service_server::DeliveryServiceServer, event_ingest_service_server::EventIngestServiceServer,
 };
-use chatfn_rpc::{ClientConfig, Health, MAX_MESSAGE_BYTES, Server, Shutdown, TaskGroup};
+use chatfn_rpc::{ClientConfig, Health, MAX_MESSAGE_BYTES, Security, Server, Service, Shutdown, TaskGroup};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::config::{CommitterConfig, Config, ConfigError, DispatchConfig};
@@ -78,18 +79,21 @@ const FLUSH_GRACE: Duration = Duration::from_secs(5);
 /// The settings are wrong, the database cannot be reached or has another schema than this release needs, or a
 /// background task failed. Each says what to do.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
-    let registry = chatfn_rpc::connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
+    let following = CancellationToken::new();
+    let _stop_following = following.clone().drop_guard();
+    let security = Security::start(&config.security, Service::EventIngest, &following)?;
+    let registry = ClientConfig::secured(config.registry.clone(), &security);
     let watch = WatchConfig {
-        registry,
+        registry: chatfn_rpc::connect(registry).context("--registry")?,
         watcher: "event-ingest",
         include_source: false,
         snapshot: config.snapshot.file(true),
     };
     let deployments = Deployments::spawn(watch, shutdown.soft());
-    run_with(config, deployments, listener, shutdown).await
+    serve(config, security, deployments, listener, shutdown).await
 }
 
-/// As [`run`], with what is live given by the caller, who may not need a registry.
+/// As [`run`], with what is live given by the caller, who may not need a registry, and for anonymous callers.
 ///
 /// # Errors
 /// As [`run`].
@@ -99,8 +103,19 @@ pub async fn run_with(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    serve(config, Security::none(), deployments, listener, shutdown).await
+}
+
+async fn serve(
+    config: Config,
+    security: Security,
+    deployments: Deployments,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     config.validate()?;
-    let invoker = chatfn_rpc::connect(ClientConfig::new(config.invoker.clone())).context("--invoker")?;
+    let invoker = ClientConfig::secured(config.invoker.clone(), &security);
+    let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
     let pools = Pools::connect(&config).await?;
     let replica = Uuid::now_v7();
     let heads = Heads::new();
@@ -134,6 +149,7 @@ pub async fn run_with(
     let publish = PublishHandler { intake: Arc::new(Intake::new(deployments.clone())), committers };
     let deliver = DeliveryHandler { pool: pools.serve.clone() };
     let server = Server::builder(config.rpc)
+        .security(security)
         .service(
             EventIngestServiceServer::new(publish)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -23,6 +23,6 @@ async fn main() -> anyhow::Result<()> {
     let Cli { config, telemetry } = Cli::parse();
     chatfn_rpc::init_telemetry(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
-    let listener = chatfn_rpc::bind(config.listen).await?;
+    let listener = chatfn_rpc::bind(config.listen, &config.security).await?;
     chatfn_event_ingest::run(config, listener, shutdown).await
 }

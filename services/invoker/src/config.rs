@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use chatfn_deployments::SnapshotArgs;
 use chatfn_domain::settings::MAX_MEMORY_MIB;
 use chatfn_engine::EngineConfig;
-use chatfn_rpc::{ServerConfig, TelemetryArgs};
+use chatfn_rpc::{SecurityConfig, ServerConfig, TelemetryArgs};
 use clap::Parser;
 use http::Uri;
 
@@ -65,6 +65,10 @@ pub struct Config {
     /// The lambdas' outbound HTTP.
     #[command(flatten, next_help_heading = "Egress")]
     pub egress: EgressConfig,
+
+    /// Who may call, and how this service proves who it is.
+    #[command(flatten, next_help_heading = "Identities")]
+    pub security: SecurityConfig,
 
     /// The gRPC server.
     #[command(flatten, next_help_heading = "gRPC")]

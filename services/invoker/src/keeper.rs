@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use chatfn_deployments::{Deployments, WatchConfig};
-use chatfn_rpc::{ClientConfig, connect};
+use chatfn_rpc::{ClientConfig, Security, Service, connect};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -67,15 +67,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
-        let _deployments = Deployments::spawn(watch(config, true)?, stop);
+        let security = Security::start(&config.security, Service::Invoker, &stop)?;
+        let _deployments = Deployments::spawn(watch(config, &security, true)?, stop);
         tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;
         Ok(())
     })
 }
 
 /// How invoker and keeper watch: alike, so that the one can read what the other writes.
-pub(crate) fn watch(config: &Config, keep: bool) -> anyhow::Result<WatchConfig> {
-    let registry = connect(ClientConfig::new(config.registry.clone())).context("--registry")?;
+pub(crate) fn watch(config: &Config, security: &Security, keep: bool) -> anyhow::Result<WatchConfig> {
+    let registry = ClientConfig::secured(config.registry.clone(), security);
+    let registry = connect(registry).context("--registry")?;
     Ok(WatchConfig {
         registry,
         watcher: "invoker",

@@ -40,7 +40,7 @@ use anyhow::Context as _;
 use chatfn_deployments::{Deployments, Schemas};
 use chatfn_engine::Engine;
 use chatfn_proto::invoker::v1::invoker_service_server::InvokerServiceServer;
-use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, Server, Shutdown, TaskGroup, connect};
+use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, Security, Server, Service, Shutdown, TaskGroup, connect};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -87,11 +87,12 @@ pub async fn run_confined(
     // Watched until the last run is over, not only until the shutdown begins.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
-    let deployments = Deployments::spawn(keeper::watch(&config, false)?, watching);
-    serve(config, confinement, deployments, listener, shutdown).await
+    let security = Security::start(&config.security, Service::Invoker, &watching)?;
+    let deployments = Deployments::spawn(keeper::watch(&config, &security, false)?, watching);
+    serve(config, security, confinement, deployments, listener, shutdown).await
 }
 
-/// As [`run`], with what is live given by the caller, who needs a registry only to test drafts.
+/// As [`run`], with what is live given by the caller, who needs a registry only to test drafts, and for anonymous callers.
 ///
 /// # Errors
 /// As [`run`].
@@ -101,11 +102,12 @@ pub async fn run_with(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    serve(config, Confinement::none(), deployments, listener, shutdown).await
+    serve(config, Security::none(), Confinement::none(), deployments, listener, shutdown).await
 }
 
 async fn serve(
     config: Config,
+    security: Security,
     confinement: Confinement,
     deployments: Deployments,
     listener: TcpListener,
@@ -122,7 +124,7 @@ async fn serve(
     // Everything is read that has to be; from here on untrusted code runs.
     confinement.seal()?;
 
-    let registry = connect(ClientConfig::new(config.registry)).context("--registry")?;
+    let registry = connect(ClientConfig::secured(config.registry, &security)).context("--registry")?;
     let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
 
     let runner = Runner {
@@ -152,6 +154,7 @@ async fn serve(
     };
     let handlers = Handlers { invoker, preparer, tester };
     let server = Server::builder(config.rpc)
+        .security(security)
         .service(
             InvokerServiceServer::new(handlers)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
         keeper.watch_over();
     }
     tokio::runtime::Runtime::new()?.block_on(async {
-        let listener = bind(config.listen).await?;
+        let listener = bind(config.listen, &config.security).await?;
         run_confined(config, confinement, listener, Shutdown::on_signals()?).await
     })
 }

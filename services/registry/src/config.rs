@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use chatfn_pg::PoolConfig;
-use chatfn_rpc::{ServerConfig, parse_duration};
+use chatfn_rpc::{SecurityConfig, ServerConfig, parse_duration};
 use http::Uri;
 use secrecy::SecretString;
 
@@ -67,6 +67,10 @@ pub struct Config {
     #[command(flatten)]
     pub database: PoolConfig,
 
+    /// Who may call, and how this service proves who it is.
+    #[command(flatten)]
+    pub security: SecurityConfig,
+
     /// The gRPC server.
     #[command(flatten)]
     pub rpc: ServerConfig,
@@ -122,6 +126,7 @@ impl Config {
             watch_connections: 4,
             secrets: SecretsConfig::default(),
             database,
+            security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
         }
     }

@@ -38,8 +38,11 @@ use chatfn_proto::registry::v1::{
     function_service_server::FunctionServiceServer, secret_access_service_server::SecretAccessServiceServer,
     secret_service_server::SecretServiceServer, template_service_server::TemplateServiceServer,
 };
-use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, MethodPolicy, Server, Shutdown, TaskGroup};
+use chatfn_rpc::{
+    ClientConfig, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service, Shutdown, TaskGroup,
+};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, SecretsConfig};
 use self::{
@@ -65,7 +68,12 @@ const GRACE: Duration = Duration::from_secs(2);
 /// background task failed. Each says what to do.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     let catalogue = Arc::new(Catalogue::load(config.templates.as_deref())?);
-    let invoker = chatfn_rpc::connect(ClientConfig::new(config.invoker)).context("--invoker")?;
+    // Until the last call is over, not only until the shutdown begins.
+    let following = CancellationToken::new();
+    let _stop_following = following.clone().drop_guard();
+    let security = Security::start(&config.security, Service::Registry, &following)?;
+    let invoker =
+        chatfn_rpc::connect(ClientConfig::secured(config.invoker, &security)).context("--invoker")?;
 
     let db = chatfn_pg::connect(&config.database).await?;
     chatfn_pg::migrate::require_current(&db).await?;
@@ -95,6 +103,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     };
     let registry = Registry { catalogue, db: db.clone(), hub, invoker: Invoker::new(invoker) };
     let mut server = Server::builder(config.rpc)
+        .security(security)
         .service(
             TemplateServiceServer::new(TemplateHandler(registry.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)

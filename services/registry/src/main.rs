@@ -31,6 +31,6 @@ async fn main() -> ExitCode {
 async fn run(Cli { config, telemetry }: Cli) -> anyhow::Result<()> {
     chatfn_rpc::init_telemetry(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
-    let listener = chatfn_rpc::bind(config.listen).await?;
+    let listener = chatfn_rpc::bind(config.listen, &config.security).await?;
     chatfn_registry::run(config, listener, shutdown).await
 }

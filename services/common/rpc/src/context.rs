@@ -17,6 +17,8 @@ pub struct CallContext {
     pub cancelled: CancellationToken,
     /// The trace the call belongs to.
     pub trace: Option<TraceParent>,
+    /// Who makes the call; `None` if nobody does. Not inherited: services call in their own name.
+    pub caller: Option<Caller>,
 }
 
 /// Marks a call that has no deadline on purpose; without it the client applies its default.
@@ -68,6 +70,7 @@ impl<T> RequestExt for tonic::Request<T> {
             deadline: extensions.get().copied(),
             cancelled: extensions.get().cloned().unwrap_or_default(),
             trace: extensions.get().copied(),
+            caller: extensions.get().cloned(),
         }
     }
 

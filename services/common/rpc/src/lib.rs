@@ -45,7 +45,9 @@ pub use context::{CallContext, RequestExt};
 pub use deadline::Deadline;
 pub use lifecycle::{Shutdown, TaskError, TaskGroup};
 pub use method::MethodPolicy;
-pub use security::{KeysError, Security, SecurityConfig, SecurityError, TlsError, access, dev as dev_tokens};
+pub use security::{
+    ClientTls, KeysError, Security, SecurityConfig, SecurityError, TlsError, access, dev as dev_tokens,
+};
 pub use server::{
     BindError, ConfigError, Drained, Health, ServeError, Server, ServerBuilder, ServerConfig, bind,
 };

@@ -35,8 +35,8 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn of(cluster: &Cluster) -> anyhow::Result<Self> {
-        let registry = Cluster::client(cluster.registry)?;
-        let event_ingest = Cluster::client(cluster.event_ingest)?;
+        let registry = cluster.client(cluster.registry)?;
+        let event_ingest = cluster.client(cluster.event_ingest)?;
         Ok(Self {
             templates: TemplateServiceClient::new(registry.clone()),
             functions: FunctionServiceClient::new(registry),

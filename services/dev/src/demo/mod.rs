@@ -47,6 +47,7 @@ pub async fn run(shutdown: Shutdown) -> anyhow::Result<()> {
         registry_listen: any_port,
         invoker_listen: any_port,
         event_ingest_listen: any_port,
+        certs_dir: None,
         // The CRM is on loopback, where lambdas may not call unless the operator says so.
         egress_allow_cidr: vec!["127.0.0.1/32".to_owned()],
     };

@@ -35,7 +35,7 @@ impl EventIngestService for PublishHandler {
         let event = request.into_inner().event;
         // Its own rules are checked by the intake, in the same way as those of many events.
         let event = event.ok_or_else(|| Violations::one("event", "is required"))?;
-        let event = self.intake.check(event, context.trace)?;
+        let event = self.intake.check(event, &context)?;
         let answers = self.committers.record(vec![event], context.deadline).await;
         let answer = answers.into_iter().next().unwrap_or_else(|| Err(crate::error::draining()))?;
         Ok(Response::new(PublishEventResponse { acknowledgement: Some(acknowledgement(answer)) }))
@@ -48,7 +48,7 @@ impl EventIngestService for PublishHandler {
         let context = request.context();
         let request = validated(request)?;
         let checked: Vec<_> =
-            request.events.into_iter().map(|event: Event| self.intake.check(event, context.trace)).collect();
+            request.events.into_iter().map(|event: Event| self.intake.check(event, &context)).collect();
         let mut good = Vec::with_capacity(checked.len());
         let refused: Vec<Option<Status>> =
             checked.into_iter().map(|event| event.map(|event| good.push(event)).err()).collect();

@@ -12,9 +12,10 @@ use chatfn_domain::{
 use chatfn_proto::{
     convert::parse,
     ingest::v1::{Event, EventHeader, event::PayloadKind},
+    scope::{self, NotFound},
     validate::Validate as _,
 };
-use chatfn_rpc::{ApiError, TraceParent};
+use chatfn_rpc::{ApiError, CallContext};
 use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -46,8 +47,9 @@ impl Intake {
     ///
     /// # Errors
     /// Those of PublishEvent that speak of the event itself; fields are named as `event.…`.
-    pub(crate) fn check(&self, event: Event, trace: Option<TraceParent>) -> Result<NewEvent, Status> {
+    pub(crate) fn check(&self, event: Event, context: &CallContext) -> Result<NewEvent, Status> {
         event.validate().map_err(|violations| violations.below("event"))?;
+        check_account(&event, context)?;
         let account: AccountId = parse("event.account", &event.account)?;
         let event_id: EventId = parse("event.event_id", &event.event_id)?;
         let template: TemplateName = parse("event.template", &event.template)?;
@@ -85,7 +87,7 @@ impl Intake {
             hash,
             occur_time,
             deliver_by,
-            traceparent: trace.map(|trace| trace.to_string()),
+            traceparent: context.trace.map(|trace| trace.to_string()),
             fires_once: known.fires_once,
         })
     }
@@ -101,6 +103,12 @@ impl Intake {
             error.field(format!("event.{field}"), description)
         }))
     }
+}
+
+/// Checks that the caller may publish for the account that the event names.
+fn check_account(event: &Event, context: &CallContext) -> Result<(), NotFound> {
+    let caller = context.caller.as_ref().expect("every call of a server has a caller");
+    scope::check(caller, event)
 }
 
 fn time(field: &str, wire: Option<&Timestamp>) -> Result<Option<Time>, Status> {

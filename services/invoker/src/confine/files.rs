@@ -122,6 +122,8 @@ fn readable(config: &Config) -> Vec<PathBuf> {
         .chain(authorities.cert_dir)
         .chain(config.egress.ca_file.clone())
         .chain(config.snapshot.snapshot_file.clone())
+        // Certificates and keys that are replaced while the process runs.
+        .chain(config.security.folders().map(Path::to_owned))
         // For the backtrace of a panic.
         .chain(std::env::current_exe().ok())
         .collect()

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use http::{Uri, uri};
+use http::{HeaderValue, Uri, uri};
 
-use crate::Security;
+use crate::{Security, TlsError, security::ClientTls};
 
 /// Settings of a [`Client`](crate::Client). Start from [`ClientConfig::new`].
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// Where the server is: `https://host:port`, or `http://host:port` without TLS.
     pub uri: Uri,
-    /// How this process proves who it is, and knows the server.
-    pub security: Security,
+    /// How this process knows the server, and proves who it is itself. `None`: plain text.
+    pub tls: Option<ClientTls>,
+    /// The `authorization` of every call ([`ClientConfig::with_token`]).
+    pub authorization: Option<HeaderValue>,
     /// A connection must be made by then; a call's deadline may end the wait earlier.
     pub connect_timeout: Duration,
     /// Deadline of calls that have none of their own.
@@ -43,6 +45,15 @@ pub enum ClientConfigError {
         /// The address given.
         uri: Uri,
     },
+    /// The token is none.
+    #[error("the token has characters that no token has; take it as its issuer gave it, without line ends")]
+    Token,
+    /// A token without TLS.
+    #[error("a token must not travel in plain text; call {uri} by https://")]
+    PlainToken {
+        /// The address given.
+        uri: Uri,
+    },
     /// No host, or a path.
     #[error("{uri} must be scheme, host and port, and nothing more")]
     Origin {
@@ -54,7 +65,28 @@ pub enum ClientConfigError {
 impl ClientConfig {
     /// The defaults, with this security.
     pub fn secured(uri: Uri, security: &Security) -> Self {
-        Self { security: security.clone(), ..Self::new(uri) }
+        Self { tls: security.client(), ..Self::new(uri) }
+    }
+
+    /// The defaults, for a tool: it trusts these authorities (PEM), and proves by token who calls, if at all.
+    ///
+    /// # Errors
+    /// `authorities` holds no certificate.
+    pub fn trusting(uri: Uri, authorities: &[u8]) -> Result<Self, TlsError> {
+        Ok(Self { tls: Some(ClientTls::trusting(authorities)?), ..Self::new(uri) })
+    }
+
+    /// Proves who calls by this token; only with TLS, which [`connect`](crate::connect) insists on.
+    ///
+    /// # Errors
+    /// The token has characters that no token has.
+    pub fn with_token(mut self, token: &str) -> Result<Self, ClientConfigError> {
+        let mut value =
+            HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| ClientConfigError::Token)?;
+        // Never shown.
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
     }
 
     /// The defaults: no TLS, 2 s to connect, 5 s for a call, 5 ms the least budget, a ping each 10 s answered
@@ -62,7 +94,8 @@ impl ClientConfig {
     pub fn new(uri: Uri) -> Self {
         Self {
             uri,
-            security: Security::none(),
+            tls: None,
+            authorization: None,
             connect_timeout: Duration::from_secs(2),
             default_timeout: Duration::from_secs(5),
             min_budget: Duration::from_millis(5),
@@ -72,15 +105,16 @@ impl ClientConfig {
     }
 
     pub(super) fn origin(&self) -> Result<(uri::Scheme, uri::Authority), ClientConfigError> {
-        let (scheme, uri) = (self.uri.scheme(), || self.uri.clone());
-        let wanted = if self.security.is_closed() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
-        if scheme != Some(&wanted) {
-            let is_closed = self.security.is_closed();
-            return Err(if is_closed {
-                ClientConfigError::Secure { uri: uri() }
-            } else {
-                ClientConfigError::Plain { uri: uri() }
+        let wanted = if self.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
+        if self.uri.scheme() != Some(&wanted) {
+            let uri = self.uri.clone();
+            return Err(match self.tls {
+                Some(_) => ClientConfigError::Secure { uri },
+                None => ClientConfigError::Plain { uri },
             });
+        }
+        if self.tls.is_none() && self.authorization.is_some() {
+            return Err(ClientConfigError::PlainToken { uri: self.uri.clone() });
         }
         match self.uri.authority() {
             Some(authority) if matches!(self.uri.path(), "" | "/") && self.uri.query().is_none() => {

@@ -3,7 +3,6 @@
 use std::{
     error::Error,
     io,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,16 +10,16 @@ use std::{
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::{layers::BoxFuture, security::Tls};
+use crate::{layers::BoxFuture, security::ClientTls};
 
 /// Makes connections: in plain text, or by TLS with the certificates that are current.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     tcp: HttpConnector,
-    tls: Option<watch::Receiver<Arc<Tls>>>,
+    tls: Option<ClientTls>,
     /// For all of it, the TLS handshake included.
     timeout: Duration,
 }
@@ -29,7 +28,7 @@ type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Connector {
-    pub(super) fn new(timeout: Duration, tls: Option<watch::Receiver<Arc<Tls>>>) -> Self {
+    pub(super) fn new(timeout: Duration, tls: Option<ClientTls>) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(timeout));
@@ -52,8 +51,7 @@ impl Service<Uri> for Connector {
             let connecting = self.tcp.call(uri);
             return Box::pin(async move { Ok(MaybeHttpsStream::Http(connecting.await?)) });
         };
-        let current = Arc::clone(&tls.borrow().client);
-        let connecting = HttpsConnector::from((self.tcp.clone(), current)).call(uri);
+        let connecting = HttpsConnector::from((self.tcp.clone(), tls.current())).call(uri);
         let timeout = self.timeout;
         Box::pin(async move {
             let late =

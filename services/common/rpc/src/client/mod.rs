@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, uri};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, Uri,
+    header::{AUTHORIZATION, USER_AGENT},
+    uri,
+};
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
@@ -36,7 +40,7 @@ use crate::{
     traceparent::TRACEPARENT,
 };
 
-const USER_AGENT: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 
 /// A connection to one server, made when first needed and again after each loss; the inner service of
 /// tonic's generated clients. Clones share the connection.
@@ -55,6 +59,7 @@ pub struct Client {
 struct Settings {
     scheme: uri::Scheme,
     authority: uri::Authority,
+    authorization: Option<HeaderValue>,
     default_timeout: Duration,
     min_budget: Duration,
 }
@@ -65,7 +70,7 @@ struct Settings {
 /// The URI cannot be used.
 pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
     let (scheme, authority) = config.origin()?;
-    let connector = Connector::new(config.connect_timeout, config.security.tls);
+    let connector = Connector::new(config.connect_timeout, config.tls);
 
     let http = legacy::Client::builder(TokioExecutor::new())
         .http2_only(true)
@@ -79,6 +84,7 @@ pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
     let settings = Settings {
         scheme,
         authority,
+        authorization: config.authorization,
         default_timeout: config.default_timeout,
         min_budget: config.min_budget,
     };
@@ -123,7 +129,10 @@ impl Settings {
             let value = trace.header_value();
             request.headers_mut().insert(TRACEPARENT, value);
         }
-        request.headers_mut().insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
 
         let mut parts = uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());

@@ -77,7 +77,7 @@ fn missing() -> ApiError {
     ApiError::new(
         Code::Unauthenticated,
         reasons::TOKEN_MISSING,
-        "the call says not who makes it; send the header `authorization: Bearer <token>` (services connect with their \
+        "the call does not say who makes it; send the header `authorization: Bearer <token>` (services connect with their \
          certificate)",
     )
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     config::{SecurityConfig, SecurityError},
-    tls::TlsError,
+    tls::{ClientTls, TlsError},
     tokens::{KeysError, dev},
 };
 pub(crate) use self::{
@@ -66,6 +66,11 @@ impl Security {
             })?),
         };
         Ok(Self { tls: Some(tls), tokens })
+    }
+
+    /// For the clients of this process.
+    pub(crate) fn client(&self) -> Option<ClientTls> {
+        self.tls.clone().map(ClientTls::following)
     }
 
     /// Whether callers must prove who they are.

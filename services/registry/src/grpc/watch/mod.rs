@@ -13,6 +13,7 @@ use chatfn_proto::{
     },
     validate::{Validate as _, Violations},
 };
+use chatfn_rpc::{ApiError, RequestExt as _, Service, reasons};
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -47,12 +48,24 @@ impl DeploymentWatchService for WatchHandler {
         &self,
         request: Request<Streaming<WatchDeploymentsRequest>>,
     ) -> Result<Response<Self::WatchDeploymentsStream>, Status> {
+        let caller = request.caller();
         let mut requests = request.into_inner();
         let start = read_start(&mut requests).await?;
+        if start.include_source && !caller.is_service(Service::Invoker) {
+            return Err(sources_are_for_invokers().into());
+        }
         let (teller, answers) = answers(self.stall);
         tokio::spawn(self.clone().serve(start, requests, teller));
         Ok(Response::new(answers))
     }
+}
+
+fn sources_are_for_invokers() -> ApiError {
+    ApiError::permission_denied(
+        reasons::SERVICE_REQUIRED,
+        "only an invoker may watch with include_source, by certificate; leave it out",
+    )
+    .metadata("services", "invoker")
 }
 
 impl WatchHandler {

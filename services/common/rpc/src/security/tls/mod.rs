@@ -19,6 +19,7 @@ use rustls::{
     server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
     version::TLS13,
 };
+use tokio::sync::watch;
 
 pub(crate) use self::peer::Peer;
 
@@ -83,17 +84,52 @@ impl Tls {
             source: Some(source),
         })?;
         peer::require(&chain[0], trust_domain, own)?;
-        let mut roots = RootCertStore::empty();
-        for authority in certificates("tls-ca", ca)? {
-            roots.add(authority).map_err(TlsError::Authority)?;
-        }
-        let (roots, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
+        let (roots, provider) = (Arc::new(authorities(ca)?), Arc::new(ring::default_provider()));
         Ok(Self {
             server: Arc::new(server(&roots, &provider, chain.clone(), key.clone_key())?),
-            client: Arc::new(client(&roots, &provider, chain, key)?),
+            client: Arc::new(client(&roots, &provider, Some((chain, key)))?),
             trust_domain: trust_domain.to_owned(),
         })
     }
+}
+
+/// How a client speaks TLS.
+#[derive(Clone, Debug)]
+pub struct ClientTls(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// With a service's files, as they are now.
+    Following(watch::Receiver<Arc<Tls>>),
+    Fixed(Arc<ClientConfig>),
+}
+
+impl ClientTls {
+    pub(crate) fn following(tls: watch::Receiver<Arc<Tls>>) -> Self {
+        Self(Source::Following(tls))
+    }
+
+    /// Without a certificate of its own.
+    pub(crate) fn trusting(ca: &[u8]) -> Result<Self, TlsError> {
+        let (roots, provider) = (Arc::new(authorities(ca)?), Arc::new(ring::default_provider()));
+        Ok(Self(Source::Fixed(Arc::new(client(&roots, &provider, None)?))))
+    }
+
+    /// For the next connection.
+    pub(crate) fn current(&self) -> Arc<ClientConfig> {
+        match &self.0 {
+            Source::Following(tls) => Arc::clone(&tls.borrow().client),
+            Source::Fixed(config) => Arc::clone(config),
+        }
+    }
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates("tls-ca", pem)? {
+        roots.add(authority).map_err(TlsError::Authority)?;
+    }
+    Ok(roots)
 }
 
 fn certificates(flag: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -131,15 +167,16 @@ fn server(
 fn client(
     roots: &Arc<RootCertStore>,
     provider: &Arc<CryptoProvider>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<ClientConfig, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+    let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Pair)?
-        .with_root_certificates(Arc::clone(roots))
-        .with_client_auth_cert(chain, key)
-        .map_err(TlsError::Pair)?;
+        .with_root_certificates(Arc::clone(roots));
+    let mut config = match own {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(TlsError::Pair)?,
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![H2.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
