@@ -50,6 +50,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "DeliveryService/GetDelivery",
             "DeliveryService/ListDeliveries",
             "DeliveryService/GetConversation",
+            "DeliveryService/TailDeliveries",
+            "DeliveryService/Reconcile",
+            "ReplayService/GetReplay",
+            "ReplayService/ListReplays",
+            "AuditService/ListAuditEntries",
+            "DeliveryService/ResumeConversation",
+            "DeliveryService/SkipEvent",
+            "ReplayService/CreateReplay",
+            "ReplayService/CancelReplay",
         ],
     ),
     (
@@ -73,6 +82,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "DeliveryService/GetDelivery",
             "DeliveryService/ListDeliveries",
             "DeliveryService/GetConversation",
+            "DeliveryService/TailDeliveries",
+            "DeliveryService/Reconcile",
+            "ReplayService/GetReplay",
+            "ReplayService/ListReplays",
+            "AuditService/ListAuditEntries",
+            "DeliveryService/ResumeConversation",
+            "DeliveryService/SkipEvent",
+            "ReplayService/CreateReplay",
+            "ReplayService/CancelReplay",
         ],
     ),
     (
@@ -90,6 +108,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "DeliveryService/GetDelivery",
             "DeliveryService/ListDeliveries",
             "DeliveryService/GetConversation",
+            "DeliveryService/TailDeliveries",
+            "DeliveryService/Reconcile",
+            "ReplayService/GetReplay",
+            "ReplayService/ListReplays",
+            "EventIngestService/StreamEvents",
         ],
     ),
     ("registry", &["InvokerService/Prepare"]),
@@ -120,12 +143,10 @@ fn methods() -> Vec<String> {
 
 #[test]
 fn every_method_says_who_may_call_it() {
-    let mut named: Vec<_> = access::methods().map(str::to_owned).collect();
-    named.sort();
-    assert_eq!(
-        named,
-        methods(),
-        "services/common/rpc/src/security/access.rs names each method of the contract"
+    let missing: Vec<_> = methods().into_iter().filter(|method| access::of(method).is_none()).collect();
+    assert!(
+        missing.is_empty(),
+        "say in services/common/rpc/src/security/access.rs, and in ALLOWED here, who may call {missing:?}"
     );
 }
 

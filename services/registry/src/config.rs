@@ -97,7 +97,7 @@ pub struct SecretsConfig {
     )]
     pub secret_keys: Option<SecretString>,
 
-    /// Whether values of secrets are given to whoever reaches this port: to invokers, that is
+    /// Whether values of secrets are given to invokers here; without TLS, to whoever reaches this port
     #[arg(
         long,
         env = "CHATFN_REGISTRY_SERVE_SECRET_ACCESS",

@@ -25,6 +25,8 @@ pub struct Access {
 }
 
 const ANY: &[Role] = &[Admin, Developer, Invocation];
+/// Who puts right what went wrong.
+const OPERATORS: &[Role] = &[Admin, Developer];
 const NOBODY: &[Role] = &[];
 
 /// Methods, the roles of users, and the services, that may call them.
@@ -49,6 +51,8 @@ const METHODS: &[(&str, &[Role], &[Service])] = &[
     ("chatfn.registry.v1.SecretService/ListSecrets", &[Admin, Developer], &[]),
     ("chatfn.registry.v1.SecretService/DeleteSecret", &[Admin], &[]),
     //
+    ("chatfn.registry.v1.AuditService/ListAuditEntries", &[Admin, Developer], &[]),
+    //
     ("chatfn.registry.v1.SecretAccessService/AccessSecret", NOBODY, &[Invoker]),
     ("chatfn.registry.v1.DeploymentWatchService/WatchDeployments", NOBODY, &[EventIngest, Invoker]),
     //
@@ -58,10 +62,20 @@ const METHODS: &[(&str, &[Role], &[Service])] = &[
     //
     ("chatfn.ingest.v1.EventIngestService/PublishEvent", &[Invocation], &[]),
     ("chatfn.ingest.v1.EventIngestService/PublishEvents", &[Invocation], &[]),
+    ("chatfn.ingest.v1.EventIngestService/StreamEvents", &[Invocation], &[]),
     //
     ("chatfn.ingest.v1.DeliveryService/GetDelivery", ANY, &[]),
     ("chatfn.ingest.v1.DeliveryService/ListDeliveries", ANY, &[]),
     ("chatfn.ingest.v1.DeliveryService/GetConversation", ANY, &[]),
+    ("chatfn.ingest.v1.DeliveryService/TailDeliveries", ANY, &[]),
+    ("chatfn.ingest.v1.DeliveryService/Reconcile", ANY, &[]),
+    ("chatfn.ingest.v1.DeliveryService/ResumeConversation", OPERATORS, &[]),
+    ("chatfn.ingest.v1.DeliveryService/SkipEvent", OPERATORS, &[]),
+    //
+    ("chatfn.ingest.v1.ReplayService/CreateReplay", OPERATORS, &[]),
+    ("chatfn.ingest.v1.ReplayService/GetReplay", ANY, &[]),
+    ("chatfn.ingest.v1.ReplayService/ListReplays", ANY, &[]),
+    ("chatfn.ingest.v1.ReplayService/CancelReplay", OPERATORS, &[]),
 ];
 
 /// Services that anyone may call: probes and tools come before tokens.
@@ -78,11 +92,6 @@ static TABLE: LazyLock<HashMap<&str, Access>> = LazyLock::new(|| {
 /// Who may call `package.Service/Method`; `None` is nobody.
 pub fn of(method: &str) -> Option<Access> {
     TABLE.get(method).copied()
-}
-
-/// All methods of the table, as `package.Service/Method`.
-pub fn methods() -> impl Iterator<Item = &'static str> {
-    METHODS.iter().map(|(method, _, _)| *method)
 }
 
 /// Whether the method at this request path is for anyone, known or not.
