@@ -1,13 +1,16 @@
 //! The binary as an operator starts it: confined, and still of use.
 
-use std::{fs, net::SocketAddr, path::Path, process::Stdio};
+use std::{fs, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
+use chatfn_deployments::{Deployments, SnapshotFile, WatchConfig};
+use chatfn_rpc::{ClientConfig, connect};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStderr, Command},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use wasmtime::PoolingAllocationConfig;
 
 use crate::{
@@ -18,6 +21,9 @@ use crate::{
     registry::Registry,
     service::{LOCAL, Service, result, version},
 };
+
+/// It calls nobody.
+const NO_HOSTS: &[&str] = &[];
 
 /// An invoker in a process of its own, until the test ends.
 struct Process {
@@ -130,6 +136,40 @@ async fn a_confined_invoker_serves() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
     let status = timeout(PATIENCE, process.child.wait()).await.expect("it ends").unwrap();
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_confined_invoker_starts_without_the_registry_from_its_file_and_says_how_old_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = SnapshotFile { path: folder.path().join("live"), max_bytes: 1 << 20, keep: true };
+    let mut registry = Registry::start().await;
+    let stop = CancellationToken::new();
+    let watch = WatchConfig {
+        registry: connect(ClientConfig::new(registry.uri.parse().unwrap())).unwrap(),
+        watcher: "invoker",
+        include_source: true,
+        snapshot: Some(file.clone()),
+    };
+    let _deployments = Deployments::spawn(watch, stop.clone());
+    registry.snapshot(&version(3, "async function lambda() { return 'from a file' }", NO_HOSTS)).await;
+    let written = async {
+        while !file.path.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, written).await.expect("it is written");
+    stop.cancel();
+    registry.stop();
+
+    let flag = format!("--snapshot-file={}", file.path.display());
+    let mut process = Process::start(&["--registry=http://127.0.0.1:1", &flag]);
+    let service = process.service().await;
+    let stale = process.until_logged("deployments.age_s").await;
+    assert_eq!(stale["level"], "WARN", "{stale}");
+    assert!(stale["deployments.age_s"].is_u64(), "{stale}");
+    assert_eq!(result(&service.invoke("e-1").await.unwrap()), "from a file");
+    assert_eq!(service.serving().await, Some(true));
+    assert_eq!(process.until_logged("confinement.landlock_abi").await["confinement.seccomp"], true);
 }
 
 #[tokio::test]
