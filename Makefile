@@ -39,12 +39,12 @@ dev-certs: setup ## Certificates for `make run` with TLS, and a token for ACCOUN
 	@target/debug/chatfn-dev dev-certs --dir .data/certs --account $(ACCOUNT) --roles $(ROLES)
 
 test: setup ## Every test, on a throw-away Postgres.
-	@services/dev/setup.sh nextest
+	@services/dev/setup.sh test
 	$(BUILD)
 	PATH="$(PWD)/$(TOOLS):$$PATH" $(CHATFN_DB) private -- $(CARGO) nextest run --locked --workspace
 
 test-upgrade: setup ## Runs the release REV (a tag or commit) on the schema of now.
-	@services/dev/setup.sh nextest
+	@services/dev/setup.sh test
 	@services/dev/test-upgrade.sh $(REV)
 
 lint: tools ## Format, clippy, contract, dependencies.

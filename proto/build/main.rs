@@ -30,6 +30,8 @@ fn main() -> anyhow::Result<()> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".chatfn")
+        // Sorted, so that equal messages have equal bytes: the registry recognises repeated requests by them.
+        .btree_map(".chatfn")
         .skip_debug(redacted(&compiler.descriptor_pool()))
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(compiler.file_descriptor_set())?;

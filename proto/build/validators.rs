@@ -231,6 +231,7 @@ impl Generator {
                         ("min_len" | "max_len" | "max_bytes", Value::U64(limit)) => {
                             write!(fields, "{name}: Some({limit}), ")?
                         }
+                        ("uuid", Value::Bool(true)) => fields += "uuid: true, ",
                         ("pattern", Value::String(pattern)) => {
                             let index = self.patterns;
                             self.patterns += 1;

@@ -63,8 +63,8 @@ pub fn to_settings(field: &str, settings: &wire::FunctionSettings) -> Result<Fun
         skills: settings.skills.iter().cloned().collect(),
     }
     .checked()
-    .map_err(|SettingsError { field: setting, problem }| {
-        Violations::one(format!("{field}.{setting}"), problem)
+    .map_err(|SettingsError { field: setting, reason, problem }| {
+        Violations::of(format!("{field}.{setting}"), reason, problem)
     })
 }
 

@@ -8,11 +8,12 @@ use crate::registry::v1::{AccessSecretResponse, SetSecretRequest};
 
 impl fmt::Debug for SetSecretRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { parent, key, value: _, etag } = self;
+        let Self { parent, key, value: _, etag, request_id } = self;
         f.debug_struct("SetSecretRequest")
             .field("parent", parent)
             .field("key", key)
             .field("etag", etag)
+            .field("request_id", request_id)
             .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, sync::LazyLock};
 
 use regex::Regex;
 use tonic::{Code, Request, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::scope::{self, NamesAccounts, NotFound};
 
@@ -81,6 +81,28 @@ pub struct Violation {
     pub field: String,
     /// What to change.
     pub description: String,
+    /// A stable name of the rule that is broken: see [`reasons`].
+    pub reason: &'static str,
+}
+
+/// Why a field is refused, for programs. Settings have one more: `CONTRADICTORY`, when two do not go together.
+pub mod reasons {
+    /// It must be set.
+    pub const REQUIRED: &str = "REQUIRED";
+    /// It has too few characters.
+    pub const TOO_SHORT: &str = "TOO_SHORT";
+    /// It has too many characters or bytes.
+    pub const TOO_LONG: &str = "TOO_LONG";
+    /// It has not the form that it must have.
+    pub const MALFORMED: &str = "MALFORMED";
+    /// It is less or more than is allowed.
+    pub const OUT_OF_RANGE: &str = "OUT_OF_RANGE";
+    /// It is no value of its enum that this release knows.
+    pub const UNKNOWN_VALUE: &str = "UNKNOWN_VALUE";
+    /// It has too few items.
+    pub const TOO_FEW: &str = "TOO_FEW";
+    /// It has too many items.
+    pub const TOO_MANY: &str = "TOO_MANY";
 }
 
 /// The rules that a message breaks.
@@ -91,17 +113,24 @@ pub struct Violations(Vec<Violation>);
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Self {
         let mut details = ErrorDetails::with_error_info("INVALID_REQUEST", "chatfn", []);
-        for Violation { field, description } in &violations.0 {
-            details.add_bad_request_violation(field, description);
-        }
+        let fields = violations.0.iter().map(|violation| FieldViolation {
+            reason: violation.reason.to_owned(),
+            ..FieldViolation::new(&violation.field, &violation.description)
+        });
+        details.set_bad_request(fields.collect::<Vec<_>>());
         Status::with_error_details(Code::InvalidArgument, violations.summary(), details)
     }
 }
 
 impl Violations {
-    /// A single violation, for rules that annotations cannot express.
+    /// A single violation, for rules that annotations cannot express: the field is malformed.
     pub fn one(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self(vec![Violation { field: field.into(), description: description.into() }])
+        Self::of(field, reasons::MALFORMED, description)
+    }
+
+    /// As [`Violations::one`], for another reason.
+    pub fn of(field: impl Into<String>, reason: &'static str, description: impl Into<String>) -> Self {
+        Self(vec![Violation { field: field.into(), description: description.into(), reason }])
     }
 
     /// What is wrong, field by field.
@@ -126,34 +155,35 @@ impl Violations {
         }
     }
 
-    fn add(&mut self, at: Path<'_>, description: impl FnOnce() -> String) {
+    fn add(&mut self, at: Path<'_>, reason: &'static str, description: impl FnOnce() -> String) {
         if self.0.len() < MAX_VIOLATIONS {
-            self.0.push(Violation { field: at.to_string(), description: description() });
+            self.0.push(Violation { field: at.to_string(), description: description(), reason });
         }
     }
 
     fn required_message(&mut self, at: Path<'_>, is_set: bool) {
         if !is_set {
-            self.add(at, || "is required".to_owned());
+            self.add(at, reasons::REQUIRED, || "is required".to_owned());
         }
     }
 
     fn required_oneof(&mut self, at: Path<'_>, is_set: bool, choices: &str) {
         if !is_set {
-            self.add(at, || format!("one of {choices} is required"));
+            self.add(at, reasons::REQUIRED, || format!("one of {choices} is required"));
         }
     }
 
     fn string(&mut self, at: Path<'_>, value: &str, rules: &StringRules) {
         if rules.required && value.is_empty() {
-            return self.add(at, || "is required".to_owned());
+            return self.add(at, reasons::REQUIRED, || "is required".to_owned());
         }
         // Bytes bound characters from above, so most values need no counting.
         let chars = || value.chars().count();
         if let Some(min) = rules.min_len
             && chars() < min
         {
-            self.add(at, || {
+            let reason = if min == 1 { reasons::REQUIRED } else { reasons::TOO_SHORT };
+            self.add(at, reason, || {
                 if min == 1 { "is required".to_owned() } else { format!("needs at least {min} characters") }
             });
         }
@@ -161,17 +191,27 @@ impl Violations {
             && value.len() > max
             && chars() > max
         {
-            return self.add(at, || format!("has {} characters; at most {max} are allowed", chars()));
+            return self.add(at, reasons::TOO_LONG, || {
+                format!("has {} characters; at most {max} are allowed", chars())
+            });
         }
         if let Some(max) = rules.max_bytes
             && value.len() > max
         {
-            return self.add(at, || format!("has {} bytes; at most {max} are allowed", value.len()));
+            return self.add(at, reasons::TOO_LONG, || {
+                format!("has {} bytes; at most {max} are allowed", value.len())
+            });
+        }
+        if rules.uuid && !is_uuid(value) {
+            self.add(at, reasons::MALFORMED, || {
+                "must be a UUID such as 2f1c7a0e-5d3b-4c8e-9a51-0c2d6e7f8a90".to_owned()
+            });
         }
         if let Some(pattern) = rules.pattern
             && !pattern.is_match(value)
         {
-            self.add(at, || {
+            let reason = if value.is_empty() { reasons::REQUIRED } else { reasons::MALFORMED };
+            self.add(at, reason, || {
                 if value.is_empty() {
                     "is required".to_owned()
                 } else {
@@ -186,19 +226,19 @@ impl Violations {
         if let Some(min) = min
             && value < min
         {
-            self.add(at, || format!("is {value}; must be at least {min}"));
+            self.add(at, reasons::OUT_OF_RANGE, || format!("is {value}; must be at least {min}"));
         }
         if let Some(max) = max
             && value > max
         {
-            self.add(at, || format!("is {value}; must be at most {max}"));
+            self.add(at, reasons::OUT_OF_RANGE, || format!("is {value}; must be at most {max}"));
         }
     }
 
     fn double(&mut self, at: Path<'_>, value: f64, min: f64, max: f64) {
         // Not a number is in no range.
         if !(min..=max).contains(&value) {
-            self.add(at, || format!("is {value}; must be from {min} to {max}"));
+            self.add(at, reasons::OUT_OF_RANGE, || format!("is {value}; must be from {min} to {max}"));
         }
     }
 
@@ -215,32 +255,41 @@ impl Violations {
         if let Some(min) = min
             && actual < nanos(min)
         {
-            self.add(at, || format!("must be at least {}s", seconds(min)));
+            self.add(at, reasons::OUT_OF_RANGE, || format!("must be at least {}s", seconds(min)));
         }
         if let Some(max) = max
             && actual > nanos(max)
         {
-            self.add(at, || format!("must be at most {}s", seconds(max)));
+            self.add(at, reasons::OUT_OF_RANGE, || format!("must be at most {}s", seconds(max)));
         }
     }
 
     fn defined_enum(&mut self, at: Path<'_>, is_defined: bool) {
         if !is_defined {
-            self.add(at, || "is not a value of this enum".to_owned());
+            self.add(at, reasons::UNKNOWN_VALUE, || "is not a value of this enum".to_owned());
         }
     }
 
     fn min_items(&mut self, at: Path<'_>, items: usize, min: usize) {
         if items < min {
-            self.add(at, || format!("has {items} items; at least {min} are required"));
+            self.add(at, reasons::TOO_FEW, || format!("has {items} items; at least {min} are required"));
         }
     }
 
     fn max_items(&mut self, at: Path<'_>, items: usize, max: usize) {
         if items > max {
-            self.add(at, || format!("has {items} items; at most {max} are allowed"));
+            self.add(at, reasons::TOO_MANY, || format!("has {items} items; at most {max} are allowed"));
         }
     }
+}
+
+/// Whether the text is 32 hexadecimal digits in the groups of a UUID.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
 }
 
 /// Rules of a string.
@@ -249,11 +298,13 @@ struct StringRules {
     min_len: Option<usize>,
     max_len: Option<usize>,
     max_bytes: Option<usize>,
+    uuid: bool,
     pattern: Option<&'static LazyLock<Regex>>,
 }
 
 impl StringRules {
-    const NONE: Self = Self { required: false, min_len: None, max_len: None, max_bytes: None, pattern: None };
+    const NONE: Self =
+        Self { required: false, min_len: None, max_len: None, max_bytes: None, uuid: false, pattern: None };
 }
 
 /// Where in a message a value lies. Written out only when something is wrong there.

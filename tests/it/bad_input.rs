@@ -45,7 +45,12 @@ fn refused<T>(answer: Result<T, Status>, code: Code, reason: &str, field: &str) 
 const NAME: &str = "accounts/acme/functions/chat.start";
 
 fn create(parent: &str, template: &str, function: Function) -> CreateFunctionRequest {
-    CreateFunctionRequest { parent: parent.into(), template: template.into(), function: Some(function) }
+    CreateFunctionRequest {
+        parent: parent.into(),
+        template: template.into(),
+        function: Some(function),
+        ..Default::default()
+    }
 }
 
 fn with_settings(settings: FunctionSettings) -> Function {
@@ -159,7 +164,7 @@ async fn the_registry_refuses_calls_on_what_is_not_there() {
         let request = UndeployFunctionRequest { name: name(), ..Default::default() };
         refused(functions.undeploy_function(request).await, code, reason, field);
         let function = Some(Function { name: name(), display_name: "x".into(), ..Default::default() });
-        let request = UpdateFunctionRequest { function, update_mask: None };
+        let request = UpdateFunctionRequest { function, update_mask: None, ..Default::default() };
         let field = if field.is_empty() { "" } else { "function.name" };
         refused(functions.update_function(request).await, code, reason, field);
         let request = ListVersionsRequest { parent: name(), ..Default::default() };
@@ -179,6 +184,7 @@ async fn the_registry_refuses_calls_on_what_is_not_there() {
     let request = UpdateFunctionRequest {
         function: Some(Function { name: NAME.into(), ..Default::default() }),
         update_mask: Some(prost_types::FieldMask { paths: vec!["live_version".into()] }),
+        ..Default::default()
     };
     refused(
         api.functions.update_function(request).await,

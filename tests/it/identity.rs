@@ -86,7 +86,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "DeliveryService/Reconcile",
             "ReplayService/GetReplay",
             "ReplayService/ListReplays",
-            "AuditService/ListAuditEntries",
             "DeliveryService/ResumeConversation",
             "DeliveryService/SkipEvent",
             "ReplayService/CreateReplay",

@@ -10,3 +10,4 @@ mod surface;
 mod templates;
 mod uniqueness;
 mod upgrade;
+mod walkthrough;

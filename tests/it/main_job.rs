@@ -159,6 +159,7 @@ async fn a_redeployed_function_runs_its_new_version_and_a_rollback_the_old_one()
     let update = |source: &str| UpdateFunctionRequest {
         function: Some(Function { name: name.clone(), source: source.into(), ..Function::default() }),
         update_mask: Some(prost_types::FieldMask { paths: vec!["source".into()] }),
+        ..Default::default()
     };
     api.functions.update_function(update("async function lambda() { return 'two' }")).await.unwrap();
     assert_eq!(result(&api.run(template, "e-2").await), "one", "an edit is not a deploy");

@@ -29,6 +29,7 @@ async fn every_service_describes_itself_and_its_health() {
                 "chatfn.registry.v1.DeploymentWatchService",
                 "chatfn.registry.v1.SecretService",
                 "chatfn.registry.v1.SecretAccessService",
+                "chatfn.registry.v1.AuditService",
             ][..],
         ),
         (cluster.invoker.client(), &["chatfn.invoker.v1.InvokerService"]),

@@ -55,6 +55,7 @@ impl Api {
             parent: format!("accounts/{ACCOUNT}"),
             template: template.into(),
             function: Some(function),
+            ..Default::default()
         };
         self.functions.create_function(request).await.expect("the function is created");
         self.redeploy(template).await.expect("the function is deployed");

@@ -95,6 +95,19 @@ impl Cluster {
         }
         cluster
     }
+
+    /// Starts another process of the registry on the same database, and waits until it serves. It is killed when it
+    /// is dropped.
+    pub async fn another_registry(&self) -> Service {
+        let [address, ..] = free_addresses();
+        let mut arguments = self.registry.arguments.clone();
+        arguments[0] = format!("--listen={address}");
+        let mut registry =
+            Service { name: "registry", address, arguments, process: None, call: self.registry.call.clone() };
+        registry.start();
+        registry.serving().await;
+        registry
+    }
 }
 
 /// A service's process.
@@ -107,6 +120,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Where the process serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Starts the process; it need not serve yet.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);

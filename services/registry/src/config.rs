@@ -59,6 +59,26 @@ pub struct Config {
     )]
     pub watch_connections: u32,
 
+    /// Hours for which answers are kept for repetitions with the same `request_id`
+    #[arg(
+        long,
+        env = "CHATFN_REGISTRY_REQUEST_RETENTION",
+        value_name = "HOURS",
+        default_value_t = 24,
+        value_parser = clap::value_parser!(u32).range(1..=720)
+    )]
+    pub request_retention: u32,
+
+    /// Days for which entries of the audit are kept
+    #[arg(
+        long,
+        env = "CHATFN_REGISTRY_AUDIT_RETENTION",
+        value_name = "DAYS",
+        default_value_t = 400,
+        value_parser = clap::value_parser!(u32).range(1..=36_500)
+    )]
+    pub audit_retention: u32,
+
     /// Secrets.
     #[command(flatten)]
     pub secrets: SecretsConfig,
@@ -124,6 +144,8 @@ impl Config {
             watch_backlog: 256,
             watch_stall: Duration::from_secs(10),
             watch_connections: 4,
+            request_retention: 24,
+            audit_retention: 400,
             secrets: SecretsConfig::default(),
             database,
             security: SecurityConfig::default(),

@@ -6,16 +6,20 @@ use chatfn_domain::{
     name::{FunctionName, VersionName, VersionNumber},
     settings::FunctionSettings,
 };
-use chatfn_proto::registry::v1::Propagation;
+use chatfn_proto::registry::v1::{self as wire, AuditAction, Propagation};
 use chatfn_rpc::CallContext;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
+    audit::{Entry, State},
+    build_error::BuildError,
     error::{RegistryError, commit},
-    functions::{Registry, check_etag, locked},
-    store::{deployments, functions, functions::Function, versions, versions::Version},
+    functions::{Registry, check_etag, locked, reread, shown},
+    grpc::wire as to_wire,
+    mutation::{Begun, Change, Mutation},
+    store::{audit, deployments, functions, versions, versions::Version},
 };
 
 /// Longest wait for the watchers.
@@ -40,6 +44,8 @@ pub(crate) struct Deploy {
 struct Candidate {
     /// The function, which is not a later one of the same name.
     function_uid: Uuid,
+    /// What was live when it was read.
+    live: Option<State>,
     source: String,
     settings: FunctionSettings,
     digest: String,
@@ -50,26 +56,29 @@ impl Registry {
     pub(crate) async fn deploy(
         &self,
         deploy: Deploy,
+        mutation: Mutation,
         context: &CallContext,
-    ) -> Result<(Function, Version, Propagation), RegistryError> {
-        let candidate = self.candidate(&deploy).await?;
-        // No connection is held meanwhile: an invoker that takes its time must not use up the pool.
-        if let Err(error) = self.invoker.prepare(&candidate.source, &candidate.settings, context).await? {
-            let draft = deploy.version.is_none().then_some(candidate.digest.as_str());
-            let mut db = self.db.acquire().await?;
-            functions::build_failed(&mut db, candidate.function_uid, &deploy.name, draft, &error).await?;
-            return Err(RegistryError::BuildFailed { function: deploy.name, error: Box::new(error) });
+    ) -> Result<wire::DeployFunctionResponse, RegistryError> {
+        let is_dry = mutation.is_dry;
+        let (mut answer, revision) = match self.repeated(&deploy, &mutation).await? {
+            Some(answer) => (answer, None),
+            None => {
+                let candidate = self.candidate(&deploy).await?;
+                // No connection is held meanwhile: an invoker that takes its time must not use up the pool.
+                let prepared = self.invoker.prepare(&candidate.source, &candidate.settings, context).await?;
+                if let Err(error) = prepared {
+                    if !is_dry {
+                        self.keep_failure(&deploy, &candidate, &mutation, &error).await?;
+                    }
+                    return Err(RegistryError::BuildFailed { function: deploy.name, error: Box::new(error) });
+                }
+                self.make_live(&deploy, &candidate, mutation).await?
+            }
+        };
+        if !is_dry {
+            answer.propagation = Some(self.propagate(&deploy.name, revision, context).await?);
         }
-        let (function, version) = self.make_live(&deploy, &candidate).await?;
-        let propagation = self.propagate(&function, context).await;
-        tracing::info!(
-            function = %deploy.name,
-            version = version.number,
-            watchers = propagation.watchers,
-            acknowledged = propagation.acknowledged,
-            "deployed"
-        );
-        Ok((function, version, propagation))
+        Ok(answer)
     }
 
     /// Takes the live version, if any, out of service.
@@ -77,21 +86,78 @@ impl Registry {
         &self,
         name: &FunctionName,
         etag: &str,
+        mutation: Mutation,
         context: &CallContext,
-    ) -> Result<(Function, Propagation), RegistryError> {
-        let mut transaction = self.db.begin().await?;
-        let mut function = locked(&mut transaction, name).await?;
-        check_etag(name, &function, etag)?;
-        if function.live_version.is_some() {
-            functions::undeployed(&mut transaction, name).await?;
-            deployments::set(&mut transaction, name, None).await?;
-            function = reread(&mut transaction, name).await?;
-            commit(transaction).await?;
-            self.hub.ring();
-            tracing::info!(function = %name, "undeployed");
+    ) -> Result<wire::UndeployFunctionResponse, RegistryError> {
+        let (mut answer, revision) = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => self.take_out(name, etag, change).await?,
+            Begun::Repeated(answer) => (answer, None),
+        };
+        answer.propagation = Some(self.propagate(name, revision, context).await?);
+        Ok(answer)
+    }
+
+    /// Takes the live version, if any, out of service; with the revision at which that happened.
+    async fn take_out(
+        &self,
+        name: &FunctionName,
+        etag: &str,
+        mut change: Change,
+    ) -> Result<(wire::UndeployFunctionResponse, Option<i64>), RegistryError> {
+        let before = locked(change.db(), name).await?;
+        check_etag(name, &before, etag)?;
+        let answer = |function| wire::UndeployFunctionResponse {
+            function: Some(to_wire::function(function)),
+            propagation: None,
+        };
+        if before.live_version.is_none() {
+            let revision = before.deployment_revision;
+            return Ok((change.finish(None, answer(before)).await?, revision));
         }
-        let propagation = self.propagate(&function, context).await;
-        Ok((function, propagation))
+        functions::undeployed(change.db(), name).await?;
+        deployments::set(change.db(), name, None).await?;
+        let after = reread(change.db(), name).await?;
+        let revision = after.deployment_revision;
+        let entry = Entry::new(AuditAction::UndeployFunction, name).before(State::live(&before));
+        let answer = change.finish(Some(entry), answer(after)).await?;
+        self.hub.ring();
+        tracing::info!(function = %name, "undeployed");
+        Ok((answer, revision))
+    }
+
+    /// The first answer to a deploy that is asked for again: nothing is prepared for it.
+    async fn repeated(
+        &self,
+        deploy: &Deploy,
+        mutation: &Mutation,
+    ) -> Result<Option<wire::DeployFunctionResponse>, RegistryError> {
+        if mutation.request_id.is_none() {
+            return Ok(None);
+        }
+        mutation.repeated(&mut *self.db.acquire().await?, &deploy.name.account).await
+    }
+
+    /// Keeps why the deploy failed, unless the function is another one by now.
+    async fn keep_failure(
+        &self,
+        deploy: &Deploy,
+        candidate: &Candidate,
+        mutation: &Mutation,
+        error: &BuildError,
+    ) -> Result<(), RegistryError> {
+        let draft = deploy.version.is_none().then_some(candidate.digest.as_str());
+        let entry = Entry {
+            message: deploy.message.clone(),
+            error_reason: "BUILD_FAILED",
+            ..Entry::new(AuditAction::DeployFunction, &deploy.name).before(candidate.live.clone())
+        };
+        let mut transaction = self.db.begin().await?;
+        if functions::build_failed(&mut transaction, candidate.function_uid, &deploy.name, draft, error)
+            .await?
+        {
+            audit::insert(&mut transaction, &deploy.name.account, mutation, &entry).await?;
+        }
+        commit(transaction).await
     }
 
     async fn candidate(&self, deploy: &Deploy) -> Result<Candidate, RegistryError> {
@@ -100,9 +166,11 @@ impl Registry {
             .await?
             .ok_or_else(|| RegistryError::FunctionNotFound(deploy.name.clone()))?;
         check_etag(&deploy.name, &function, &deploy.etag)?;
+        let live = State::live(&function);
         let Some(number) = deploy.version else {
             return Ok(Candidate {
                 function_uid: function.uid,
+                live,
                 source: function.source,
                 settings: function.settings.0,
                 digest: function.draft_digest,
@@ -111,59 +179,92 @@ impl Registry {
         let version = existing(&mut db, &deploy.name, number).await?;
         Ok(Candidate {
             function_uid: version.function_uid,
+            live,
             source: version.source,
             settings: version.settings.0,
             digest: version.digest,
         })
     }
 
-    /// Makes what was prepared live, if it is still what would be deployed.
+    /// Makes what was prepared live, if it is still what would be deployed; with the revision at which that happened.
     async fn make_live(
         &self,
         deploy: &Deploy,
         candidate: &Candidate,
-    ) -> Result<(Function, Version), RegistryError> {
+        mutation: Mutation,
+    ) -> Result<(wire::DeployFunctionResponse, Option<i64>), RegistryError> {
         let name = &deploy.name;
-        let mut transaction = self.db.begin().await?;
-        let function = locked(&mut transaction, name).await?;
-        check_etag(name, &function, &deploy.etag)?;
-        let is_same_function = function.uid == candidate.function_uid;
-        let is_same_draft = deploy.version.is_some() || function.draft_digest == candidate.digest;
+        let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => change,
+            Begun::Repeated(answer) => return Ok((answer, None)),
+        };
+        let before = locked(change.db(), name).await?;
+        check_etag(name, &before, &deploy.etag)?;
+        let is_same_function = before.uid == candidate.function_uid;
+        let is_same_draft = deploy.version.is_some() || before.draft_digest == candidate.digest;
         if !(is_same_function && is_same_draft) {
-            return Err(RegistryError::DraftChanged { function: name.clone(), current: function.etag() });
+            return Err(RegistryError::DraftChanged { function: name.clone(), current: before.etag() });
         }
 
-        let number = match (deploy.version, function.live_version) {
+        let number = match (deploy.version, before.live_version) {
             (Some(number), _) => number.get(),
-            (None, Some(live)) if function.live_digest.as_deref() == Some(&candidate.digest) => live,
-            (None, _) => versions::insert_draft(&mut transaction, name, &deploy.message).await?,
+            (None, Some(live)) if before.live_digest.as_deref() == Some(&candidate.digest) => live,
+            (None, _) => {
+                let author = change.caller().to_owned();
+                versions::insert_draft(change.db(), name, &deploy.message, &author).await?
+            }
         };
-        let is_change = function.live_version != Some(number);
-        functions::deployed(&mut transaction, name, is_change).await?;
+        let is_change = before.live_version != Some(number);
+        functions::deployed(change.db(), name, is_change).await?;
         if is_change {
-            deployments::set(&mut transaction, name, Some(number)).await?;
+            deployments::set(change.db(), name, Some(number)).await?;
         }
-        let function = reread(&mut transaction, name).await?;
+        let after = reread(change.db(), name).await?;
         let number = VersionNumber::new(number).ok_or(sqlx::Error::RowNotFound)?;
-        let version = existing(&mut transaction, name, number).await?;
-        commit(transaction).await?;
-        self.hub.ring();
-        Ok((function, version))
+        let version = existing(change.db(), name, number).await?;
+
+        let revision = after.deployment_revision;
+        let entry = Entry {
+            message: deploy.message.clone(),
+            ..Entry::new(AuditAction::DeployFunction, name)
+                .before(State::live(&before))
+                .after(State::live(&after))
+        };
+        let answer = wire::DeployFunctionResponse {
+            function: Some(shown(&change, after)),
+            version: Some(wire::Version { source: String::new(), ..to_wire::version(name, version) }),
+            propagation: None,
+        };
+        let is_dry = change.is_dry();
+        let answer = change.finish(is_change.then_some(entry), answer).await?;
+        if !is_dry {
+            self.hub.ring();
+            tracing::info!(function = %name, version = number.get(), "deployed");
+        }
+        Ok((answer, revision))
     }
 
-    /// How far the function's deployment has reached the watchers, after giving them some time.
-    async fn propagate(&self, function: &Function, context: &CallContext) -> Propagation {
+    /// How far the function's deployment has reached the watchers, after giving them some time. `revision` is when it
+    /// last changed, if that is known.
+    async fn propagate(
+        &self,
+        function: &FunctionName,
+        revision: Option<i64>,
+        context: &CallContext,
+    ) -> Result<Propagation, RegistryError> {
+        let revision = match revision {
+            Some(revision) => revision,
+            None => {
+                let mut db = self.db.acquire().await?;
+                deployments::revision_of(&mut db, function).await?.unwrap_or(0)
+            }
+        };
         let longest = Instant::now() + LONGEST_WAIT;
         let until = context
             .deadline
             .map_or(longest, |deadline| deadline.shrink(ANSWER_MARGIN).instant().min(longest));
-        self.hub.watchers.propagation(function.deployment_revision.unwrap_or(0), until).await
+        Ok(self.hub.watchers.propagation(revision, until).await)
     }
-}
-
-/// The function that this transaction has locked, with what it has changed.
-async fn reread(db: &mut PgConnection, name: &FunctionName) -> Result<Function, RegistryError> {
-    Ok(functions::get(db, name).await?.ok_or(sqlx::Error::RowNotFound)?)
 }
 
 /// The version.

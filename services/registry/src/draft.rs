@@ -46,13 +46,7 @@ impl Draft {
         mask: Option<&FieldMask>,
         default_name: &str,
     ) -> Result<Self, Violations> {
-        let mut draft = wire::Function {
-            display_name: self.display_name,
-            description: self.description,
-            source: self.source,
-            settings: Some(from_settings(&self.settings)),
-            ..Default::default()
-        };
+        let mut draft = self.into_wire();
         for take_over in mask::fields(function, mask)? {
             take_over(function, &mut draft);
         }
@@ -64,6 +58,21 @@ impl Draft {
             settings: to_settings("function.settings", &draft.settings.unwrap_or_default())?,
         }
         .checked()
+    }
+
+    /// The fields in which two drafts differ, as a mask names them.
+    pub(crate) fn differing(self, other: Self) -> Vec<&'static str> {
+        mask::differing(&self.into_wire(), &other.into_wire())
+    }
+
+    fn into_wire(self) -> wire::Function {
+        wire::Function {
+            display_name: self.display_name,
+            description: self.description,
+            source: self.source,
+            settings: Some(from_settings(&self.settings)),
+            ..Default::default()
+        }
     }
 
     /// The rules that the contract's annotations cannot express.

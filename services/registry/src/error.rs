@@ -8,6 +8,7 @@ use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
 use sqlx::{Postgres, Transaction};
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::{build_error::BuildError, secrets::MAX_SECRETS};
 
@@ -26,6 +27,9 @@ pub(crate) enum RegistryError {
     /// The page token is not one that this list gave out.
     #[error("page_token is not a token of this list")]
     InvalidPageToken,
+    /// The caller has used the id for another request.
+    #[error("the request_id {0} was used for another request")]
+    RequestIdReused(Uuid),
     /// There is no such template.
     #[error("template {0} does not exist")]
     TemplateNotFound(TemplateName),
@@ -109,13 +113,18 @@ impl From<RegistryError> for ApiError {
             E::Invalid(violations) => violations
                 .iter()
                 .fold(Self::invalid_argument("INVALID_REQUEST", violations.to_string()), |error, it| {
-                    error.field(&it.field, &it.description)
+                    error.violation(&it.field, it.reason, &it.description)
                 }),
             E::InvalidPageToken => Self::invalid_argument(
                 "INVALID_PAGE_TOKEN",
                 "page_token is not a token of this list; leave it empty to start from the first page",
             )
             .field("page_token", "is not a token of this list"),
+            E::RequestIdReused(id) => Self::invalid_argument(
+                "REQUEST_ID_REUSED",
+                format!("request_id {id} was used for another request; make up a new one for every change"),
+            )
+            .field("request_id", "was used for another request"),
             E::TemplateNotFound(template) => {
                 Self::not_found("TEMPLATE_NOT_FOUND", "template", &format!("templates/{template}"))
             }
@@ -213,7 +222,8 @@ impl From<RegistryError> for ApiError {
                 Self::new(
                     tonic::Code::Unknown,
                     "OUTCOME_UNKNOWN",
-                    "the connection to the database was lost while the change was committed; read before repeating it",
+                    "the connection to the database was lost while the change was committed; repeat \
+                     it with the same request_id, or read before repeating it",
                 )
             }
             E::Store(error) => store_failed(error),

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use chatfn_domain::name::{AccountId, FunctionName, TemplateName, VersionName};
-use chatfn_proto::registry::v1 as wire;
+use chatfn_proto::registry::v1::{self as wire, AuditAction};
 use futures_util::TryStreamExt as _;
 use prost_types::FieldMask;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
+    audit::{Entry, State},
     catalogue::Catalogue,
     deploy::existing,
     draft::Draft,
-    error::{RegistryError, commit},
+    error::RegistryError,
     grpc::wire as to_wire,
     hub::Hub,
+    mutation::{Begun, Change, Mutation},
     page::{ListKey, Page, fill},
     prepare::Invoker,
     store::{functions, functions::Function, versions, versions::Version},
@@ -43,18 +45,23 @@ impl Registry {
         &self,
         name: FunctionName,
         function: wire::Function,
-    ) -> Result<Function, RegistryError> {
+        mutation: Mutation,
+    ) -> Result<wire::CreateFunctionResponse, RegistryError> {
         let draft = Draft::new(self.template(&name.template)?, function)?;
-        let mut transaction = self.db.begin().await?;
-        match functions::insert(&mut transaction, &name, &draft).await {
+        let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => change,
+            Begun::Repeated(answer) => return Ok(answer),
+        };
+        match functions::insert(change.db(), &name, &draft).await {
             Err(error) if chatfn_pg::classify(&error).violates(functions::UNIQUE_FUNCTION) => {
                 return Err(RegistryError::FunctionExists(name));
             }
             result => result?,
         }
-        let function = functions::get(&mut transaction, &name).await?.ok_or(sqlx::Error::RowNotFound)?;
-        commit(transaction).await?;
-        Ok(function)
+        let function = reread(change.db(), &name).await?;
+        let entry = Entry::new(AuditAction::CreateFunction, &name).after(State::draft(&function));
+        let function = Some(shown(&change, function));
+        change.finish(Some(entry), wire::CreateFunctionResponse { function }).await
     }
 
     /// The function.
@@ -63,26 +70,23 @@ impl Registry {
         functions::get(&mut db, name).await?.ok_or_else(|| RegistryError::FunctionNotFound(name.clone()))
     }
 
-    /// A page of an account's functions, those in `state` if one is given.
+    /// A page of an account's functions, as far as the filter lets them through.
     pub(crate) async fn list(
         &self,
         account: &AccountId,
-        state: wire::FunctionState,
+        filter: FunctionFilter,
         size: i32,
         token: &str,
     ) -> Result<Page<wire::Function>, RegistryError> {
-        let key_parts = ["functions", account.as_str(), state.as_str_name()];
+        let key_parts = ["functions", account.as_str(), filter.state.as_str_name(), &filter.template];
         let key = ListKey(&key_parts);
         let after = key.position(token)?.unwrap_or_default();
         let mut db = self.db.acquire().await?;
         // Filtered here: an account has no more functions than there are templates.
-        let items = functions::list(&mut db, account, &after).map_ok(to_wire::function).try_filter(|item| {
-            std::future::ready(state == wire::FunctionState::Unspecified || item.state == i32::from(state))
-        });
-        let template_of = |item: &wire::Function| {
-            item.name.rsplit_once('/').map_or_else(String::new, |(_, template)| template.to_owned())
-        };
-        fill(key, size, items, template_of).await
+        let items = functions::list(&mut db, account, &after)
+            .map_ok(to_wire::function)
+            .try_filter(|item| std::future::ready(filter.lets_through(item)));
+        fill(key, size, items, |item| template_of(item).to_owned()).await
     }
 
     /// Edits the draft.
@@ -91,9 +95,13 @@ impl Registry {
         name: &FunctionName,
         function: wire::Function,
         mask: Option<FieldMask>,
-    ) -> Result<Function, RegistryError> {
-        let mut transaction = self.db.begin().await?;
-        let stored = locked(&mut transaction, name).await?;
+        mutation: Mutation,
+    ) -> Result<wire::UpdateFunctionResponse, RegistryError> {
+        let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => change,
+            Begun::Repeated(answer) => return Ok(answer),
+        };
+        let stored = locked(change.db(), name).await?;
         check_etag(name, &stored, &function.etag)?;
         // A template may have left the catalogue since.
         let default_name =
@@ -101,26 +109,42 @@ impl Registry {
         let draft = stored.draft();
         let updated = draft.clone().updated(&function, mask.as_ref(), default_name)?;
         if updated == draft {
-            return Ok(stored);
+            let function = Some(shown(&change, stored));
+            return change.finish(None, wire::UpdateFunctionResponse { function }).await;
         }
-        functions::update(&mut transaction, name, &updated).await?;
-        let function = functions::get(&mut transaction, name).await?.ok_or(sqlx::Error::RowNotFound)?;
-        commit(transaction).await?;
-        Ok(function)
+        functions::update(change.db(), name, &updated).await?;
+        let function = reread(change.db(), name).await?;
+        let entry = Entry {
+            changed_fields: draft.differing(updated),
+            ..Entry::new(AuditAction::UpdateFunction, name)
+                .before(State::draft(&stored))
+                .after(State::draft(&function))
+        };
+        let function = Some(shown(&change, function));
+        change.finish(Some(entry), wire::UpdateFunctionResponse { function }).await
     }
 
     /// Deletes a function that is not deployed.
-    pub(crate) async fn delete(&self, name: &FunctionName, etag: &str) -> Result<(), RegistryError> {
-        let mut transaction = self.db.begin().await?;
-        let function = locked(&mut transaction, name).await?;
+    pub(crate) async fn delete(
+        &self,
+        name: &FunctionName,
+        etag: &str,
+        mutation: Mutation,
+    ) -> Result<wire::DeleteFunctionResponse, RegistryError> {
+        let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => change,
+            Begun::Repeated(answer) => return Ok(answer),
+        };
+        let function = locked(change.db(), name).await?;
         check_etag(name, &function, etag)?;
         if function.live_version.is_some() {
             return Err(RegistryError::FunctionDeployed(name.clone()));
         }
-        functions::delete(&mut transaction, name).await?;
-        commit(transaction).await?;
+        functions::delete(change.db(), name).await?;
+        let entry = Entry::new(AuditAction::DeleteFunction, name).before(State::draft(&function));
+        let answer = change.finish(Some(entry), wire::DeleteFunctionResponse {}).await?;
         tracing::info!(function = %name, "deleted");
-        Ok(())
+        Ok(answer)
     }
 
     /// The version.
@@ -153,6 +177,43 @@ impl Registry {
         }
         Ok(page)
     }
+}
+
+/// Which functions to list.
+#[derive(Debug)]
+pub(crate) struct FunctionFilter {
+    /// Those in this state; unspecified: all.
+    pub(crate) state: wire::FunctionState,
+    /// Those for this template, or with a final `.*` for those that begin so; empty: all.
+    pub(crate) template: String,
+}
+
+impl FunctionFilter {
+    fn lets_through(&self, function: &wire::Function) -> bool {
+        let template = template_of(function);
+        let is_wanted = match self.template.strip_suffix('*') {
+            _ if self.template.is_empty() => true,
+            Some(start) => template.starts_with(start),
+            None => template == self.template,
+        };
+        is_wanted
+            && (self.state == wire::FunctionState::Unspecified || function.state == i32::from(self.state))
+    }
+}
+
+fn template_of(function: &wire::Function) -> &str {
+    function.name.rsplit_once('/').map_or("", |(_, template)| template)
+}
+
+/// The function as the answer shows it. What was only tried has no etag: nothing has it.
+pub(crate) fn shown(change: &Change, function: Function) -> wire::Function {
+    let function = to_wire::function(function);
+    if change.is_dry() { wire::Function { etag: String::new(), ..function } } else { function }
+}
+
+/// The function that this transaction has written, as it is now.
+pub(crate) async fn reread(db: &mut PgConnection, name: &FunctionName) -> Result<Function, RegistryError> {
+    Ok(functions::get(db, name).await?.ok_or(sqlx::Error::RowNotFound)?)
 }
 
 /// The function, locked until the transaction ends.

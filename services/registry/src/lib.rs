@@ -6,15 +6,19 @@
 //! * a version never changes; a version number never means two different things, even when a function is
 //!   deleted and created again;
 //! * what cannot be built is never live, and a deploy that fails leaves the live version live;
+//! * a change that is asked for again with the same `request_id` is made once, and every change has an entry in the
+//!   audit: both are written by the transaction that makes it;
 //! * whoever watches the deployments misses no change, whichever replica of the registry made it, and holds
 //!   nobody else up;
 //! * the value of a secret rests encrypted, is in no log and no answer to an admin, and is given to invokers alone;
 //! * code of a function never runs here: an invoker is asked to prepare it.
 //!
 //! Where to start reading: [`run`] puts the service together; `grpc/function.rs` has the methods,
-//! `functions.rs`, `deploy.rs` and `secrets/` what they do, `store/` all SQL. `hub/` and `grpc/watch.rs` bring changes to the
-//! watchers. The templates are data files in `templates/` and in a folder of the operator's, read by [`catalogue`].
+//! `functions.rs`, `deploy.rs` and `secrets/` what they do, `mutation.rs` what all changes have in common, `store/` all
+//! SQL. `hub/` and `grpc/watch.rs` bring changes to the watchers. The templates are data files in `templates/` and in a
+//! folder of the operator's, read by [`catalogue`].
 
+mod audit;
 mod build_error;
 pub mod catalogue;
 mod config;
@@ -24,8 +28,10 @@ mod error;
 mod functions;
 mod grpc;
 mod hub;
+mod mutation;
 mod page;
 mod prepare;
+mod retention;
 mod secrets;
 mod store;
 
@@ -34,7 +40,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use chatfn_pg::PoolConfig;
 use chatfn_proto::registry::v1::{
-    deployment_watch_service_server::DeploymentWatchServiceServer,
+    audit_service_server::AuditServiceServer, deployment_watch_service_server::DeploymentWatchServiceServer,
     function_service_server::FunctionServiceServer, secret_access_service_server::SecretAccessServiceServer,
     secret_service_server::SecretServiceServer, template_service_server::TemplateServiceServer,
 };
@@ -48,9 +54,12 @@ pub use self::config::{Config, SecretsConfig};
 use self::{
     catalogue::Catalogue,
     functions::Registry,
-    grpc::{FunctionHandler, SecretAccessHandler, SecretHandler, TemplateHandler, WatchHandler},
+    grpc::{
+        AuditHandler, FunctionHandler, SecretAccessHandler, SecretHandler, TemplateHandler, WatchHandler,
+    },
     hub::Hub,
     prepare::Invoker,
+    retention::Retention,
     secrets::Secrets,
     store::deployments,
 };
@@ -92,6 +101,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     tasks.spawn("follow", |stop| hub::follow(Arc::clone(&hub), watch_db.clone(), seen, stop));
     tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), watch_db.clone(), stop));
 
+    let retention = Retention {
+        requests: Duration::from_secs(u64::from(config.request_retention) * 3_600),
+        audit: Duration::from_secs(u64::from(config.audit_retention) * 86_400),
+    };
+    tasks.spawn("retention", |stop| retention.keep(db.clone(), stop));
+
     let serves_secret_access = config.secrets.serve_secret_access;
     let secrets = Secrets::start(config.secrets, db.clone(), &tasks)?;
 
@@ -121,6 +136,11 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         )
         .service(
             SecretServiceServer::new(SecretHandler(secrets.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .service(
+            AuditServiceServer::new(AuditHandler(db.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )

@@ -157,27 +157,31 @@ impl RetryPolicy {
     /// Whether every field lies within its limits.
     ///
     /// # Errors
-    /// Which field does not (empty: several together), and what to change.
-    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+    /// Which field does not (empty: several together), a stable name of its limit, and what to change.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str, &'static str)> {
         let least = Duration::from_millis(10);
         let second = Duration::from_secs(1);
         if !(1..=20).contains(&self.max_attempts) {
-            return Err(("max_attempts", "must be from 1 to 20"));
+            return Err(("max_attempts", "OUT_OF_RANGE", "must be from 1 to 20"));
         }
         if !(least..=Duration::from_secs(600)).contains(&self.initial_backoff) {
-            return Err(("initial_backoff", "must be from 0.01s to 600s"));
+            return Err(("initial_backoff", "OUT_OF_RANGE", "must be from 0.01s to 600s"));
         }
         if !(least..=Duration::from_secs(3600)).contains(&self.max_backoff) {
-            return Err(("max_backoff", "must be from 0.01s to 3600s"));
+            return Err(("max_backoff", "OUT_OF_RANGE", "must be from 0.01s to 3600s"));
         }
         if self.max_backoff < self.initial_backoff {
-            return Err(("", "max_backoff must not be shorter than initial_backoff"));
+            return Err(("", "CONTRADICTORY", "max_backoff must not be shorter than initial_backoff"));
         }
         if self.retry_on == (RetryOn { thrown: false, timeout: false, platform: false }) {
-            return Err(("retry_on", "must name a failure; for no retries at all, set max_attempts to 1"));
+            return Err((
+                "retry_on",
+                "REQUIRED",
+                "must name a failure; for no retries at all, set max_attempts to 1",
+            ));
         }
         if self.max_age.is_some_and(|age| !(second..=Duration::from_secs(604_800)).contains(&age)) {
-            return Err(("max_age", "must be from 1s to 604800s (7 days)"));
+            return Err(("max_age", "OUT_OF_RANGE", "must be from 1s to 604800s (7 days)"));
         }
         Ok(())
     }

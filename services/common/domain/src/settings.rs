@@ -86,6 +86,9 @@ impl Default for FunctionSettings {
 pub struct SettingsError {
     /// Path of the setting, for example `environment["a b"]`.
     pub field: String,
+    /// A stable name of the limit: `OUT_OF_RANGE`, `TOO_MANY`, `TOO_LONG`, `REQUIRED`,
+    /// `MALFORMED` or `CONTRADICTORY` (two settings do not go together).
+    pub reason: &'static str,
     /// What to change.
     pub problem: String,
 }
@@ -96,48 +99,57 @@ impl FunctionSettings {
     /// # Errors
     /// The first setting that does not.
     pub fn checked(self) -> Result<Self, SettingsError> {
-        let error = |field: &str, problem: String| Err(SettingsError { field: field.to_owned(), problem });
+        let error = |field: &str, reason: &'static str, problem: String| {
+            Err(SettingsError { field: field.to_owned(), reason, problem })
+        };
         if !(Duration::from_millis(10)..=Duration::from_secs(30)).contains(&self.timeout) {
-            return error("timeout", "must be from 0.01s to 30s".to_owned());
+            return error("timeout", "OUT_OF_RANGE", "must be from 0.01s to 30s".to_owned());
         }
         if !(16..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
-            return error("memory_mib", format!("must be from 16 to {MAX_MEMORY_MIB}"));
+            return error("memory_mib", "OUT_OF_RANGE", format!("must be from 16 to {MAX_MEMORY_MIB}"));
         }
         if self.allowed_hosts.len() > MAX_ALLOWED_HOSTS {
-            return error("allowed_hosts", format!("at most {MAX_ALLOWED_HOSTS} are allowed"));
+            return error("allowed_hosts", "TOO_MANY", format!("at most {MAX_ALLOWED_HOSTS} are allowed"));
         }
         if self.environment.len() > MAX_ENVIRONMENT {
-            return error("environment", format!("at most {MAX_ENVIRONMENT} variables are allowed"));
+            return error(
+                "environment",
+                "TOO_MANY",
+                format!("at most {MAX_ENVIRONMENT} variables are allowed"),
+            );
         }
         for (key, value) in &self.environment {
             let field = format!("environment[{:?}]", key.chars().take(64).collect::<String>());
             if !is_variable_name(key) {
                 return error(
                     &field,
+                    "MALFORMED",
                     "the name must be 1 to 64 letters, digits and _, not starting with a digit".to_owned(),
                 );
             }
             if value.chars().count() > MAX_ENVIRONMENT_VALUE_CHARS {
                 return error(
                     &field,
+                    "TOO_LONG",
                     format!("the value has more than {MAX_ENVIRONMENT_VALUE_CHARS} characters"),
                 );
             }
             if value.contains('\0') {
-                return error(&field, "the value holds a NUL character".to_owned());
+                return error(&field, "MALFORMED", "the value holds a NUL character".to_owned());
             }
         }
-        if let Err((field, problem)) = self.retry.check() {
+        if let Err((field, reason, problem)) = self.retry.check() {
             let field = if field.is_empty() { "retry".to_owned() } else { format!("retry.{field}") };
-            return error(&field, problem.to_owned());
+            return error(&field, reason, problem.to_owned());
         }
         if self.skills.len() > MAX_SKILLS {
-            return error("skills", format!("at most {MAX_SKILLS} are allowed"));
+            return error("skills", "TOO_MANY", format!("at most {MAX_SKILLS} are allowed"));
         }
         if let Some(skill) = self.skills.iter().find(|skill| !is_skill(skill)) {
             let skill: String = skill.chars().take(MAX_SKILL_CHARS).collect();
             return error(
                 "skills",
+                "MALFORMED",
                 format!(
                     "{skill:?} is no id: 1 to {MAX_SKILL_CHARS} characters, none of them a control character"
                 ),

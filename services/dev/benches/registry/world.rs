@@ -88,7 +88,7 @@ impl World {
             Function { name: FUNCTION.into(), source, settings: Some(settings), ..Function::default() };
         // Without a mask, what is empty would stay as it is.
         let update_mask = Some(FieldMask { paths: ["source", "settings"].map(str::to_owned).to_vec() });
-        let request = UpdateFunctionRequest { function: Some(function), update_mask };
+        let request = UpdateFunctionRequest { function: Some(function), update_mask, ..Default::default() };
         self.functions().update_function(request).await.expect("it is changed");
     }
 

@@ -64,6 +64,7 @@ impl Api {
             parent: format!("accounts/{ACCOUNT}"),
             template: template.to_owned(),
             function: Some(function),
+            ..Default::default()
         };
         Ok(self.functions.create_function(request).await?.into_inner())
     }

@@ -65,6 +65,16 @@ pub(super) fn fields(function: &Function, mask: Option<&FieldMask>) -> Result<Ve
     }
 }
 
+/// Names of the fields in which two functions differ.
+pub(super) fn differing(one: &Function, other: &Function) -> Vec<&'static str> {
+    let differs = |(_, field): &&(&str, TakeOver)| {
+        let mut mixed = one.clone();
+        field(other, &mut mixed);
+        mixed != *one
+    };
+    FIELDS.iter().filter(differs).map(|(name, _)| *name).collect()
+}
+
 fn parse(path: &str) -> Result<TakeOver, Violations> {
     let mut known = GROUPS.iter().chain(FIELDS);
     known.clone().find(|(name, _)| *name == path).map(|(_, field)| *field).ok_or_else(|| {
@@ -141,6 +151,15 @@ mod tests {
         }
         // A field that the contract has and this module has not would be left at its default.
         assert_eq!(all, filled());
+    }
+
+    #[test]
+    fn fields_that_differ_are_named() {
+        assert_eq!(differing(&filled(), &filled()), Vec::<&str>::new());
+        let mut other = filled();
+        other.source = "d".to_owned();
+        retry(&mut other).max_age = None;
+        assert_eq!(differing(&filled(), &other), ["source", "settings.retry.max_age"]);
     }
 
     #[test]

@@ -4,12 +4,11 @@ use chatfn_domain::name::{AccountName, FunctionName, TemplateName, VersionName, 
 use chatfn_proto::{
     convert::parse,
     registry::v1::{
-        self as wire, CreateFunctionRequest, CreateFunctionResponse, DeleteFunctionRequest,
-        DeleteFunctionResponse, DeployFunctionRequest, DeployFunctionResponse, GetFunctionRequest,
-        GetFunctionResponse, GetVersionRequest, GetVersionResponse, ListFunctionsRequest,
-        ListFunctionsResponse, ListVersionsRequest, ListVersionsResponse, UndeployFunctionRequest,
-        UndeployFunctionResponse, UpdateFunctionRequest, UpdateFunctionResponse,
-        function_service_server::FunctionService,
+        CreateFunctionRequest, CreateFunctionResponse, DeleteFunctionRequest, DeleteFunctionResponse,
+        DeployFunctionRequest, DeployFunctionResponse, GetFunctionRequest, GetFunctionResponse,
+        GetVersionRequest, GetVersionResponse, ListFunctionsRequest, ListFunctionsResponse,
+        ListVersionsRequest, ListVersionsResponse, UndeployFunctionRequest, UndeployFunctionResponse,
+        UpdateFunctionRequest, UpdateFunctionResponse, function_service_server::FunctionService,
     },
     validate::{Violations, validated},
 };
@@ -17,7 +16,12 @@ use chatfn_rpc::RequestExt as _;
 use tonic::{Request, Response, Status};
 
 use super::wire as to_wire;
-use crate::{deploy::Deploy, draft::check_text, functions::Registry};
+use crate::{
+    deploy::Deploy,
+    draft::check_text,
+    functions::{FunctionFilter, Registry},
+    mutation::Mutation,
+};
 
 /// The life of a function.
 #[derive(Debug)]
@@ -29,12 +33,14 @@ impl FunctionService for FunctionHandler {
         &self,
         request: Request<CreateFunctionRequest>,
     ) -> Result<Response<CreateFunctionResponse>, Status> {
-        let request = validated(request)?;
+        let caller = request.caller();
+        let mut request = validated(request)?;
+        let mutation = Mutation::of(&caller, &mut request);
         let AccountName { account } = parse("parent", &request.parent)?;
         let template: TemplateName = parse("template", &request.template)?;
         let name = FunctionName { account, template };
-        let function = self.0.create(name, request.function.unwrap_or_default()).await?;
-        Ok(Response::new(CreateFunctionResponse { function: Some(to_wire::function(function)) }))
+        let function = request.function.unwrap_or_default();
+        Ok(Response::new(self.0.create(name, function, mutation).await?))
     }
 
     async fn get_function(
@@ -52,7 +58,9 @@ impl FunctionService for FunctionHandler {
     ) -> Result<Response<ListFunctionsResponse>, Status> {
         let request = validated(request)?;
         let AccountName { account } = parse("parent", &request.parent)?;
-        let page = self.0.list(&account, request.state(), request.page_size, &request.page_token).await?;
+        let state = request.state();
+        let filter = FunctionFilter { state, template: template_filter(request.template)? };
+        let page = self.0.list(&account, filter, request.page_size, &request.page_token).await?;
         Ok(Response::new(ListFunctionsResponse { functions: page.items, next_page_token: page.next_token }))
     }
 
@@ -60,57 +68,50 @@ impl FunctionService for FunctionHandler {
         &self,
         request: Request<UpdateFunctionRequest>,
     ) -> Result<Response<UpdateFunctionResponse>, Status> {
-        let request = validated(request)?;
+        let caller = request.caller();
+        let mut request = validated(request)?;
+        let mutation = Mutation::of(&caller, &mut request);
         let function = request.function.ok_or_else(|| Violations::one("function", "is required"))?;
         let name = parse("function.name", &function.name)?;
-        let function = self.0.update(&name, function, request.update_mask).await?;
-        Ok(Response::new(UpdateFunctionResponse { function: Some(to_wire::function(function)) }))
+        Ok(Response::new(self.0.update(&name, function, request.update_mask, mutation).await?))
     }
 
     async fn delete_function(
         &self,
         request: Request<DeleteFunctionRequest>,
     ) -> Result<Response<DeleteFunctionResponse>, Status> {
-        let request = validated(request)?;
-        self.0.delete(&parse("name", &request.name)?, &request.etag).await?;
-        Ok(Response::new(DeleteFunctionResponse {}))
+        let caller = request.caller();
+        let mut request = validated(request)?;
+        let mutation = Mutation::of(&caller, &mut request);
+        Ok(Response::new(self.0.delete(&parse("name", &request.name)?, &request.etag, mutation).await?))
     }
 
     async fn deploy_function(
         &self,
         request: Request<DeployFunctionRequest>,
     ) -> Result<Response<DeployFunctionResponse>, Status> {
-        let context = request.context();
-        let request = validated(request)?;
+        let (caller, context) = (request.caller(), request.context());
+        let mut request = validated(request)?;
+        let mutation = Mutation::of(&caller, &mut request);
         check_text("message", &request.message)?;
-        let name: FunctionName = parse("name", &request.name)?;
         let deploy = Deploy {
-            name: name.clone(),
+            name: parse("name", &request.name)?,
             version: VersionNumber::new(request.version),
             etag: request.etag,
             message: request.message,
         };
-        let (function, version, propagation) = self.0.deploy(deploy, &context).await?;
-        let version = wire::Version { source: String::new(), ..to_wire::version(&name, version) };
-        Ok(Response::new(DeployFunctionResponse {
-            function: Some(to_wire::function(function)),
-            version: Some(version),
-            propagation: Some(propagation),
-        }))
+        Ok(Response::new(self.0.deploy(deploy, mutation, &context).await?))
     }
 
     async fn undeploy_function(
         &self,
         request: Request<UndeployFunctionRequest>,
     ) -> Result<Response<UndeployFunctionResponse>, Status> {
-        let context = request.context();
-        let request = validated(request)?;
+        let (caller, context) = (request.caller(), request.context());
+        let mut request = validated(request)?;
+        let mutation = Mutation::of(&caller, &mut request);
         let name = parse("name", &request.name)?;
-        let (function, propagation) = self.0.undeploy(&name, &request.etag, &context).await?;
-        Ok(Response::new(UndeployFunctionResponse {
-            function: Some(to_wire::function(function)),
-            propagation: Some(propagation),
-        }))
+        Ok(Response::new(self.0.undeploy(&name, &request.etag, mutation, &context).await?))
     }
 
     async fn get_version(
@@ -132,4 +133,16 @@ impl FunctionService for FunctionHandler {
         let page = self.0.list_versions(&function, request.page_size, &request.page_token).await?;
         Ok(Response::new(ListVersionsResponse { versions: page.items, next_page_token: page.next_token }))
     }
+}
+
+/// The text of a filter by template, which lets the template itself through or, with a final `.*`, all that begin so.
+fn template_filter(text: String) -> Result<String, Violations> {
+    let example = text.strip_suffix(".*").map_or_else(|| text.clone(), |start| format!("{start}.x"));
+    if !text.is_empty() && example.parse::<TemplateName>().is_err() {
+        return Err(Violations::one(
+            "template",
+            "must be a template such as chat.in_queue, or chat.* for all of chat",
+        ));
+    }
+    Ok(text)
 }

@@ -11,10 +11,11 @@ use chatfn_proto::{
     },
     validate::validated,
 };
+use chatfn_rpc::RequestExt as _;
 use tonic::{Request, Response, Status};
 
 use super::wire as to_wire;
-use crate::secrets::Secrets;
+use crate::{mutation::Mutation, secrets::Secrets};
 
 /// Secrets for admins, without their values.
 #[derive(Debug)]
@@ -26,12 +27,14 @@ impl SecretService for SecretHandler {
         &self,
         request: Request<SetSecretRequest>,
     ) -> Result<Response<SetSecretResponse>, Status> {
-        let SetSecretRequest { parent, key, value, etag } = validated(request)?;
+        let caller = request.caller();
+        let mut request = validated(request)?;
+        let mutation = self.0.mutation(&caller, &mut request)?;
+        let SetSecretRequest { parent, key, value, etag, request_id: _ } = request;
         let value = value.into();
         let AccountName { account } = parse("parent", &parent)?;
         let name = SecretName { account, key: parse("key", &key)? };
-        let secret = self.0.set(name, value, &etag).await?;
-        Ok(Response::new(SetSecretResponse { secret: Some(to_wire::secret(secret)) }))
+        Ok(Response::new(self.0.set(name, value, &etag, mutation).await?))
     }
 
     async fn get_secret(
@@ -57,9 +60,10 @@ impl SecretService for SecretHandler {
         &self,
         request: Request<DeleteSecretRequest>,
     ) -> Result<Response<DeleteSecretResponse>, Status> {
-        let request = validated(request)?;
-        self.0.delete(parse("name", &request.name)?, &request.etag).await?;
-        Ok(Response::new(DeleteSecretResponse {}))
+        let caller = request.caller();
+        let mut request = validated(request)?;
+        let mutation = Mutation::of(&caller, &mut request);
+        Ok(Response::new(self.0.delete(parse("name", &request.name)?, &request.etag, mutation).await?))
     }
 }
 

@@ -1,12 +1,15 @@
 //! Rows as messages of the contract.
 
-use chatfn_domain::{function::FunctionState, name::FunctionName};
+use chatfn_domain::{
+    function::FunctionState,
+    name::{AccountId, FunctionName},
+};
 use chatfn_proto::{
     convert::from_settings,
     registry::v1::{self as wire, watch_deployments_response::Change},
 };
 
-use crate::store::{deployments, functions, secrets, timestamp, versions};
+use crate::store::{audit, deployments, functions, secrets, timestamp, versions};
 
 /// The function.
 pub(crate) fn function(row: functions::Function) -> wire::Function {
@@ -41,6 +44,7 @@ pub(crate) fn version(function: &FunctionName, row: versions::Version) -> wire::
         digest: row.digest,
         message: row.message,
         create_time: Some(timestamp(row.create_micros)),
+        author: row.author,
     }
 }
 
@@ -70,6 +74,28 @@ pub(crate) fn change(row: &deployments::Deployment, include_source: bool) -> Cha
         source: if include_source { row.source.clone().unwrap_or_default() } else { String::new() },
         deploy_time: Some(timestamp(row.change_micros)),
     })
+}
+
+/// The entry of the account's audit.
+pub(crate) fn audit_entry(account: &AccountId, row: audit::StoredEntry) -> wire::AuditEntry {
+    let state = |digest: Option<String>, version: Option<i64>| {
+        version.map(|version| wire::AuditState { digest: digest.unwrap_or_default(), version })
+    };
+    // An action that an older release does not know is left unspecified.
+    let action = wire::AuditAction::from_str_name(&row.action).unwrap_or_default();
+    wire::AuditEntry {
+        name: format!("accounts/{account}/auditEntries/{}", row.uid),
+        time: Some(timestamp(row.entry_micros)),
+        caller: row.caller,
+        action: action.into(),
+        resource: row.resource,
+        before: state(row.before_digest, row.before_version),
+        after: state(row.after_digest, row.after_version),
+        changed_fields: row.changed_fields,
+        message: row.message,
+        request_id: row.request_id.map_or_else(String::new, |id| id.to_string()),
+        error_reason: row.error_reason,
+    }
 }
 
 fn function_name(account: &str, template: &str) -> String {

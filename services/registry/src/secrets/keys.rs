@@ -93,6 +93,11 @@ impl KeyRing {
         &self.0[0]
     }
 
+    /// All keys, the active one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &MasterKey> {
+        self.0.iter()
+    }
+
     /// The key of this id.
     pub(crate) fn get(&self, id: &str) -> Option<&MasterKey> {
         self.0.iter().find(|key| key.id == id)

@@ -1,17 +1,21 @@
 //! Secrets of accounts: set by admins, read by invokers, and encrypted wherever they rest.
 //!
-//! [`envelope`] encrypts, [`keys`] has the master keys, [`rotate`] replaces them. Values and keys are wiped from the
+//! [`envelope`] encrypts, [`keys`] has the master keys, [`rotate`] replaces them, [`fingerprint`] recognises requests. Values and keys are wiped from the
 //! memory that is ours once they are not needed; copies in the buffers of the network and the allocator are not.
 
 mod envelope;
+mod fingerprint;
 mod keys;
 mod rotate;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chatfn_domain::name::{AccountId, SecretName};
-use chatfn_proto::registry::v1 as wire;
+use chatfn_domain::{
+    caller::Caller,
+    name::{AccountId, SecretName},
+};
+use chatfn_proto::registry::v1::{self as wire, AuditAction};
 use chatfn_rpc::TaskGroup;
 use futures_util::TryStreamExt as _;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
@@ -24,9 +28,11 @@ use self::{
     keys::{KeyRing, KeysError},
 };
 use crate::{
+    audit::{Entry, State},
     config::SecretsConfig,
-    error::{RegistryError, commit},
+    error::RegistryError,
     grpc::wire as to_wire,
+    mutation::{Begun, Change, Mutation, MutationRequest},
     page::{ListKey, Page, fill},
     store::{secrets, secrets::Secret},
 };
@@ -65,30 +71,50 @@ impl Secrets {
         Ok(Self { db, keys: Some(receiver) })
     }
 
+    /// What the request, which may hold a value, asks for.
+    pub(crate) fn mutation<T: MutationRequest>(
+        &self,
+        caller: &Caller,
+        request: &mut T,
+    ) -> Result<Mutation, RegistryError> {
+        let keys = self.keys()?;
+        Ok(Mutation::recognised_by(caller, request, |bytes| fingerprint::fingerprints(&keys, bytes)))
+    }
+
     /// Creates the secret or replaces its value.
     pub(crate) async fn set(
         &self,
         name: SecretName,
         value: SecretString,
         etag: &str,
-    ) -> Result<Secret, RegistryError> {
+        mutation: Mutation,
+    ) -> Result<wire::SetSecretResponse, RegistryError> {
         let sealed = envelope::seal(&*self.keys()?, &name, value.expose_secret().as_bytes());
         drop(value);
-        let mut transaction = self.db.begin().await?;
-        secrets::lock_account(&mut transaction, &name.account).await?;
-        match secrets::lock(&mut transaction, &name).await? {
-            Some(stored) => check_etag(&name, &stored, etag)?,
+        let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => change,
+            Begun::Repeated(answer) => return Ok(answer),
+        };
+        secrets::lock_account(change.db(), &name.account).await?;
+        let before = secrets::lock(change.db(), &name).await?;
+        match &before {
+            Some(stored) => check_etag(&name, stored, etag)?,
             None if !etag.is_empty() => return Err(RegistryError::SecretNotFound(name)),
-            None if secrets::count(&mut transaction, &name.account).await? >= MAX_SECRETS => {
+            None if secrets::count(change.db(), &name.account).await? >= MAX_SECRETS => {
                 return Err(RegistryError::SecretLimitReached(name.account));
             }
             None => {}
         }
-        secrets::set(&mut transaction, &name, &sealed).await?;
-        let secret = secrets::get(&mut transaction, &name).await?.ok_or(sqlx::Error::RowNotFound)?;
-        commit(transaction).await?;
-        tracing::info!(secret = %name, revision = secret.revision, "set");
-        Ok(secret)
+        secrets::set(change.db(), &name, &sealed).await?;
+        let secret = secrets::get(change.db(), &name).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let entry = Entry::new(AuditAction::SetSecret, &name)
+            .before(before.as_ref().map(State::secret))
+            .after(State::secret(&secret));
+        let revision = secret.revision;
+        let answer = wire::SetSecretResponse { secret: Some(to_wire::secret(secret)) };
+        let answer = change.finish(Some(entry), answer).await?;
+        tracing::info!(secret = %name, revision, "set");
+        Ok(answer)
     }
 
     /// What there is to know about the secret, but not its value.
@@ -113,16 +139,25 @@ impl Secrets {
     }
 
     /// Deletes the secret.
-    pub(crate) async fn delete(&self, name: SecretName, etag: &str) -> Result<(), RegistryError> {
-        let mut transaction = self.db.begin().await?;
-        let Some(stored) = secrets::lock(&mut transaction, &name).await? else {
+    pub(crate) async fn delete(
+        &self,
+        name: SecretName,
+        etag: &str,
+        mutation: Mutation,
+    ) -> Result<wire::DeleteSecretResponse, RegistryError> {
+        let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
+            Begun::Change(change) => change,
+            Begun::Repeated(answer) => return Ok(answer),
+        };
+        let Some(stored) = secrets::lock(change.db(), &name).await? else {
             return Err(RegistryError::SecretNotFound(name));
         };
         check_etag(&name, &stored, etag)?;
-        secrets::delete(&mut transaction, &name).await?;
-        commit(transaction).await?;
+        secrets::delete(change.db(), &name).await?;
+        let entry = Entry::new(AuditAction::DeleteSecret, &name).before(State::secret(&stored));
+        let answer = change.finish(Some(entry), wire::DeleteSecretResponse {}).await?;
         tracing::info!(secret = %name, "deleted");
-        Ok(())
+        Ok(answer)
     }
 
     /// The secret's value and revision.

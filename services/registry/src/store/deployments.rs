@@ -101,6 +101,18 @@ pub(crate) async fn logged_id(db: &mut PgConnection, revision: i64) -> sqlx::Res
     Ok(row.map(|row| row.id))
 }
 
+/// The revision at which what is live of a function last changed, if anything ever was.
+pub(crate) async fn revision_of(db: &mut PgConnection, function: &FunctionName) -> sqlx::Result<Option<i64>> {
+    let row = sqlx::query!(
+        "SELECT revision FROM registry.deployments WHERE account = $1 AND template = $2",
+        function.account.as_str(),
+        function.template.as_str()
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| row.revision))
+}
+
 /// What changed after `revision`, in the order of revisions. Each function at most once, as it is now.
 pub(crate) async fn changed_after(
     db: &mut PgConnection,
@@ -156,7 +168,7 @@ async fn batch(rows: impl Stream<Item = sqlx::Result<Deployment>>) -> sqlx::Resu
 
 /// Makes a version live, or with `None` takes the live one out of service.
 ///
-/// To be called last in a transaction: from here to its commit no other deployment changes.
+/// To be called late in a transaction: from here to its commit no other deployment changes.
 pub(crate) async fn set(
     db: &mut PgConnection,
     function: &FunctionName,

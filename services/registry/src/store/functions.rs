@@ -198,15 +198,15 @@ pub(crate) async fn undeployed(db: &mut PgConnection, name: &FunctionName) -> sq
 }
 
 /// Keeps why the last deploy failed, if the function `uid` still exists and, when `draft` is given, still
-/// has that draft. The etag stays: neither draft nor deployment has changed.
+/// has that draft; says whether. The etag stays: neither draft nor deployment has changed.
 pub(crate) async fn build_failed(
     db: &mut PgConnection,
     uid: Uuid,
     name: &FunctionName,
     draft: Option<&str>,
     error: &BuildError,
-) -> sqlx::Result<()> {
-    sqlx::query!(
+) -> sqlx::Result<bool> {
+    let kept = sqlx::query!(
         "UPDATE registry.functions SET build_error = $4
          WHERE account = $1 AND template = $2 AND uid = $3 AND draft_digest = coalesce($5, draft_digest)",
         name.account.as_str(),
@@ -217,7 +217,7 @@ pub(crate) async fn build_failed(
     )
     .execute(db)
     .await?;
-    Ok(())
+    Ok(kept.rows_affected() == 1)
 }
 
 /// Deletes a function with its versions. Its deployment's row stays, with nothing live.

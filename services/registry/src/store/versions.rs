@@ -17,6 +17,7 @@ pub(crate) struct Version {
     pub(crate) settings: Json<FunctionSettings>,
     pub(crate) digest: String,
     pub(crate) message: String,
+    pub(crate) author: String,
     pub(crate) create_micros: i64,
     /// The function that it belongs to, which is not a later one of the same name.
     pub(crate) function_uid: Uuid,
@@ -29,7 +30,7 @@ macro_rules! select_versions {
             Version,
             r#"SELECT v.number, "#
                 + $source
-                + r#" AS "source!", v.settings AS "settings: Json<FunctionSettings>", v.digest, v.message,
+                + r#" AS "source!", v.settings AS "settings: Json<FunctionSettings>", v.digest, v.message, v.author,
                       (extract(epoch FROM v.create_time) * 1000000)::bigint AS "create_micros!",
                       f.uid AS function_uid
                FROM registry.versions v
@@ -82,17 +83,20 @@ pub(crate) async fn insert_draft(
     db: &mut PgConnection,
     function: &FunctionName,
     message: &str,
+    author: &str,
 ) -> sqlx::Result<i64> {
     let row = sqlx::query!(
-        "INSERT INTO registry.versions (account, template, number, source, settings, digest, message)
-         SELECT f.account, f.template, coalesce(d.last_version, 0) + 1, f.source, f.settings, f.draft_digest, $3
+        "INSERT INTO registry.versions (account, template, number, source, settings, digest, message, author)
+         SELECT f.account, f.template, coalesce(d.last_version, 0) + 1, f.source, f.settings, f.draft_digest,
+                $3, $4
          FROM registry.functions f
          LEFT JOIN registry.deployments d ON d.account = f.account AND d.template = f.template
          WHERE f.account = $1 AND f.template = $2
          RETURNING number",
         function.account.as_str(),
         function.template.as_str(),
-        message
+        message,
+        author
     )
     .fetch_one(db)
     .await?;

@@ -19,6 +19,7 @@ fn names_field<T: std::fmt::Debug>(result: Result<T, Status>, field: &str) {
     let report = refused(result, Code::InvalidArgument, "INVALID_REQUEST");
     let fields: Vec<_> = report.fields.iter().map(|violation| violation.field.as_str()).collect();
     assert_eq!(fields, [field], "{}", report.message);
+    assert!(!report.fields[0].reason.is_empty(), "{field} is refused without a reason for programs");
 }
 
 /// Functions that may not be stored, each with the field that is wrong.
@@ -118,6 +119,7 @@ async fn a_malformed_create_names_the_field_and_writes_nothing() {
         parent: ACME.into(),
         template: "chat.start".into(),
         function: Some(function),
+        ..Default::default()
     };
     for (function, field) in wrong_functions() {
         names_field(client.create_function(request(function)).await, field);
@@ -146,19 +148,25 @@ async fn a_malformed_update_names_the_field_and_writes_nothing() {
     let mut client = world.registry.functions();
     for (function, field) in wrong_functions() {
         let function = Function { name: START.into(), ..function };
-        let request = UpdateFunctionRequest { function: Some(function), update_mask: None };
+        let request =
+            UpdateFunctionRequest { function: Some(function), update_mask: None, ..Default::default() };
         names_field(client.update_function(request).await, field);
     }
     for path in ["name", "etag", "state", "settings.cpu", "setings", "*"] {
         let request = UpdateFunctionRequest {
             function: Some(Function { name: START.into(), ..Default::default() }),
             update_mask: Some(prost_types::FieldMask { paths: vec!["source".into(), path.into()] }),
+            ..Default::default()
         };
         names_field(client.update_function(request).await, "update_mask");
     }
     let missing = UpdateFunctionRequest::default();
     names_field(client.update_function(missing).await, "function");
-    let nameless = UpdateFunctionRequest { function: Some(Function::default()), update_mask: None };
+    let nameless = UpdateFunctionRequest {
+        function: Some(Function::default()),
+        update_mask: None,
+        ..Default::default()
+    };
     names_field(client.update_function(nameless).await, "function.name");
     assert_eq!(world.registry.get(START).await.unwrap(), created);
 }
@@ -170,10 +178,10 @@ async fn every_method_refuses_a_malformed_name() {
     for bad in ["", "x", "accounts/acme", "accounts/acme/functions/", "accounts/a/functions/chat.start\0"] {
         let name = || bad.to_owned();
         names_field(client.get_function(GetFunctionRequest { name: name() }).await, "name");
-        let delete = DeleteFunctionRequest { name: name(), etag: String::new() };
+        let delete = DeleteFunctionRequest { name: name(), etag: String::new(), ..Default::default() };
         names_field(client.delete_function(delete).await, "name");
         names_field(client.deploy_function(deploy_request(bad)).await, "name");
-        let undeploy = UndeployFunctionRequest { name: name(), etag: String::new() };
+        let undeploy = UndeployFunctionRequest { name: name(), etag: String::new(), ..Default::default() };
         names_field(client.undeploy_function(undeploy).await, "name");
         names_field(client.get_version(GetVersionRequest { name: name() }).await, "name");
         let list = ListVersionsRequest { parent: name(), ..Default::default() };

@@ -16,7 +16,8 @@ use crate::harness::{ACME, Registry, START, World, refused};
 
 async fn update(registry: &Registry, function: Function, paths: &[&str]) -> Result<Function, Status> {
     let mask = FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() };
-    let request = UpdateFunctionRequest { function: Some(function), update_mask: Some(mask) };
+    let request =
+        UpdateFunctionRequest { function: Some(function), update_mask: Some(mask), ..Default::default() };
     Ok(registry.functions().update_function(request).await?.into_inner().function.unwrap())
 }
 
@@ -66,6 +67,7 @@ async fn what_is_given_is_kept() {
         parent: ACME.into(),
         template: "chat.start".into(),
         function: Some(given.clone()),
+        ..Default::default()
     };
     world.registry.functions().create_function(request).await.unwrap();
     let got = world.registry.get(START).await.unwrap();
@@ -136,7 +138,7 @@ async fn a_stale_etag_is_told_the_current_one() {
     let stale = Function { source: "function lambda() { return 2; }".into(), ..created.clone() };
     let report = refused(update(&world.registry, stale, &["source"]).await, Code::Aborted, "ETAG_MISMATCH");
     assert_eq!(report.metadata["current_etag"], current.etag);
-    let delete = DeleteFunctionRequest { name: START.into(), etag: created.etag };
+    let delete = DeleteFunctionRequest { name: START.into(), etag: created.etag, ..Default::default() };
     let refusal = world.registry.functions().delete_function(delete).await;
     refused(refusal, Code::Aborted, "ETAG_MISMATCH");
     assert_eq!(world.registry.get(START).await.unwrap(), current);
@@ -230,5 +232,30 @@ async fn a_list_can_be_filtered_by_state() {
         let found: Vec<_> = page.functions.iter().map(|it| (it.name.clone(), it.state())).collect();
         assert_eq!(found, [(name(template), state)]);
         assert_eq!(page.next_page_token, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_can_be_filtered_by_template() {
+    let world = World::start().await;
+    for template in ["chat.start", "chat.end", "chat.in_queue"] {
+        world.registry.create(ACME, template).await.unwrap();
+    }
+    let listed = async |template: &str, page_size| {
+        let request = ListFunctionsRequest { template: template.into(), page_size, ..list_acme() };
+        let page = list(&world.registry, request).await.unwrap();
+        (page.functions.into_iter().map(|it| it.name).collect::<Vec<_>>(), page.next_page_token)
+    };
+    assert_eq!(listed("chat.start", 0).await, (vec![START.to_owned()], String::new()));
+    assert_eq!(listed("chat.*", 0).await.0.len(), 3);
+    assert!(listed("survey.*", 0).await.0.is_empty());
+    assert!(listed("chat.participants_change", 0).await.0.is_empty());
+
+    let (_, token) = listed("chat.*", 1).await;
+    let unfiltered = ListFunctionsRequest { page_token: token, ..list_acme() };
+    refused(list(&world.registry, unfiltered).await, Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+    for malformed in ["chat", "*", "chat.in*x", "Chat.*"] {
+        let request = ListFunctionsRequest { template: malformed.into(), ..list_acme() };
+        refused(list(&world.registry, request).await, Code::InvalidArgument, "INVALID_REQUEST");
     }
 }

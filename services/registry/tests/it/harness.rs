@@ -160,6 +160,7 @@ impl Registry {
             parent: parent.to_owned(),
             template: template.to_owned(),
             function: None,
+            ..Default::default()
         };
         Ok(self.functions().create_function(request).await?.into_inner().function.unwrap())
     }
@@ -172,7 +173,8 @@ impl Registry {
     /// Replaces the draft's source, whatever it is.
     pub(crate) async fn edit(&self, name: &str, source: &str) -> Function {
         let function = Function { name: name.to_owned(), source: source.to_owned(), ..Default::default() };
-        let request = UpdateFunctionRequest { function: Some(function), update_mask: None };
+        let request =
+            UpdateFunctionRequest { function: Some(function), update_mask: None, ..Default::default() };
         self.functions().update_function(request).await.unwrap().into_inner().function.unwrap()
     }
 
@@ -189,13 +191,17 @@ impl Registry {
     }
 
     pub(crate) async fn undeploy(&self, name: &str) -> Result<UndeployFunctionResponse, Status> {
-        let request = UndeployFunctionRequest { name: name.to_owned(), etag: String::new() };
+        let request =
+            UndeployFunctionRequest { name: name.to_owned(), etag: String::new(), ..Default::default() };
         Ok(self.functions().undeploy_function(request).await?.into_inner())
     }
 
     pub(crate) async fn delete(&self, name: &str) -> Result<(), Status> {
-        let request =
-            chatfn_proto::registry::v1::DeleteFunctionRequest { name: name.to_owned(), etag: String::new() };
+        let request = chatfn_proto::registry::v1::DeleteFunctionRequest {
+            name: name.to_owned(),
+            etag: String::new(),
+            ..Default::default()
+        };
         self.functions().delete_function(request).await?;
         Ok(())
     }

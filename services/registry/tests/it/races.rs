@@ -104,7 +104,8 @@ async fn of_concurrent_updates_with_one_etag_one_wins() {
     let calls = (0..16).map(|caller| {
         let registry = if caller % 2 == 0 { &world.registry } else { &other };
         let function = Function { description: format!("by {caller}"), ..created.clone() };
-        let request = UpdateFunctionRequest { function: Some(function), update_mask: None };
+        let request =
+            UpdateFunctionRequest { function: Some(function), update_mask: None, ..Default::default() };
         async move { registry.functions().update_function(request).await }
     });
     let (winners, losers): (Vec<_>, Vec<_>) = join_all(calls).await.into_iter().partition(Result::is_ok);

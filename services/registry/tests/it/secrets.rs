@@ -32,7 +32,13 @@ pub(crate) async fn start() -> World {
 }
 
 pub(crate) fn set_request(parent: &str, key: &str, value: &str) -> SetSecretRequest {
-    SetSecretRequest { parent: parent.into(), key: key.into(), value: value.into(), etag: String::new() }
+    SetSecretRequest {
+        parent: parent.into(),
+        key: key.into(),
+        value: value.into(),
+        etag: String::new(),
+        ..Default::default()
+    }
 }
 
 pub(crate) async fn set(registry: &Registry, key: &str, value: &str) -> Result<Secret, Status> {
@@ -53,7 +59,7 @@ async fn get(registry: &Registry, name: &str) -> Result<Secret, Status> {
 }
 
 async fn delete(registry: &Registry, name: &str, etag: &str) -> Result<(), Status> {
-    let request = DeleteSecretRequest { name: name.into(), etag: etag.into() };
+    let request = DeleteSecretRequest { name: name.into(), etag: etag.into(), ..Default::default() };
     registry.secrets().delete_secret(request).await?;
     Ok(())
 }

@@ -103,8 +103,11 @@ async fn the_callers_deadline_bounds_the_wait_for_the_store() {
     let world = World::start().await;
     world.registry.create(ACME, "chat.start").await.unwrap();
     let _lock = lock(&world).await;
-    let request =
-        chatfn_proto::registry::v1::DeleteFunctionRequest { name: START.into(), etag: String::new() };
+    let request = chatfn_proto::registry::v1::DeleteFunctionRequest {
+        name: START.into(),
+        etag: String::new(),
+        ..Default::default()
+    };
     let request = Request::new(request).with_timeout(Duration::from_millis(200));
     let result = patiently(world.registry.functions().delete_function(request)).await;
     refused(result, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");

@@ -51,7 +51,7 @@ const METHODS: &[(&str, &[Role], &[Service])] = &[
     ("chatfn.registry.v1.SecretService/ListSecrets", &[Admin, Developer], &[]),
     ("chatfn.registry.v1.SecretService/DeleteSecret", &[Admin], &[]),
     //
-    ("chatfn.registry.v1.AuditService/ListAuditEntries", &[Admin, Developer], &[]),
+    ("chatfn.registry.v1.AuditService/ListAuditEntries", &[Admin], &[]),
     //
     ("chatfn.registry.v1.SecretAccessService/AccessSecret", NOBODY, &[Invoker]),
     ("chatfn.registry.v1.DeploymentWatchService/WatchDeployments", NOBODY, &[EventIngest, Invoker]),

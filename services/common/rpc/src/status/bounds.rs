@@ -42,20 +42,23 @@ pub(super) fn text(text: &str) -> String {
 }
 
 /// As many violations as fit, and one that counts the rest.
-pub(super) fn fields(fields: &[FieldViolation]) -> Vec<(String, String)> {
+pub(super) fn fields(fields: &[FieldViolation]) -> Vec<tonic_types::FieldViolation> {
     let mut room = MAX_FIELDS;
     let mut kept = Vec::new();
     for violation in fields {
         let (field, description) = (name(&violation.field), text(&violation.description));
         // Tags and lengths of the protobuf encoding.
-        let size = field.len() + description.len() + 8;
+        let size = field.len() + description.len() + violation.reason.len() + 10;
         if size > room {
             let left = fields.len() - kept.len();
-            kept.push((String::new(), format!("… and {left} more")));
+            kept.push(tonic_types::FieldViolation::new("", format!("… and {left} more")));
             break;
         }
         room -= size;
-        kept.push((field, description));
+        kept.push(tonic_types::FieldViolation {
+            reason: violation.reason.clone(),
+            ..tonic_types::FieldViolation::new(field, description)
+        });
     }
     kept
 }

@@ -180,8 +180,21 @@ impl ApiError {
     /// Adds to `BadRequest`: `field` is the path of a request field (`event.payload`), `description` says
     /// what it should be.
     #[must_use]
-    pub fn field(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
-        self.0.fields.push(FieldViolation { field: field.into(), description: description.into() });
+    pub fn field(self, field: impl Into<String>, description: impl Into<String>) -> Self {
+        self.violation(field, "", description)
+    }
+
+    /// As [`ApiError::field`], with a stable `SCREAMING_SNAKE` name of the rule that is broken, such as
+    /// `OUT_OF_RANGE`.
+    #[must_use]
+    pub fn violation(
+        mut self,
+        field: impl Into<String>,
+        reason: &'static str,
+        description: impl Into<String>,
+    ) -> Self {
+        let (field, description, reason) = (field.into(), description.into(), reason.to_owned());
+        self.0.fields.push(FieldViolation { field, description, reason });
         self
     }
 
@@ -256,8 +269,8 @@ impl Inner {
         if let Some(delay) = self.retry_after {
             details.set_retry_info(Some(delay));
         }
-        for (field, description) in bounds::fields(&self.fields) {
-            details.add_bad_request_violation(field, description);
+        if !self.fields.is_empty() {
+            details.set_bad_request(bounds::fields(&self.fields));
         }
         for p in self.preconditions.iter().take(bounds::MAX_PRECONDITIONS) {
             details.add_precondition_failure_violation(

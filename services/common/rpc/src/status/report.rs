@@ -14,6 +14,8 @@ pub struct FieldViolation {
     pub field: String,
     /// What it should be.
     pub description: String,
+    /// A stable `SCREAMING_SNAKE` name of the rule that it breaks, such as `OUT_OF_RANGE`; empty if it has none.
+    pub reason: String,
 }
 
 /// A condition that does not hold.
@@ -71,7 +73,11 @@ impl ErrorReport {
                 .bad_request()
                 .into_iter()
                 .flat_map(|bad| &bad.field_violations)
-                .map(|v| FieldViolation { field: v.field.clone(), description: v.description.clone() })
+                .map(|v| FieldViolation {
+                    field: v.field.clone(),
+                    description: v.description.clone(),
+                    reason: v.reason.clone(),
+                })
                 .collect(),
             preconditions: details
                 .precondition_failure()
