@@ -11,6 +11,7 @@
 //! | [`host`] | which hosts a lambda may call |
 //! | [`retry`] | whether and when a failed run is tried again, and what follows when it is not |
 //! | [`event`] | which payloads are well-formed; idempotency keys |
+//! | [`skill`] | which skill an event is about |
 //! | [`lane`] | on which lane a conversation runs |
 //! | [`caller`] | who makes a call, and whose things it may name |
 
@@ -22,3 +23,4 @@ pub mod lane;
 pub mod name;
 pub mod retry;
 pub mod settings;
+pub mod skill;

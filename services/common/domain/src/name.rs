@@ -97,6 +97,13 @@ id!(
 );
 
 id!(
+    /// A replay, named by event-ingest: a UUID, in lower case.
+    ReplayId,
+    "a replay's id, as CreateReplay answered it",
+    |text| text.parse::<uuid::Uuid>().is_ok_and(|id| id.to_string() == text)
+);
+
+id!(
     /// A secret's key, by which a lambda reads it: 1 to 100 letters, digits, `_` and `-`.
     SecretKey,
     "a secret's key of 1 to 100 letters, digits, _ and -, such as crm-api-key",
@@ -236,6 +243,19 @@ resource!(
 );
 
 resource!(
+    /// `accounts/{account}/replays/{replay}`.
+    ReplayName {
+        /// The account.
+        account: AccountId,
+        /// The replay.
+        replay: ReplayId
+    },
+    "accounts/*/replays/*",
+    "accounts/{account}/replays/{replay}",
+    "accounts/{account}/replays/{replay}"
+);
+
+resource!(
     /// `accounts/{account}/secrets/{key}`.
     SecretName {
         /// The account.
@@ -247,6 +267,12 @@ resource!(
     "accounts/{account}/secrets/{key}",
     "accounts/{account}/secrets/{key}, such as accounts/acme/secrets/crm-api-key"
 );
+
+impl From<uuid::Uuid> for ReplayId {
+    fn from(id: uuid::Uuid) -> Self {
+        Self(id.to_string())
+    }
+}
 
 impl VersionName {
     /// The function that the version belongs to.
