@@ -35,7 +35,11 @@ async fn every_service_describes_itself_and_its_health() {
         (cluster.invoker.client(), &["chatfn.invoker.v1.InvokerService"]),
         (
             cluster.event_ingest.client(),
-            &["chatfn.ingest.v1.EventIngestService", "chatfn.ingest.v1.DeliveryService"],
+            &[
+                "chatfn.ingest.v1.EventIngestService",
+                "chatfn.ingest.v1.DeliveryService",
+                "chatfn.ingest.v1.ReplayService",
+            ],
         ),
     ] {
         let listed = [list(client.clone()).await, list_alpha(client.clone()).await];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chatfn_domain::{
     event::{MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, PayloadError},
-    name::{DeliveryName, TemplateName},
+    name::{DeliveryName, ReplayName, TemplateName},
 };
 use chatfn_pg::Failure;
 use chatfn_rpc::ApiError;
@@ -56,6 +56,66 @@ pub(crate) fn event_id_reused(delivery: &DeliveryName) -> ApiError {
 /// There is no event of this id.
 pub(crate) fn delivery_not_found(delivery: &DeliveryName) -> ApiError {
     ApiError::not_found("DELIVERY_NOT_FOUND", "delivery", &delivery.to_string())
+}
+
+/// There is no replay of this id.
+pub(crate) fn replay_not_found(replay: &ReplayName) -> ApiError {
+    ApiError::not_found("REPLAY_NOT_FOUND", "replay", &replay.to_string())
+}
+
+/// A conversation, or an event of it, at which an operator may act only while it is halted there.
+pub(crate) fn not_halted(subject: &str, at: Option<&DeliveryName>) -> ApiError {
+    let (message, description) = match at {
+        Some(at) => (
+            format!("{subject} is not halted, but {at} is"),
+            format!("the conversation is halted at {at}: look at that one, and resume or skip it"),
+        ),
+        None => (
+            format!("{subject} is not halted: there is nothing to do"),
+            "only what is halted can be resumed or skipped; to run an event again that has its outcome, replay it".to_owned(),
+        ),
+    };
+    ApiError::failed_precondition("NOT_HALTED", message).precondition("NOT_HALTED", subject, description)
+}
+
+/// Another operator was faster, with something else.
+pub(crate) fn intervention_pending(delivery: &DeliveryName) -> ApiError {
+    ApiError::aborted(
+        "INTERVENTION_PENDING",
+        format!(
+            "something else is asked for {delivery} already, and not done yet; look at it again in a second"
+        ),
+    )
+    .retry_after(OUTAGE_PAUSE)
+}
+
+/// An account has enough replays in progress.
+pub(crate) fn too_many_replays(most: i64) -> ApiError {
+    ApiError::resource_exhausted(
+        "TOO_MANY_REPLAYS",
+        format!("{most} replays of the account are running; wait until one is done, or cancel one"),
+        Duration::from_secs(60),
+    )
+}
+
+/// This replica serves enough streams of deliveries.
+pub(crate) fn too_many_tails(most: usize) -> ApiError {
+    ApiError::resource_exhausted(
+        "TOO_MANY_TAILS",
+        format!(
+            "this replica serves {most} streams of deliveries already; end one, or list deliveries instead"
+        ),
+        Duration::from_secs(10),
+    )
+}
+
+/// The reader of a stream of deliveries does not read.
+pub(crate) fn tail_too_slow() -> ApiError {
+    ApiError::new(
+        tonic::Code::ResourceExhausted,
+        "TAIL_TOO_SLOW",
+        "nothing was read for 10 s; call again with the resume_token of the last response that was read",
+    )
 }
 
 /// A page token that this list did not give.

@@ -6,9 +6,15 @@
 //!   does not depend on the call that asked for it (`committer/`).
 //! * **It runs in conversation order.** Its place is given under a lock that is held until the commit; events of
 //!   a conversation run one after another, and one that waits for another attempt makes its own
-//!   conversation wait and no other (`dispatch/queue.rs`).
+//!   conversation wait and no other (`dispatch/queue/`).
 //! * **It ends in exactly one outcome.** The primary key of `ingest.outcomes` says so. An attempt is counted
-//!   durably before it runs, so that an event that kills the process still runs out of attempts.
+//!   durably before it runs, so that an event that kills the process still runs out of attempts. After the last one the
+//!   event is a dead letter, or its conversation halts, as its function says.
+//! * **Operators decide, lanes act.** What an operator asks for (resume, skip, replay) is a row that the lane's owner acts
+//!   on, fenced like all that it writes, and recorded with who asked (`dispatch/lane/operators.rs`). A replay takes an
+//!   outcome back into `ingest.superseded`; the event ends in one outcome again.
+//! * **A dependency that is down is not stormed.** Retries are paid for by first attempts; what cannot be paid for waits,
+//!   and says so (`dispatch/budget.rs`).
 //! * **One process at a time runs a lane.** Every write carries the lane's owner and epoch and takes effect only
 //!   if both still hold; a process that cannot renew its lease stops before another may start (`lanes/`).
 //!   A run's deadline lies within the lease, which is made longer for it if need be.
@@ -17,9 +23,9 @@
 //!
 //! `events` only grows: a lane's owner reads on from the last sequence number it saw, and never updates a row to
 //! say how far it is. Outcomes are rows of their own. What remains to do after a take-over is everything after the lane's
-//! `cursor` that has no outcome, plus the conversations in `parked`: those wait for another attempt, and
+//! `cursor` that has no outcome, plus the conversations in `parked`: those wait for another attempt or for an operator, and
 //! the cursor passes them. The cursor is only a hint where to start, written along with outcomes, and it may move back; its
-//! one rule (`queue.rs` states it, and a property test checks it over random take-overs) is that
+//! one rule (`dispatch/queue/` states it, and a property test checks it over random take-overs) is that
 //! every unfinished event before it belongs to a parked conversation. The alternative, a state column on the
 //! event with a partial index over what is unfinished, is simpler to query and costs two more versions of
 //! each event's row and of all its index entries.
@@ -27,9 +33,10 @@
 //! # Where to start reading
 //!
 //! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` → `intake/` (checks) →
-//! `committer/` (records) → `dispatch/lane.rs` (runs) → `dispatch/decide.rs` (what follows) →
-//! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). All SQL is in `store/`, the tables with their
-//! reasons in `migrations/0002_ingest.sql`.
+//! `committer/` (records) → `dispatch/lane/` (runs) → `dispatch/decide.rs` (what follows) →
+//! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). A replay: `grpc/replay.rs` → `replays.rs` → the
+//! lanes. All SQL is in `store/`, the tables with their reasons in `migrations/0002_ingest.sql` and
+//! `migrations/0006_operators.sql`.
 
 mod committer;
 mod config;
@@ -39,7 +46,10 @@ mod event;
 mod grpc;
 mod intake;
 mod lanes;
+mod replays;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -48,8 +58,11 @@ use chatfn_deployments::{Deployments, WatchConfig};
 use chatfn_pg::PoolConfig;
 use chatfn_proto::ingest::v1::{
     delivery_service_server::DeliveryServiceServer, event_ingest_service_server::EventIngestServiceServer,
+    replay_service_server::ReplayServiceServer,
 };
-use chatfn_rpc::{ClientConfig, Health, MAX_MESSAGE_BYTES, Security, Server, Service, Shutdown, TaskGroup};
+use chatfn_rpc::{
+    ClientConfig, Health, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service, Shutdown, TaskGroup,
+};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -58,8 +71,8 @@ use uuid::Uuid;
 pub use self::config::{CommitterConfig, Config, ConfigError, DispatchConfig};
 use self::{
     committer::Committers,
-    dispatch::{Gate, Heads, Invoker, Journal, Shared},
-    grpc::{DeliveryHandler, PublishHandler},
+    dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
+    grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
 };
@@ -118,7 +131,7 @@ async fn serve(
     let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
     let pools = Pools::connect(&config).await?;
     let replica = Uuid::now_v7();
-    let heads = Heads::new();
+    let (heads, interventions) = (Heads::new(), Interventions::new());
 
     // Stopped one after the other, each when nothing can reach it any more.
     let commit_tasks = TaskGroup::new("committers", &shutdown);
@@ -131,8 +144,10 @@ async fn serve(
         deployments: deployments.clone(),
         invoker: Invoker::new(invoker),
         gate: Gate::new(config.dispatch.max_runs),
+        budgets: RetryBudgets::default(),
         journal: Journal::spawn(config.dispatch.journal_writers, replica, &pools.journal, &journal_tasks),
         heads: heads.clone(),
+        interventions: interventions.clone(),
     };
     let terms = LeaseTerms::new(config.dispatch.lease_ttl);
     let manager = Manager::new(replica, terms, pools.lease.clone(), shared);
@@ -145,9 +160,20 @@ async fn serve(
         poll_heads.poll(poll_pool, stop).await;
         Ok::<_, Infallible>(())
     });
+    let (poll_asked, poll_pool) = (interventions.clone(), pools.lease.clone());
+    lane_tasks.spawn("interventions", |stop| async move {
+        poll_asked.poll(poll_pool, stop).await;
+        Ok::<_, Infallible>(())
+    });
+    let (asked, replay_pool) = (interventions.clone(), pools.serve.clone());
+    lane_tasks.spawn("replays", |stop| async move {
+        replays::run(replay_pool, asked, stop).await;
+        Ok::<_, Infallible>(())
+    });
 
     let publish = PublishHandler { intake: Arc::new(Intake::new(deployments.clone())), committers };
-    let deliver = DeliveryHandler { pool: pools.serve.clone() };
+    let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new() };
+    let replay = ReplayHandler { pool: pools.serve.clone() };
     let server = Server::builder(config.rpc)
         .security(security)
         .service(
@@ -159,6 +185,15 @@ async fn serve(
             DeliveryServiceServer::new(deliver)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .service(
+            ReplayServiceServer::new(replay)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .policy(
+            "chatfn.ingest.v1.DeliveryService/TailDeliveries",
+            MethodPolicy::long_lived().ended_on_drain(),
         )
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
         .build()

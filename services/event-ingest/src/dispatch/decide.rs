@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chatfn_domain::retry::RetryPolicy;
+use chatfn_domain::retry::{AfterLastAttempt, FailureClass, RetryPolicy};
 use chatfn_proto::invoker::v1::{FailureKind, LambdaFailure, RunReport, run_report};
 
 /// How an attempt ended.
@@ -36,60 +36,101 @@ pub(crate) enum Next {
     /// The lambda returned.
     Succeeded,
     /// Another attempt after this pause.
-    Retry(Duration),
-    /// No attempt is left.
-    DeadLettered {
-        /// A stable reason.
-        reason: &'static str,
-        /// For people.
-        message: String,
+    Retry {
+        pause: Duration,
+        /// Whether the retry budget pays for it: what the lambda calls may be down. It is not asked for failures of the
+        /// platform.
+        is_charged: bool,
     },
-    /// `deliver_by` comes before the next attempt could start.
-    Expired,
+    /// No attempt is left, and the conversation goes on.
+    DeadLettered(Why),
+    /// No attempt is left, and the conversation waits.
+    Halted(Why),
+    /// The time is up before the next attempt could start.
+    Expired(Why),
 }
 
-/// What follows from attempt `number` (from 1), which ended with `deliver_within` left until `deliver_by`.
-/// `jitter` is random, from 0 to 1.
+/// Why an event is in its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Why {
+    /// A stable reason.
+    pub(crate) reason: &'static str,
+    /// For people.
+    pub(crate) message: String,
+}
+
+/// What bounds when an event's attempts may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimeLimit {
+    /// The event's own `deliver_by`.
+    DeliverBy,
+    /// Its function's `max_age`.
+    MaxAge,
+}
+
+impl TimeLimit {
+    /// Why an event is EXPIRED. `is_planned`: it is certain already that the next attempt comes too late.
+    pub(crate) fn expired(self, is_planned: bool) -> Why {
+        let (reason, name) = match self {
+            Self::DeliverBy => ("DELIVER_BY_PASSED", "deliver_by"),
+            Self::MaxAge => ("MAX_AGE_PASSED", "the function's settings.retry.max_age"),
+        };
+        let message = if is_planned {
+            format!("{name} comes before the next attempt could start")
+        } else {
+            format!("{name} passed before a run could start")
+        };
+        Why { reason, message }
+    }
+}
+
+/// What follows from the attempt that is the event's `number`-th (from 1) since it was published or an operator took it
+/// up again, with so much time left until the limit, if there is any. `jitter` is random, from 0 to 1.
 pub(crate) fn after_attempt(
     number: u32,
     end: &AttemptEnd,
     policy: &RetryPolicy,
-    deliver_within: Option<Duration>,
+    time_left: Option<(Duration, TimeLimit)>,
     jitter: f64,
 ) -> Next {
-    let (reason, message, may_retry) = match end {
+    let (reason, message, class) = match end {
         AttemptEnd::Reported(report) => match &report.outcome {
             Some(run_report::Outcome::Failure(failure)) => {
-                ("LAMBDA_FAILED", describe(failure), is_retried(failure.kind()))
+                ("LAMBDA_FAILED", describe(failure), class(failure.kind()))
             }
             _ => return Next::Succeeded,
         },
-        AttemptEnd::Unknown { reason, message } => (*reason, message.clone(), true),
+        AttemptEnd::Unknown { reason, message } => (*reason, message.clone(), FailureClass::Platform),
     };
-    match policy.backoff(number, jitter).filter(|_| may_retry) {
-        Some(pause) if deliver_within.is_some_and(|left| left <= pause) => Next::Expired,
-        Some(pause) => Next::Retry(pause),
-        None => Next::DeadLettered {
-            reason,
-            message: format!("attempt {number} was the last, and it failed: {message}"),
-        },
+    let may_retry = policy.retry_on.contains(class);
+    match (policy.backoff(number, jitter).filter(|_| may_retry), time_left) {
+        (Some(pause), Some((left, limit))) if left <= pause => Next::Expired(limit.expired(true)),
+        (Some(pause), _) => Next::Retry { pause, is_charged: class != FailureClass::Platform },
+        (None, _) => {
+            let why = if may_retry {
+                "was the last, and it"
+            } else {
+                "is not retried (settings.retry.retry_on), and it"
+            };
+            let why = Why { reason, message: format!("attempt {number} {why} failed: {message}") };
+            match policy.after_last_attempt {
+                AfterLastAttempt::Skip => Next::DeadLettered(why),
+                AfterLastAttempt::Halt => Next::Halted(why),
+            }
+        }
     }
 }
 
-/// Which failures are tried again: every kind. A lambda that throws does so, more often than not, because
-/// what it calls is down; a time-out or lack of memory may be its neighbour's doing; and what fails
-/// for good costs no more than the attempts that its author allowed.
-fn is_retried(kind: FailureKind) -> bool {
+/// Whose doing a failure is, by which a function's policy says whether it is tried again.
+fn class(kind: FailureKind) -> FailureClass {
     match kind {
         FailureKind::Thrown
-        | FailureKind::Timeout
         | FailureKind::OutOfMemory
         | FailureKind::NeverSettles
         | FailureKind::ResultTooLarge
-        | FailureKind::ResultNotJson
-        | FailureKind::Crashed
-        | FailureKind::NotLoadable
-        | FailureKind::Unspecified => true,
+        | FailureKind::ResultNotJson => FailureClass::Thrown,
+        FailureKind::Timeout => FailureClass::Timeout,
+        FailureKind::Crashed | FailureKind::NotLoadable | FailureKind::Unspecified => FailureClass::Platform,
     }
 }
 
@@ -104,13 +145,15 @@ fn describe(failure: &LambdaFailure) -> String {
 
 #[cfg(test)]
 mod tests {
+    use chatfn_domain::retry::RetryOn;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::cases;
 
-    fn failed() -> AttemptEnd {
+    fn failed(kind: FailureKind) -> AttemptEnd {
         let failure = LambdaFailure {
-            kind: FailureKind::Thrown.into(),
+            kind: kind.into(),
             error_name: "TypeError".to_owned(),
             message: "x is undefined".to_owned(),
             ..LambdaFailure::default()
@@ -119,43 +162,87 @@ mod tests {
         AttemptEnd::Reported(RunReport { outcome, ..RunReport::default() })
     }
 
+    fn thrown() -> AttemptEnd {
+        failed(FailureKind::Thrown)
+    }
+
+    fn end() -> impl Strategy<Value = (AttemptEnd, FailureClass)> {
+        prop_oneof![
+            Just((AttemptEnd::died(), FailureClass::Platform)),
+            Just((thrown(), FailureClass::Thrown)),
+            Just((failed(FailureKind::OutOfMemory), FailureClass::Thrown)),
+            Just((failed(FailureKind::Timeout), FailureClass::Timeout)),
+            Just((failed(FailureKind::Crashed), FailureClass::Platform)),
+        ]
+    }
+
     proptest! {
+        #![proptest_config(cases())]
+
         #[test]
-        fn exactly_max_attempts_and_then_a_dead_letter(max_attempts in 1u32..21, died in any::<bool>()) {
-            let policy = RetryPolicy { max_attempts, ..RetryPolicy::default() };
-            let end = if died { AttemptEnd::died() } else { failed() };
+        fn exactly_max_attempts_and_then_what_the_policy_says(
+            max_attempts in 1u32..21,
+            ends in prop::collection::vec(end(), 20),
+            (thrown, timeout, platform) in any::<(bool, bool, bool)>(),
+            halts in any::<bool>(),
+            jitter in 0.0..1.0,
+        ) {
+            let retry_on = RetryOn { thrown, timeout, platform };
+            let after_last_attempt = if halts { AfterLastAttempt::Halt } else { AfterLastAttempt::Skip };
+            let policy = RetryPolicy { max_attempts, retry_on, after_last_attempt, ..RetryPolicy::default() };
             let mut attempts = 0;
-            loop {
+            for (end, class) in ends {
                 attempts += 1;
-                match after_attempt(attempts, &end, &policy, None, 0.5) {
-                    Next::Retry(_) => prop_assert!(attempts < max_attempts),
-                    Next::DeadLettered { reason, .. } => {
-                        prop_assert_eq!(reason, if died { "INGEST_DIED" } else { "LAMBDA_FAILED" });
-                        break;
+                match after_attempt(attempts, &end, &policy, None, jitter) {
+                    Next::Retry { pause, is_charged } => {
+                        prop_assert!(attempts < max_attempts && retry_on.contains(class));
+                        prop_assert!(pause <= policy.max_backoff);
+                        prop_assert_eq!(is_charged, class != FailureClass::Platform);
+                    }
+                    next @ (Next::DeadLettered(_) | Next::Halted(_)) => {
+                        prop_assert!(attempts == max_attempts || !retry_on.contains(class));
+                        prop_assert_eq!(matches!(next, Next::Halted(_)), halts);
+                        return Ok(());
                     }
                     other => prop_assert!(false, "{other:?}"),
                 }
             }
-            prop_assert_eq!(attempts, max_attempts);
+            prop_assert!(false, "it is tried for ever");
+        }
+
+        #[test]
+        fn no_attempt_is_planned_after_the_time_is_up(left in 0u64..200_000, number in 1u32..20, jitter in 0.0..1.0) {
+            let policy = RetryPolicy { max_attempts: 20, ..RetryPolicy::default() };
+            let left = Duration::from_millis(left);
+            match after_attempt(number, &thrown(), &policy, Some((left, TimeLimit::MaxAge)), jitter) {
+                Next::Retry { pause, .. } => prop_assert!(pause < left),
+                Next::Expired(why) => prop_assert_eq!(why.reason, "MAX_AGE_PASSED"),
+                other => prop_assert!(false, "{other:?}"),
+            }
         }
     }
 
     #[test]
-    fn no_attempt_is_planned_after_deliver_by() {
+    fn the_last_attempts_failure_says_more_than_the_time() {
         let policy = RetryPolicy::default();
-        let second = Some(Duration::from_secs(1));
-        assert_eq!(after_attempt(1, &failed(), &policy, second, 0.0), Next::Expired);
-        assert!(matches!(after_attempt(1, &failed(), &policy, second, 1.0), Next::Retry(_)));
-        // The last attempt's failure says more than the time.
-        assert!(matches!(after_attempt(3, &failed(), &policy, second, 0.0), Next::DeadLettered { .. }));
+        let second = Some((Duration::from_secs(1), TimeLimit::DeliverBy));
+        assert!(matches!(after_attempt(1, &thrown(), &policy, second, 0.0), Next::Expired(_)));
+        assert!(matches!(after_attempt(1, &thrown(), &policy, second, 1.0), Next::Retry { .. }));
+        assert!(matches!(after_attempt(3, &thrown(), &policy, second, 0.0), Next::DeadLettered(_)));
     }
 
     #[test]
-    fn a_dead_letter_tells_what_failed() {
+    fn a_dead_letter_tells_what_failed_and_why_it_is_not_retried() {
         let policy = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
-        let Next::DeadLettered { message, .. } = after_attempt(1, &failed(), &policy, None, 0.0) else {
+        let Next::DeadLettered(why) = after_attempt(1, &thrown(), &policy, None, 0.0) else {
             panic!("another attempt");
         };
-        assert!(message.contains("TypeError: x is undefined"), "{message}");
+        assert_eq!(why.message, "attempt 1 was the last, and it failed: TypeError: x is undefined");
+        let retry_on = RetryOn { thrown: false, ..RetryOn::default() };
+        let policy = RetryPolicy { retry_on, ..RetryPolicy::default() };
+        let Next::DeadLettered(why) = after_attempt(1, &thrown(), &policy, None, 0.0) else {
+            panic!("another attempt");
+        };
+        assert!(why.message.contains("settings.retry.retry_on"), "{}", why.message);
     }
 }

@@ -1,12 +1,12 @@
 //! How far each lane has been published.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use chatfn_domain::lane::LANES;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::per_lane::PerLane;
 use crate::store;
 
 /// Pause between looks while events arrive that other replicas recorded.
@@ -20,34 +20,22 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// polling one small table, 4 to 500 times a second. There is no NOTIFY: it would cost most of the
 /// throughput. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Heads(Arc<[watch::Sender<i64>]>);
+pub(crate) struct Heads(PerLane);
 
 impl Heads {
     /// Nothing known yet.
     pub(crate) fn new() -> Self {
-        Self((0..LANES).map(|_| watch::Sender::new(0)).collect())
+        Self(PerLane::new())
     }
 
     /// Makes the next free sequence number of a lane known; gives whether it was news.
     pub(crate) fn ring(&self, lane: i16, next: i64) -> bool {
-        self.of(lane).is_some_and(|head| {
-            head.send_if_modified(|current| {
-                let news = next > *current;
-                if news {
-                    *current = next;
-                }
-                news
-            })
-        })
+        self.0.ring(lane, next)
     }
 
     /// Follows the head of a lane.
     pub(crate) fn follow(&self, lane: i16) -> Option<watch::Receiver<i64>> {
-        self.of(lane).map(watch::Sender::subscribe)
-    }
-
-    fn of(&self, lane: i16) -> Option<&watch::Sender<i64>> {
-        self.0.get(usize::try_from(lane).ok()?)
+        self.0.follow(lane)
     }
 
     /// Looks for what other replicas record, until `stop`.

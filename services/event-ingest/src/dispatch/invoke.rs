@@ -66,6 +66,8 @@ impl Invoker {
         number: u32,
         deadline: Deadline,
     ) -> CallEnd {
+        let key =
+            event.idempotency_key.unwrap_or_else(|| idempotency_key(&deployment.function, &event.event_id));
         let request = InvokeRequest {
             function: deployment.function.to_string(),
             event: Some(InvocationEvent {
@@ -74,7 +76,7 @@ impl Invoker {
                 attempt: number,
                 payload_json: String::from_utf8_lossy(&event.payload).into_owned(),
                 headers: headers(event),
-                idempotency_key: idempotency_key(&deployment.function, &event.event_id).to_string(),
+                idempotency_key: key.to_string(),
             }),
         };
         let mut request = Request::new(request).with_deadline(deadline);

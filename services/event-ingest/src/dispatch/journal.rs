@@ -24,7 +24,7 @@ use crate::{
     lanes::Lease,
     store::{
         Time,
-        journal::{self, Batch, End, Fence, Outcome, Park, Start, Void},
+        journal::{self, Batch, End, Fence, Intervene, Outcome, Park, ParkKind, Start, Void},
     },
 };
 
@@ -54,8 +54,15 @@ pub(super) struct AttemptRecord {
 pub(super) enum NextRecord {
     /// It has its outcome: a terminal `DeliveryState`.
     Outcome { state: i16, reason: &'static str, message: String, account: String, accept_time: Time },
-    /// It gets another attempt.
-    Park { account: String, conversation_id: String, delay: Duration },
+    /// It gets another attempt after the delay, or waits for an operator.
+    Park {
+        kind: ParkKind,
+        reason: &'static str,
+        message: String,
+        account: String,
+        conversation_id: String,
+        delay: Duration,
+    },
 }
 
 /// What a lane records of one event.
@@ -67,6 +74,8 @@ pub(super) enum Record {
     Void { number: u32 },
     /// An attempt ended, if there was one, and what follows.
     Settle { attempt: Option<AttemptRecord>, next: NextRecord },
+    /// What an operator asked for is done, if it is still wanted, and struck off; tells when that is durable.
+    Intervene { is_wanted: bool, durable: oneshot::Sender<()> },
 }
 
 #[derive(Debug)]
@@ -250,6 +259,9 @@ fn settle(entries: Vec<Entry>, held: &HashSet<i16>, asked: Instant) {
                 lease.extend(asked, hold);
                 let _ = durable.send(());
             }
+            Entry::Record { record: Record::Intervene { durable, .. }, .. } => {
+                let _ = durable.send(());
+            }
             Entry::Record { .. } => {}
             Entry::Flush { done, .. } => {
                 let _ = done.send(());
@@ -285,6 +297,9 @@ fn add(batch: &mut Batch, (lane, sequence, epoch): (i16, i64, i64), record: &Rec
         Record::Start { number, .. } => {
             batch.starts.push(Start { lane, sequence, epoch, number: signed(*number) });
         }
+        Record::Intervene { is_wanted, .. } => {
+            batch.interventions.push(Intervene { lane, sequence, epoch, is_wanted: *is_wanted });
+        }
         Record::Void { number } => batch.voids.push(Void { lane, sequence, number: signed(*number) }),
         Record::Settle { attempt, next } => {
             if let Some(attempt) = attempt {
@@ -310,13 +325,18 @@ fn add(batch: &mut Batch, (lane, sequence, epoch): (i16, i64, i64), record: &Rec
                         accept_time: *accept_time,
                     });
                 }
-                NextRecord::Park { account, conversation_id, delay } => batch.parks.push(Park {
-                    lane,
-                    sequence,
-                    account: account.clone(),
-                    conversation_id: conversation_id.clone(),
-                    delay: *delay,
-                }),
+                NextRecord::Park { kind, reason, message, account, conversation_id, delay } => {
+                    batch.parks.push(Park {
+                        lane,
+                        sequence,
+                        kind: *kind,
+                        reason: (*reason).to_owned(),
+                        reason_message: storable(message),
+                        account: account.clone(),
+                        conversation_id: conversation_id.clone(),
+                        delay: *delay,
+                    });
+                }
             }
         }
     }

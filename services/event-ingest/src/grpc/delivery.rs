@@ -1,25 +1,33 @@
 //! `DeliveryService`.
 
-use chatfn_domain::name::{AccountName, ConversationName, DeliveryName, TemplateName};
+use std::str::FromStr;
+
+use chatfn_domain::name::{AccountName, ConversationName, DeliveryName, EventId, NameError, TemplateName};
 use chatfn_proto::{
     convert::parse,
     ingest::v1::{
-        Delivery, GetConversationRequest, GetConversationResponse, GetDeliveryRequest, GetDeliveryResponse,
-        ListDeliveriesRequest, ListDeliveriesResponse, delivery_service_server::DeliveryService,
+        Delivery, DeliveryState, GetConversationRequest, GetConversationResponse, GetDeliveryRequest,
+        GetDeliveryResponse, ListDeliveriesRequest, ListDeliveriesResponse, ReconcileRequest,
+        ReconcileResponse, ResumeConversationRequest, ResumeConversationResponse, SkipEventRequest,
+        SkipEventResponse, TailDeliveriesRequest, TailDeliveriesResponse,
+        delivery_service_server::DeliveryService,
     },
-    validate::validated,
+    validate::{Violations, validated},
 };
-use chatfn_rpc::{ApiError, MAX_MESSAGE_BYTES};
+use chatfn_rpc::{ApiError, MAX_MESSAGE_BYTES, RequestExt as _};
 use prost::Message as _;
 use sqlx::PgPool;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{convert, page};
+use super::{convert, ledger, page, tail::Tails};
 use crate::{
+    dispatch::Interventions,
     error,
     store::{
         Time,
         deliveries::{self, DeliveryRow, Filter, Key},
+        interventions::{self, Action, Asking},
     },
 };
 
@@ -29,10 +37,14 @@ const MAX_PAGE_BYTES: usize = MAX_MESSAGE_BYTES / 2;
 /// Accounts for every event.
 pub(crate) struct DeliveryHandler {
     pub(crate) pool: PgPool,
+    pub(crate) interventions: Interventions,
+    pub(crate) tails: Tails,
 }
 
 #[tonic::async_trait]
 impl DeliveryService for DeliveryHandler {
+    type TailDeliveriesStream = ReceiverStream<Result<TailDeliveriesResponse, Status>>;
+
     async fn get_delivery(
         &self,
         request: Request<GetDeliveryRequest>,
@@ -41,7 +53,7 @@ impl DeliveryService for DeliveryHandler {
         let name: DeliveryName = parse("name", &request.name)?;
         let row = deliveries::get(&self.pool, &name.account, &name.event_id).await.map_err(error::store)?;
         let row = row.ok_or_else(|| error::delivery_not_found(&name))?;
-        let delivery = self.with_attempts(vec![row], true).await?.pop();
+        let delivery = with_attempts(&self.pool, vec![row], true).await?.pop();
         Ok(Response::new(GetDeliveryResponse { delivery }))
     }
 
@@ -51,10 +63,7 @@ impl DeliveryService for DeliveryHandler {
     ) -> Result<Response<ListDeliveriesResponse>, Status> {
         let request = validated(request)?;
         let parent: AccountName = parse("parent", &request.parent)?;
-        let template: Option<TemplateName> = match request.template.as_str() {
-            "" => None,
-            template => Some(parse("template", template)?),
-        };
+        let template: Option<TemplateName> = optional("template", &request.template)?;
         let state = i16::try_from(request.state).ok().filter(|state| *state != 0);
         let list = ["list", &request.parent, &request.state.to_string(), &request.template];
         let after = page::position(&list, &request.page_token)?.unwrap_or(Key::START);
@@ -63,7 +72,7 @@ impl DeliveryService for DeliveryHandler {
             .await
             .map_err(error::store)?;
         let keys: Vec<Key> = rows.iter().map(DeliveryRow::key).collect();
-        let (deliveries, cut) = fitting(self.with_attempts(rows, false).await?);
+        let (deliveries, cut) = fitting(with_attempts(&self.pool, rows, request.include_logs).await?);
         let next = cut.map(|at| keys[at]).or(next);
         let next_page_token = next.map(|key| page::token(&list, key)).unwrap_or_default();
         Ok(Response::new(ListDeliveriesResponse { deliveries, next_page_token }))
@@ -86,7 +95,7 @@ impl DeliveryService for DeliveryHandler {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let mut next = (rows.len() > size).then(|| rows[size - 1].sequence);
         rows.truncate(size);
-        let (deliveries, cut) = fitting(self.with_attempts(rows, false).await?);
+        let (deliveries, cut) = fitting(with_attempts(&self.pool, rows, request.include_logs).await?);
         if cut.is_some() {
             next = deliveries.last().map(|delivery| delivery.sequence);
         }
@@ -94,13 +103,103 @@ impl DeliveryService for DeliveryHandler {
         let next_page_token = next.map(|sequence| page::token(&list, key(sequence))).unwrap_or_default();
         Ok(Response::new(GetConversationResponse { deliveries, next_page_token }))
     }
+
+    async fn resume_conversation(
+        &self,
+        request: Request<ResumeConversationRequest>,
+    ) -> Result<Response<ResumeConversationResponse>, Status> {
+        let actor = request.caller().subject().to_owned();
+        let request = validated(request)?;
+        let name: ConversationName = parse("name", &request.name)?;
+        let event_id: Option<EventId> = optional("event_id", &request.event_id)?;
+        let halted = deliveries::halted(&self.pool, &name.account, &name.conversation_id)
+            .await
+            .map_err(error::store)?
+            .ok_or_else(|| error::not_halted(&request.name, None))?;
+        let at = delivery_name(&halted)?;
+        if let Some(event_id) = event_id.filter(|event_id| *event_id != at.event_id) {
+            let subject = DeliveryName { event_id, ..at.clone() }.to_string();
+            return Err(error::not_halted(&subject, Some(&at)).into());
+        }
+        let delivery = Some(self.ask(halted, &at, Action::Resume, &actor).await?);
+        Ok(Response::new(ResumeConversationResponse { delivery }))
+    }
+
+    async fn skip_event(
+        &self,
+        request: Request<SkipEventRequest>,
+    ) -> Result<Response<SkipEventResponse>, Status> {
+        let actor = request.caller().subject().to_owned();
+        let request = validated(request)?;
+        let name: DeliveryName = parse("name", &request.name)?;
+        let row = deliveries::get(&self.pool, &name.account, &name.event_id).await.map_err(error::store)?;
+        let row = row.ok_or_else(|| error::delivery_not_found(&name))?;
+        if row.state != DeliveryState::Halted as i16 {
+            return Err(error::not_halted(&request.name, None).into());
+        }
+        let delivery = Some(self.ask(row, &name, Action::Skip, &actor).await?);
+        Ok(Response::new(SkipEventResponse { delivery }))
+    }
+
+    async fn tail_deliveries(
+        &self,
+        request: Request<TailDeliveriesRequest>,
+    ) -> Result<Response<Self::TailDeliveriesStream>, Status> {
+        let stream = self.tails.start(self.pool.clone(), validated(request)?).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<ReconcileRequest>,
+    ) -> Result<Response<ReconcileResponse>, Status> {
+        Ok(Response::new(ledger::reconcile(&self.pool, validated(request)?).await?))
+    }
 }
 
 impl DeliveryHandler {
-    async fn with_attempts(&self, rows: Vec<DeliveryRow>, in_full: bool) -> Result<Vec<Delivery>, Status> {
-        let attempts = deliveries::attempts(&self.pool, &rows).await.map_err(error::store)?;
-        Ok(convert::deliveries(rows, attempts, in_full).map_err(ApiError::internal)?)
+    /// Asks the owner of a halted delivery's lane for an action.
+    async fn ask(
+        &self,
+        halted: DeliveryRow,
+        name: &DeliveryName,
+        action: Action,
+        actor: &str,
+    ) -> Result<Delivery, Status> {
+        let (lane, sequence) = (halted.lane, halted.sequence);
+        let delivery = with_attempts(&self.pool, vec![halted], true).await?.pop().unwrap_or_default();
+        match interventions::ask(&self.pool, lane, sequence, action, actor).await.map_err(error::store)? {
+            Asking::Recorded(number) => self.interventions.ring(lane, number),
+            Asking::OtherPending => return Err(error::intervention_pending(name).into()),
+        }
+        Ok(delivery)
     }
+}
+
+fn delivery_name(row: &DeliveryRow) -> Result<DeliveryName, ApiError> {
+    let parse = || {
+        Ok::<_, NameError>(DeliveryName { account: row.account.parse()?, event_id: row.event_id.parse()? })
+    };
+    parse().map_err(ApiError::internal)
+}
+
+/// Parses the text of a field, unless it is empty.
+pub(super) fn optional<T: FromStr<Err = NameError>>(
+    field: &str,
+    text: &str,
+) -> Result<Option<T>, Violations> {
+    if text.is_empty() { Ok(None) } else { parse(field, text).map(Some) }
+}
+
+/// Deliveries with their attempts and history.
+pub(super) async fn with_attempts(
+    pool: &PgPool,
+    rows: Vec<DeliveryRow>,
+    in_full: bool,
+) -> Result<Vec<Delivery>, Status> {
+    let attempts = deliveries::attempts(pool, &rows).await.map_err(error::store)?;
+    let past = deliveries::past(pool, &rows).await.map_err(error::store)?;
+    Ok(convert::deliveries(rows, attempts, past, in_full).map_err(ApiError::internal)?)
 }
 
 /// As many deliveries as fit into a page, and the index of the last one if others do not fit.

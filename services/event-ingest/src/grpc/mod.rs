@@ -2,7 +2,12 @@
 
 mod convert;
 mod delivery;
+mod ledger;
 mod page;
 mod publish;
+mod replay;
+mod tail;
 
-pub(crate) use self::{delivery::DeliveryHandler, publish::PublishHandler};
+pub(crate) use self::{
+    delivery::DeliveryHandler, publish::PublishHandler, replay::ReplayHandler, tail::Tails,
+};

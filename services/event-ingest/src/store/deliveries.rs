@@ -2,8 +2,9 @@
 
 use chatfn_domain::name::{AccountId, ConversationId, EventId, TemplateName};
 use sqlx::PgPool;
+use uuid::Uuid;
 
-use super::Time;
+use super::{Time, interventions::Place};
 
 /// Events that a filtered page looks at, at most: bounds what one call can cost, however rare a match is.
 const SCAN: i64 = 5_000;
@@ -39,6 +40,22 @@ pub(crate) struct AttemptRow {
     pub(crate) report: Option<Vec<u8>>,
     pub(crate) platform_error: String,
     pub(crate) platform_error_message: String,
+}
+
+/// What a delivery had come to before an operator acted.
+#[derive(Debug, Clone)]
+pub(crate) struct PastRow {
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+    pub(crate) state: i16,
+    pub(crate) reason: String,
+    pub(crate) reason_message: String,
+    pub(crate) finish_time: Time,
+    pub(crate) attempts: i32,
+    pub(crate) action: i16,
+    pub(crate) actor: String,
+    pub(crate) action_time: Time,
+    pub(crate) replay: Option<Uuid>,
 }
 
 /// Place of a delivery in a list, which is from new to old.
@@ -101,6 +118,37 @@ pub(crate) async fn get(
     .await
 }
 
+/// The delivery that a conversation is halted at, if it is.
+pub(crate) async fn halted(
+    pool: &PgPool,
+    account: &AccountId,
+    conversation: &ConversationId,
+) -> Result<Option<DeliveryRow>, sqlx::Error> {
+    deliveries!(
+        "FROM ingest.parked p JOIN ingest.deliveries d ON d.lane = p.lane AND d.sequence = p.sequence
+         WHERE p.account = $1 AND p.conversation_id = $2 AND p.kind = 1 AND d.state = 8 LIMIT 1",
+        account.as_str(),
+        conversation.as_str(),
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// The deliveries in these places, each lane's in its order.
+pub(crate) async fn in_places(pool: &PgPool, places: &[Place]) -> Result<Vec<DeliveryRow>, sqlx::Error> {
+    deliveries!(
+        "FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+         CROSS JOIN LATERAL (
+             SELECT * FROM ingest.deliveries v WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence LIMIT 1
+         ) d
+         ORDER BY d.lane, d.sequence",
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+    )
+    .fetch_all(pool)
+    .await
+}
+
 /// The deliveries of a conversation after `after`, in its order.
 pub(crate) async fn conversation(
     pool: &PgPool,
@@ -129,6 +177,7 @@ pub(crate) async fn list(
     rows: i64,
 ) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
     let is_rare = matches!(filter.state, Some(2 | 4..));
+    let is_parked = matches!(filter.state, Some(2 | 8));
     let end = if is_rare || (filter.state.is_none() && filter.template.is_none()) {
         None
     } else {
@@ -136,7 +185,7 @@ pub(crate) async fn list(
     };
     let (account, template) = (filter.account.as_str(), filter.template.as_ref().map(TemplateName::as_str));
     let found = match filter.state {
-        Some(state @ 4..) => {
+        Some(state @ 4..) if !is_parked => {
             deliveries!(
                 "FROM ingest.outcomes o JOIN ingest.deliveries d ON d.lane = o.lane AND d.sequence = o.sequence
                  WHERE o.account = $1 AND o.state = $2 AND o.state <> 3 AND ($3::text IS NULL OR d.template = $3)
@@ -153,13 +202,14 @@ pub(crate) async fn list(
             .fetch_all(pool)
             .await?
         }
-        Some(2) => {
+        Some(state) if is_parked => {
             deliveries!(
                 "FROM ingest.parked p JOIN ingest.deliveries d ON d.lane = p.lane AND d.sequence = p.sequence
-                 WHERE p.account = $1 AND d.state = 2 AND ($2::text IS NULL OR d.template = $2)
-                   AND (d.accept_time, d.lane, d.sequence) < ($3, $4, $5)
-                 ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $6",
+                 WHERE p.account = $1 AND d.state = $2 AND ($3::text IS NULL OR d.template = $3)
+                   AND (d.accept_time, d.lane, d.sequence) < ($4, $5, $6)
+                 ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $7",
                 account,
+                state,
                 template,
                 after.accept_time as _,
                 after.lane,
@@ -226,6 +276,24 @@ pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<At
         FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
         JOIN ingest.attempts a ON a.lane = wanted.lane AND a.sequence = wanted.sequence
         ORDER BY a.lane, a.sequence, a.number
+        "#,
+        &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
+        &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// What deliveries had come to before operators acted, each delivery's in its order.
+pub(crate) async fn past(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<PastRow>, sqlx::Error> {
+    sqlx::query_as!(
+        PastRow,
+        r#"
+        SELECT s.lane, s.sequence, s.state, s.reason, s.reason_message, s.finish_time AS "finish_time: Time",
+               s.attempts, s.action, s.actor, s.action_time AS "action_time: Time", s.replay
+        FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+        JOIN ingest.superseded s ON s.lane = wanted.lane AND s.sequence = wanted.sequence
+        ORDER BY s.lane, s.sequence, s.number
         "#,
         &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
         &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Time, millis};
+use super::{Time, interventions, millis};
 
 /// What a lane's owner must hold, and what the lane's row becomes.
 #[derive(Debug, Clone, Copy)]
@@ -62,14 +62,40 @@ pub(crate) struct Outcome {
     pub(crate) accept_time: Time,
 }
 
-/// An event that waits for another attempt.
+/// What a row of `parked` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i16)]
+pub(crate) enum ParkKind {
+    /// Another attempt.
+    Retry = 0,
+    /// An operator.
+    Halted = 1,
+    /// Its first attempt since an operator took it up again.
+    Reopened = 2,
+}
+
+/// An event that waits for another attempt, or for an operator.
 #[derive(Debug, Clone)]
 pub(crate) struct Park {
     pub(crate) lane: i16,
     pub(crate) sequence: i64,
     pub(crate) account: String,
     pub(crate) conversation_id: String,
+    pub(crate) kind: ParkKind,
+    /// Why, unless the attempts say all.
+    pub(crate) reason: String,
+    pub(crate) reason_message: String,
+    /// Until the next attempt; of no meaning when it is halted.
     pub(crate) delay: Duration,
+}
+
+/// What an operator asked for, to be done or only to be struck off now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intervene {
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+    pub(crate) epoch: i64,
+    pub(crate) is_wanted: bool,
 }
 
 /// What is written together. No event appears twice: statements of one transaction must not depend on
@@ -81,6 +107,7 @@ pub(crate) struct Batch {
     pub(crate) voids: Vec<Void>,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) parks: Vec<Park>,
+    pub(crate) interventions: Vec<Intervene>,
 }
 
 impl Batch {
@@ -90,6 +117,7 @@ impl Batch {
         self.voids.retain(|row| held.contains(&row.lane));
         self.outcomes.retain(|row| held.contains(&row.lane));
         self.parks.retain(|row| held.contains(&row.lane));
+        self.interventions.retain(|row| held.contains(&row.lane));
     }
 }
 
@@ -120,6 +148,9 @@ pub(crate) async fn write(
     }
     if !batch.parks.is_empty() {
         upsert_parks(&mut transaction, &batch.parks).await?;
+    }
+    if !batch.interventions.is_empty() {
+        interventions::apply(&mut transaction, &batch.interventions).await?;
     }
     transaction.commit().await?;
     Ok(held)
@@ -243,18 +274,28 @@ async fn insert_outcomes(connection: &mut PgConnection, outcomes: &[Outcome]) ->
 }
 
 async fn upsert_parks(connection: &mut PgConnection, parks: &[Park]) -> Result<(), sqlx::Error> {
+    // A release that does not know halted events must not take one for due.
     sqlx::query!(
         r#"
-        INSERT INTO ingest.parked (lane, sequence, account, conversation_id, next_attempt_time)
-        SELECT lane, sequence, account, conversation_id, now() + delay_ms * interval '1 millisecond'
-        FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::float8[])
-            AS i(lane, sequence, account, conversation_id, delay_ms)
-        ON CONFLICT (lane, sequence) DO UPDATE SET next_attempt_time = excluded.next_attempt_time
+        INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, reason, reason_message,
+                                   next_attempt_time)
+        SELECT lane, sequence, account, conversation_id, kind, reason, reason_message,
+               now() + CASE WHEN kind = 1 THEN interval '100 years' ELSE delay_ms * interval '1 millisecond' END
+        FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::text[],
+                    $8::float8[])
+            AS i(lane, sequence, account, conversation_id, kind, reason, reason_message, delay_ms)
+        ON CONFLICT (lane, sequence) DO UPDATE
+        SET next_attempt_time = excluded.next_attempt_time, kind = excluded.kind, reason = excluded.reason,
+            reason_message = excluded.reason_message,
+            park_time = CASE WHEN parked.kind = excluded.kind THEN parked.park_time ELSE now() END
         "#,
         &parks.iter().map(|park| park.lane).collect::<Vec<_>>(),
         &parks.iter().map(|park| park.sequence).collect::<Vec<_>>(),
         &parks.iter().map(|park| park.account.as_str()).collect::<Vec<_>>() as _,
         &parks.iter().map(|park| park.conversation_id.as_str()).collect::<Vec<_>>() as _,
+        &parks.iter().map(|park| park.kind as i16).collect::<Vec<_>>(),
+        &parks.iter().map(|park| park.reason.as_str()).collect::<Vec<_>>() as _,
+        &parks.iter().map(|park| park.reason_message.as_str()).collect::<Vec<_>>() as _,
         &parks.iter().map(|park| millis(park.delay)).collect::<Vec<_>>(),
     )
     .execute(connection)

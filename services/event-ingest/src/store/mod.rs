@@ -6,13 +6,21 @@
 //! | [`lanes`] | who runs which lane: `lanes`, `replicas` |
 //! | [`reading`] | what a lane's owner has to run: `events`, `parked` |
 //! | [`journal`] | fenced writes of runs: `attempts`, `outcomes`, `parked`, `lanes` |
-//! | [`deliveries`] | the account of events for callers: the view `deliveries`, `attempts` |
+//! | [`interventions`] | what operators ask of a lane's owner, and their record: `interventions`, `superseded` |
+//! | [`replays`] | replays and how far they are: `replays` |
+//! | [`deliveries`] | the account of events for callers: the view `deliveries`, `attempts`, `superseded` |
+//! | [`ledger`] | how the counts add up: the view `deliveries`, `lanes`, `parked` |
+//! | [`tail`] | deliveries as they change: `events`, the view `deliveries` |
 
 pub(crate) mod deliveries;
 pub(crate) mod events;
+pub(crate) mod interventions;
 pub(crate) mod journal;
 pub(crate) mod lanes;
+pub(crate) mod ledger;
 pub(crate) mod reading;
+pub(crate) mod replays;
+pub(crate) mod tail;
 mod time;
 
 use std::time::Duration;

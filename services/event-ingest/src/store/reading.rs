@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use chatfn_domain::name::{AccountId, ConversationId, EventId, NameError, TemplateName};
 use sqlx::PgPool;
+use uuid::Uuid;
 
-use super::Time;
+use super::{Time, journal::ParkKind};
 
 /// A recorded event without an outcome.
 #[derive(Debug, Clone)]
@@ -24,15 +25,24 @@ pub(crate) struct StoredEvent {
     pub(crate) headers: Option<Vec<u8>>,
     pub(crate) traceparent: Option<String>,
     pub(crate) accept_time: Time,
-    /// Time left until `deliver_by` when it was read, by the database's clock; zero when it has passed.
+    /// Time left until `deliver_by` when it was read, by the database's clock; zero when it has passed; `None` when
+    /// nothing bounds it any more, because an operator took it up again.
     pub(crate) deliver_within: Option<Duration>,
+    /// Time since it was accepted, when it was read; `None` for the same reason.
+    pub(crate) age: Option<Duration>,
     /// Attempts so far.
     pub(crate) attempts: u32,
+    /// Those of them that do not count any more, because an operator took it up again.
+    pub(crate) attempts_before: u32,
     /// Whether the last of them was started by an earlier owner of the lane and never ended.
     pub(crate) died: bool,
+    /// Whether its retry could not be paid for yet.
+    pub(crate) is_denied: bool,
+    /// The idempotency key of its runs; `None`: its own.
+    pub(crate) idempotency_key: Option<Uuid>,
 }
 
-/// An event that waits for another attempt.
+/// An event that waits for another attempt, or for an operator.
 #[derive(Debug, Clone)]
 pub(crate) struct ParkedEvent {
     pub(crate) sequence: i64,
@@ -44,6 +54,9 @@ pub(crate) struct ParkedEvent {
     pub(crate) attempts: u32,
     /// See [`StoredEvent::died`].
     pub(crate) died: bool,
+    /// See [`StoredEvent::is_denied`].
+    pub(crate) is_denied: bool,
+    pub(crate) kind: ParkKind,
 }
 
 /// A part of a lane to read.
@@ -92,7 +105,12 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
         SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
                e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
                e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
-               (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 AS deliver_within_ms,
+               CASE WHEN p.attempts_before IS NULL
+                   THEN (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 END AS deliver_within_ms,
+               CASE WHEN p.attempts_before IS NULL
+                   THEN (extract(epoch FROM now() - e.accept_time) * 1000)::float8 END AS age_ms,
+               p.attempts_before AS "attempts_before?", p.idempotency_key AS "idempotency_key?",
+               coalesce(p.reason = 'RETRY_BUDGET_SPENT', false) AS "is_denied!",
                coalesce((SELECT max(a.number) FROM ingest.attempts a
                    WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
                EXISTS (SELECT FROM ingest.attempts a
@@ -109,6 +127,9 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
                 ORDER BY sequence LIMIT $4
             ) unfinished
         ) e
+        LEFT JOIN LATERAL (
+            SELECT * FROM ingest.parked WHERE lane = $1 AND sequence = e.sequence LIMIT 1
+        ) p ON true
         WHERE e.before < $5
         ORDER BY e.sequence
         "#,
@@ -142,7 +163,12 @@ pub(crate) async fn resume(
         SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
                e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
                e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
-               (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 AS deliver_within_ms,
+               CASE WHEN p.attempts_before IS NULL
+                   THEN (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 END AS deliver_within_ms,
+               CASE WHEN p.attempts_before IS NULL
+                   THEN (extract(epoch FROM now() - e.accept_time) * 1000)::float8 END AS age_ms,
+               p.attempts_before AS "attempts_before?", p.idempotency_key AS "idempotency_key?",
+               coalesce(p.reason = 'RETRY_BUDGET_SPENT', false) AS "is_denied!",
                coalesce((SELECT max(a.number) FROM ingest.attempts a
                    WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
                EXISTS (SELECT FROM ingest.attempts a
@@ -162,6 +188,9 @@ pub(crate) async fn resume(
                 ORDER BY sequence LIMIT wanted.rows
             ) unfinished
         ) e
+        LEFT JOIN LATERAL (
+            SELECT * FROM ingest.parked WHERE lane = $1 AND sequence = e.sequence LIMIT 1
+        ) p ON true
         WHERE e.before < wanted.bytes
         ORDER BY wanted.position, e.sequence
         "#,
@@ -189,7 +218,7 @@ pub(crate) async fn resume(
     Ok(resumed)
 }
 
-/// The events of a lane that wait for another attempt, after sequence number `after`, in their order.
+/// The events of a lane that are parked, after sequence number `after`, in their order.
 pub(crate) async fn parked(
     pool: &PgPool,
     lane: i16,
@@ -199,7 +228,8 @@ pub(crate) async fn parked(
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT p.sequence, p.account, p.conversation_id,
+        SELECT p.sequence, p.account, p.conversation_id, p.kind,
+               p.reason = 'RETRY_BUDGET_SPENT' AS "is_denied!",
                (extract(epoch FROM p.next_attempt_time - now()) * 1000)::float8 AS "due_in_ms!",
                coalesce((SELECT max(a.number) FROM ingest.attempts a
                    WHERE a.lane = $1 AND a.sequence = p.sequence), 0) AS "attempts!",
@@ -223,6 +253,12 @@ pub(crate) async fn parked(
             due_in: from_millis(row.due_in_ms),
             attempts: u32::try_from(row.attempts).unwrap_or_default(),
             died: row.died,
+            is_denied: row.is_denied,
+            kind: match row.kind {
+                1 => ParkKind::Halted,
+                2 => ParkKind::Reopened,
+                _ => ParkKind::Retry,
+            },
         })
     });
     parked.collect::<Result<_, NameError>>().map_err(inconsistent)
@@ -239,8 +275,12 @@ struct Row {
     traceparent: Option<String>,
     accept_time: Time,
     deliver_within_ms: Option<f64>,
+    age_ms: Option<f64>,
     attempts: i32,
+    attempts_before: Option<i32>,
     died: bool,
+    is_denied: bool,
+    idempotency_key: Option<Uuid>,
     /// Number of events before those were left out that are too much.
     found: i64,
     /// Position of the conversation, from 1.
@@ -260,8 +300,15 @@ fn into_events(rows: Vec<Row>) -> Result<Vec<StoredEvent>, sqlx::Error> {
             traceparent: row.traceparent,
             accept_time: row.accept_time,
             deliver_within: row.deliver_within_ms.map(from_millis),
+            age: row.age_ms.map(from_millis),
             attempts: u32::try_from(row.attempts).unwrap_or_default(),
+            attempts_before: row
+                .attempts_before
+                .and_then(|before| u32::try_from(before).ok())
+                .unwrap_or_default(),
             died: row.died,
+            is_denied: row.is_denied,
+            idempotency_key: row.idempotency_key,
         })
     };
     rows.into_iter().map(event).collect::<Result<_, NameError>>().map_err(inconsistent)

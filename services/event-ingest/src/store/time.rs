@@ -1,5 +1,7 @@
 //! Points in time as Postgres keeps them.
 
+use std::time::Duration;
+
 use sqlx::{
     Decode, Encode, Postgres, Type,
     encode::IsNull,
@@ -36,6 +38,11 @@ impl Time {
         let years = Self::MIN.0 / MICROS..Self::MAX.0 / MICROS;
         let valid = years.contains(&wire.seconds) && (0..1_000_000_000).contains(&wire.nanos);
         valid.then(|| Self(wire.seconds * MICROS + i64::from(wire.nanos / 1000)))
+    }
+
+    /// Time that has passed since `earlier`; zero if it is later.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
     }
 
     pub(crate) fn to_wire(self) -> prost_types::Timestamp {

@@ -5,7 +5,7 @@ use chatfn_proto::ingest::v1::DeliveryState;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{ACME, World, event, eventually},
+    harness::{ACME, World, event, eventually, settings},
     invoker::Answer,
     obstacle::is_waiting,
 };
@@ -65,4 +65,27 @@ async fn what_it_writes_takes_no_effect() {
     let errors: Vec<&str> = delivery.attempts.iter().map(|attempt| attempt.platform_error.as_str()).collect();
     assert_eq!(errors, ["INGEST_DIED", ""]);
     assert_eq!(world.invoker.runs_of("e").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_ends_every_process_is_a_dead_letter_after_its_attempts() {
+    let world = World::start_with(settings(3), |_| {}).await;
+    let lane = lane_of(&ACME.parse().unwrap(), &"c".parse().unwrap());
+    world.invoker.script("poison", vec![Answer::Hangs; 10]);
+    let batch = vec![event("c", "poison"), event("c", "next")];
+    assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
+    for attempt in 1..=3 {
+        world.invoker.started("poison", attempt).await;
+        // As if its process had died: the lane falls free, and nothing of the run is recorded.
+        sqlx::query("UPDATE ingest.lanes SET owner = NULL, lease_until = NULL WHERE lane = $1")
+            .bind(lane)
+            .execute(world.database.pool())
+            .await
+            .unwrap();
+    }
+    let poison = world.replica.reaches("poison", DeliveryState::DeadLettered).await;
+    let errors: Vec<&str> = poison.attempts.iter().map(|attempt| attempt.platform_error.as_str()).collect();
+    assert_eq!((errors, poison.reason.as_str()), (vec!["INGEST_DIED"; 3], "INGEST_DIED"));
+    world.replica.reaches("next", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("poison").len(), 3);
 }

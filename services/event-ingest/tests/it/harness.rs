@@ -18,6 +18,7 @@ use chatfn_proto::ingest::v1::{
     Acknowledgement, Delivery, DeliveryState, Event, GetDeliveryRequest, PublishEventRequest,
     PublishEventsRequest, delivery_service_client::DeliveryServiceClient, event::PayloadKind,
     event_ingest_service_client::EventIngestServiceClient, publish_result::Result as Published,
+    replay_service_client::ReplayServiceClient,
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, Shutdown};
 use prost::Message as _;
@@ -59,6 +60,11 @@ pub(crate) fn settings(max_attempts: u32) -> FunctionSettings {
 
 /// What is live: functions with these settings.
 pub(crate) fn deployments(settings: &FunctionSettings) -> Deployments {
+    deployments_with(settings, &[MESSAGE, START])
+}
+
+/// The same with functions for these templates.
+pub(crate) fn deployments_with(settings: &FunctionSettings, templates: &[&str]) -> Deployments {
     let schema = r#"{"type": "object", "properties": {"text": {"type": "string"}}}"#;
     let function = |template: &str| Deployment {
         function: FunctionName { account: ACME.parse().unwrap(), template: template.parse().unwrap() },
@@ -73,7 +79,7 @@ pub(crate) fn deployments(settings: &FunctionSettings) -> Deployments {
         sample_payload_json: "{}".to_owned(),
         fires_once: name == START,
     };
-    Deployments::fixed([MESSAGE, START].map(function), [MESSAGE, START, UNUSED].map(template))
+    Deployments::fixed(templates.iter().copied().map(function), [MESSAGE, START, UNUSED].map(template))
 }
 
 impl World {
@@ -166,6 +172,10 @@ impl Replica {
         EventIngestServiceClient::new(self.client.clone())
     }
 
+    pub(crate) fn replays(&self) -> ReplayServiceClient<Client> {
+        ReplayServiceClient::new(self.client.clone())
+    }
+
     pub(crate) fn deliveries(&self) -> DeliveryServiceClient<Client> {
         DeliveryServiceClient::new(self.client.clone())
     }
@@ -211,7 +221,10 @@ impl Replica {
                 if delivery.state() == state {
                     return delivery;
                 }
-                let is_final = !matches!(delivery.state(), DeliveryState::Pending | DeliveryState::Retrying);
+                let is_final = !matches!(
+                    delivery.state(),
+                    DeliveryState::Pending | DeliveryState::Retrying | DeliveryState::Halted
+                );
                 assert!(!is_final && start.elapsed() < PATIENCE, "{delivery:?} at {caller}");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,8 @@ pub(crate) enum Answer {
     Returns,
     /// The lambda throws.
     Throws,
+    /// The lambda fails in this way.
+    Fails(FailureKind),
     /// The lambda returns once the token fires.
     ReturnsAfter(CancellationToken),
     /// The lambda never ends by itself.
@@ -53,16 +58,23 @@ pub(crate) struct Run {
     pub(crate) end: Option<Instant>,
 }
 
-/// The invoker. Runs without a scripted answer return. Cheap to clone.
+/// The invoker. Runs without a scripted answer return, unless all are to fail. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct FakeInvoker {
     script: Arc<Mutex<HashMap<String, VecDeque<Answer>>>>,
     runs: Arc<watch::Sender<Vec<Run>>>,
+    fails_all: Arc<AtomicBool>,
 }
 
 impl FakeInvoker {
     pub(crate) fn new() -> Self {
-        Self { script: Arc::default(), runs: Arc::new(watch::Sender::new(Vec::new())) }
+        let runs = Arc::new(watch::Sender::new(Vec::new()));
+        Self { script: Arc::default(), runs, fails_all: Arc::default() }
+    }
+
+    /// Whether runs without a scripted answer throw.
+    pub(crate) fn fail_all(&self, fails: bool) {
+        self.fails_all.store(fails, Ordering::Relaxed);
     }
 
     /// Serves until `shutdown`.
@@ -146,14 +158,20 @@ impl InvokerService for FakeInvoker {
             runs.push(run);
         });
         let _ending = Ending { runs: self.runs.clone(), index };
-        let outcome = match answer.unwrap_or(Answer::Returns) {
-            Answer::Returns => Outcome::ResultJson("null".to_owned()),
-            Answer::Throws => Outcome::Failure(LambdaFailure {
-                kind: FailureKind::Thrown.into(),
+        let fails = |kind: FailureKind| {
+            Outcome::Failure(LambdaFailure {
+                kind: kind.into(),
                 error_name: "Error".to_owned(),
                 message: "as the test says".to_owned(),
                 ..LambdaFailure::default()
-            }),
+            })
+        };
+        let unscripted =
+            if self.fails_all.load(Ordering::Relaxed) { Answer::Throws } else { Answer::Returns };
+        let outcome = match answer.unwrap_or(unscripted) {
+            Answer::Returns => Outcome::ResultJson("null".to_owned()),
+            Answer::Throws => fails(FailureKind::Thrown),
+            Answer::Fails(kind) => fails(kind),
             Answer::ReturnsAfter(release) => {
                 release.cancelled().await;
                 Outcome::ResultJson("null".to_owned())

@@ -22,6 +22,7 @@ fn request(page_size: i32, state: DeliveryState, template: &str) -> ListDeliveri
         page_token: String::new(),
         state: state.into(),
         template: template.to_owned(),
+        include_logs: false,
     }
 }
 

@@ -1,9 +1,16 @@
 //! What of a lane may run next: the rules of order, without any I/O.
 //!
 //! Events are offered in the lane's order. Within a conversation they leave in that order, one at a time;
-//! conversations do not wait for each other. A conversation that waits for another attempt keeps
-//! nothing in memory but its place: the rest is read from the store again when it is due
+//! conversations do not wait for each other. A conversation that waits, for another attempt or for an operator, keeps
+//! nothing in memory but its place: the rest is read from the store again when it goes on
 //! ([`LaneQueue::take_loads`]), so that those who wait take no room from those who run.
+//!
+//! An event that an operator takes up again after its outcome is a *detour*: it runs when the event has ended whose
+//! turn it is, is read by itself, and then the conversation goes on where it was. Reading the conversation from that
+//! event on instead would find events again whose outcomes are not written yet.
+
+mod loads;
+mod operators;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -13,6 +20,8 @@ use std::{
 
 use chatfn_domain::name::{AccountId, ConversationId};
 use tokio::time::Instant;
+
+pub(crate) use self::{loads::Load, operators::Parked};
 
 /// Events of one conversation that are kept in memory; a burst in one conversation must not fill the lane.
 const PER_CONVERSATION: usize = 16;
@@ -42,15 +51,8 @@ pub(crate) struct Head {
     pub(crate) died: bool,
     /// Starts in a row that came to nothing because no invoker took them.
     pub(crate) refusals: u32,
-}
-
-/// A part of a conversation to read from the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Load {
-    pub(crate) conversation: ConversationKey,
-    pub(crate) from: i64,
-    pub(crate) to: i64,
-    pub(crate) rows: usize,
+    /// Times in a row that its function's retry budget was spent when it was due.
+    pub(crate) denials: u32,
 }
 
 /// The events of a lane that are unfinished, as far as they have been read.
@@ -59,8 +61,9 @@ pub(crate) struct LaneQueue<E> {
     conversations: HashMap<ConversationKey, Conversation<E>>,
     ready: VecDeque<ConversationKey>,
     waiting: BTreeSet<(Instant, ConversationKey)>,
-    /// Waiting since before the take-over, at a place that reading has not reached yet.
-    ahead: BTreeMap<i64, (ConversationKey, Instant)>,
+    /// Parked since before the take-over, at a place that reading has not reached yet, with the time from which on they may
+    /// be loaded. A read that is under way could else offer them again after their outcome.
+    ahead: BTreeMap<i64, (ConversationKey, Option<Instant>)>,
     to_load: VecDeque<ConversationKey>,
     /// Conversations without a row in `parked`, each with a number that none of its unfinished events is below.
     uncovered: BTreeSet<(i64, ConversationKey)>,
@@ -68,19 +71,26 @@ pub(crate) struct LaneQueue<E> {
     read_to: i64,
     in_memory: usize,
     bytes_in_memory: usize,
+    halted: usize,
 }
 
 #[derive(Debug)]
 struct Conversation<E> {
     phase: Phase,
     queue: VecDeque<E>,
-    /// No event before this one is unfinished.
+    /// The event whose turn it is; while its place is all that is known, a number that no unfinished event is below.
     first: i64,
     /// Whether `parked` has a row for `first`.
     parked: bool,
+    /// Of the events up to here none is unfinished, but for `first` and `reopened`.
+    done_to: i64,
     /// The last event that was offered and not kept; 0: none.
     skipped_to: i64,
     head: Option<Head>,
+    /// Whether `first` is a detour.
+    is_detour: bool,
+    /// Events that operators took up again and that are unfinished. Each has a row in `parked`.
+    reopened: BTreeSet<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +98,26 @@ enum Phase {
     Ready,
     Running,
     Waiting(Instant),
+    /// Until an operator acts.
+    Halted,
     /// To be loaded, or being loaded up to this sequence number.
     Loading(i64),
+}
+
+impl<E: Queued> Conversation<E> {
+    fn new(phase: Phase, first: i64) -> Self {
+        Self {
+            phase,
+            queue: VecDeque::new(),
+            first,
+            parked: false,
+            done_to: first - 1,
+            skipped_to: 0,
+            head: None,
+            is_detour: false,
+            reopened: BTreeSet::new(),
+        }
+    }
 }
 
 impl<E: Queued> LaneQueue<E> {
@@ -105,26 +133,8 @@ impl<E: Queued> LaneQueue<E> {
             read_to: cursor,
             in_memory: 0,
             bytes_in_memory: 0,
+            halted: 0,
         }
-    }
-
-    /// Adds a conversation that waits since before the take-over. Before anything is offered.
-    pub(crate) fn add_parked(&mut self, conversation: ConversationKey, head: Head, due: Instant) {
-        if head.sequence <= self.read_to {
-            self.waiting.insert((due, conversation.clone()));
-        } else {
-            self.ahead.insert(head.sequence, (conversation.clone(), due));
-        }
-        let state = Conversation {
-            phase: Phase::Waiting(due),
-            queue: VecDeque::new(),
-            first: head.sequence,
-            parked: true,
-            // Up to where reading starts there may be others of its conversation, which nobody will offer.
-            skipped_to: self.read_to,
-            head: Some(head),
-        };
-        self.conversations.insert(conversation, state);
     }
 
     /// Adds unfinished events that follow `read_to`, in their order, and moves `read_to` on.
@@ -135,7 +145,12 @@ impl<E: Queued> LaneQueue<E> {
         self.read_to = self.read_to.max(read_to);
         let further = self.ahead.split_off(&(self.read_to + 1));
         for (conversation, due) in std::mem::replace(&mut self.ahead, further).into_values() {
-            self.waiting.insert((due, conversation));
+            match due {
+                Some(due) => {
+                    self.waiting.insert((due, conversation));
+                }
+                None => self.to_load.push_back(conversation),
+            }
         }
     }
 
@@ -147,19 +162,13 @@ impl<E: Queued> LaneQueue<E> {
             self.ready.push_back(key.clone());
             self.in_memory += 1;
             self.bytes_in_memory += event.bytes();
-            let state = Conversation {
-                phase: Phase::Ready,
-                queue: VecDeque::from([event]),
-                first: sequence,
-                parked: false,
-                skipped_to: 0,
-                head: None,
-            };
-            self.conversations.insert(key, state);
+            let mut conversation = Conversation::new(Phase::Ready, sequence);
+            conversation.queue.push_back(event);
+            self.conversations.insert(key, conversation);
             return;
         };
-        if sequence <= conversation.first {
-            // The head of a parked conversation, which is known already.
+        if sequence == conversation.first || conversation.reopened.contains(&sequence) {
+            // Known already, from `parked`.
             return;
         }
         let keeps = matches!(conversation.phase, Phase::Ready | Phase::Running);
@@ -172,8 +181,8 @@ impl<E: Queued> LaneQueue<E> {
         }
     }
 
-    /// Takes the next event that may run. Its conversation waits until [`LaneQueue::finished`] or
-    /// [`LaneQueue::wait`].
+    /// Takes the next event that may run. Its conversation waits until [`LaneQueue::finished`],
+    /// [`LaneQueue::wait`] or [`LaneQueue::halt`].
     pub(crate) fn next_ready(&mut self) -> Option<E> {
         let key = self.ready.pop_front()?;
         let conversation = self.conversations.get_mut(&key)?;
@@ -184,20 +193,37 @@ impl<E: Queued> LaneQueue<E> {
         Some(event)
     }
 
-    /// The running event of a conversation has its outcome.
+    /// The running event of a conversation, or the one that it is halted at, has its outcome.
     pub(crate) fn finished(&mut self, key: &ConversationKey, sequence: i64) {
         let Some(conversation) = self.conversations.get_mut(key) else { return };
         if !std::mem::take(&mut conversation.parked) {
             self.uncovered.remove(&(conversation.first, key.clone()));
         }
+        if conversation.phase == Phase::Halted {
+            self.halted -= 1;
+        }
         conversation.head = None;
-        if let Some(next) = conversation.queue.front() {
+        conversation.is_detour = false;
+        conversation.done_to = conversation.done_to.max(sequence);
+        conversation.reopened.remove(&sequence);
+        let next = conversation.queue.front().map_or(i64::MAX, Queued::sequence);
+        if let Some(detour) = conversation.reopened.first().copied().filter(|detour| *detour < next) {
+            conversation.first = detour;
+            conversation.parked = true;
+            conversation.is_detour = true;
+            conversation.phase = Phase::Loading(0);
+            if detour <= self.read_to {
+                self.to_load.push_back(key.clone());
+            } else {
+                self.ahead.insert(detour, (key.clone(), None));
+            }
+        } else if let Some(next) = conversation.queue.front() {
             conversation.first = next.sequence();
             conversation.phase = Phase::Ready;
             self.uncovered.insert((conversation.first, key.clone()));
             self.ready.push_back(key.clone());
-        } else if conversation.skipped_to > sequence {
-            conversation.first = sequence + 1;
+        } else if conversation.skipped_to > conversation.done_to {
+            conversation.first = conversation.done_to + 1;
             conversation.phase = Phase::Loading(0);
             self.uncovered.insert((conversation.first, key.clone()));
             self.to_load.push_back(key.clone());
@@ -225,80 +251,8 @@ impl<E: Queued> LaneQueue<E> {
         self.waiting.insert((due, key.clone()));
     }
 
-    /// When the next conversation is due; `None` if none waits.
-    pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.waiting.first().map(|(due, _)| *due)
-    }
-
-    /// Whether there is something to load: a conversation is due, or goes on in the store.
-    pub(crate) fn has_loads(&self, now: Instant) -> bool {
-        !self.to_load.is_empty() || self.next_due().is_some_and(|due| due <= now)
-    }
-
-    /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`].
-    pub(crate) fn take_loads(&mut self, now: Instant, most: usize) -> Vec<Load> {
-        let mut loads = Vec::new();
-        while loads.len() < most {
-            let key = if let Some(key) = self.to_load.pop_front() {
-                key
-            } else if self.next_due().is_some_and(|due| due <= now) {
-                let Some((_, key)) = self.waiting.pop_first() else { break };
-                key
-            } else {
-                break;
-            };
-            let Some(conversation) = self.conversations.get_mut(&key) else { continue };
-            let to = self.read_to.max(conversation.first);
-            conversation.phase = Phase::Loading(to);
-            // After a failure only the event itself: it may well fail again.
-            let rows = if conversation.head.is_some() { 1 } else { PER_CONVERSATION };
-            loads.push(Load { conversation: key, from: conversation.first, to, rows });
-        }
-        loads
-    }
-
-    /// Puts a load back that could not be done.
-    pub(crate) fn put_back(&mut self, load: Load) {
-        self.to_load.push_back(load.conversation);
-    }
-
-    /// Adds the unfinished events that a load found, in their order. `is_complete`: there are no others up to
-    /// where the load went; certain if it found none.
-    pub(crate) fn loaded(&mut self, load: &Load, mut events: Vec<E>, is_complete: bool) {
-        let key = &load.conversation;
-        let Some(conversation) = self.conversations.get_mut(key) else { return };
-        let head = conversation.head.take();
-        if let (Some(head), Some(first)) = (head, events.first_mut())
-            && first.sequence() == head.sequence
-        {
-            first.remember(&head);
-        }
-        if is_complete && conversation.skipped_to <= load.to {
-            conversation.skipped_to = 0;
-        }
-        let Some(first) = events.first().map(Queued::sequence) else {
-            // All of it had an outcome.
-            self.finished(key, load.to);
-            return;
-        };
-        if !is_complete {
-            let last = events.last().map_or(first, Queued::sequence);
-            // There may be more; looking once too often is cheap.
-            conversation.skipped_to = conversation.skipped_to.max(load.to).max(last + 1);
-        }
-        if !conversation.parked {
-            self.uncovered.remove(&(conversation.first, key.clone()));
-            self.uncovered.insert((first, key.clone()));
-        }
-        conversation.first = first;
-        conversation.phase = Phase::Ready;
-        self.in_memory += events.len();
-        self.bytes_in_memory += events.iter().map(Queued::bytes).sum::<usize>();
-        conversation.queue.extend(events);
-        self.ready.push_back(key.clone());
-    }
-
-    /// Every unfinished event up to here belongs to a conversation that has a row in `parked`. May move back.
+    /// Every unfinished event up to here belongs to a conversation that has a row in `parked` for it or an event before
+    /// it. May move back.
     pub(crate) fn cursor(&self) -> i64 {
         self.uncovered.first().map_or(self.read_to, |(first, _)| first - 1)
     }
@@ -322,6 +276,12 @@ impl<E: Queued> LaneQueue<E> {
     pub(crate) fn conversations(&self) -> usize {
         self.conversations.len()
     }
+
+    /// Those of them that wait for nothing but their turn.
+    pub(crate) fn active(&self) -> usize {
+        let waiting = self.waiting.len() + self.ahead.len() + self.halted;
+        self.conversations.len().saturating_sub(waiting)
+    }
 }
 
 /// The pause after `refusals` starts in a row that no invoker took: from 20 ms to 2 s, halved at most by
@@ -332,5 +292,4 @@ pub(crate) fn refusal_pause(refusals: u32, jitter: f64) -> Duration {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

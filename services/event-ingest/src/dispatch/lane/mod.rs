@@ -1,0 +1,183 @@
+//! The life of one lane in this process.
+//!
+//! | module | part |
+//! |---|---|
+//! | `read` | what it reads |
+//! | `event` | an event in its queue |
+//! | `settle` | what it decides and has recorded |
+//! | `attempt` | one attempt |
+//! | `operators` | what operators ask of it |
+
+mod attempt;
+mod event;
+mod operators;
+mod read;
+mod settle;
+
+use std::collections::VecDeque;
+
+use chatfn_deployments::Deployments;
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use sqlx::PgPool;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::event::LaneEvent;
+use super::{
+    budget::RetryBudgets,
+    gate::{Gate, Permit},
+    heads::Heads,
+    interventions::Interventions,
+    invoke::Invoker,
+    journal::Journal,
+    queue::LaneQueue,
+};
+use crate::lanes::Lease;
+
+/// What all lanes of a process share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) pool: PgPool,
+    pub(crate) deployments: Deployments,
+    pub(crate) invoker: Invoker,
+    pub(crate) gate: Gate,
+    pub(crate) budgets: RetryBudgets,
+    pub(crate) journal: Journal,
+    pub(crate) heads: Heads,
+    pub(crate) interventions: Interventions,
+}
+
+/// How a lane's life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Nothing runs, and all is recorded: the lease can be released.
+    Drained,
+    /// The lease was lost; runs were cut off.
+    Lost,
+}
+
+/// Runs the events of a lane until `drain` fires, then waits for those that run; or until the lease is lost,
+/// then cuts them off at once.
+pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: CancellationToken) -> Ended {
+    let lost = lease.clone();
+    let lane = Lane {
+        shared,
+        lease,
+        queue: LaneQueue::new(cursor),
+        pending: VecDeque::new(),
+        is_failing: false,
+        may_be_asked: true,
+        is_asked_ahead: false,
+    };
+    tokio::select! {
+        biased;
+        () = lost.lost() => Ended::Lost,
+        () = lane.work(drain) => if lost.is_lost() { Ended::Lost } else { Ended::Drained },
+    }
+}
+
+struct Lane {
+    shared: Shared,
+    lease: Lease,
+    queue: LaneQueue<LaneEvent>,
+    /// Events that may run as soon as the gate lets them.
+    pending: VecDeque<LaneEvent>,
+    /// Whether the last read failed, which is told once.
+    is_failing: bool,
+    /// Whether operators may have asked for something.
+    may_be_asked: bool,
+    /// Whether they have, for events that reading has not reached.
+    is_asked_ahead: bool,
+}
+
+/// Something that a lane waits for, if it does.
+type Waiting<T> = OptionFuture<BoxFuture<'static, T>>;
+
+impl Lane {
+    async fn work(mut self, drain: CancellationToken) {
+        let lane = self.lease.lane();
+        let (Some(mut head), Some(mut asked)) =
+            (self.shared.heads.follow(lane), self.shared.interventions.follow(lane))
+        else {
+            return;
+        };
+        self.take_parked().await;
+        let mut runs = FuturesUnordered::new();
+        let mut entering: Waiting<Permit> = None.into();
+        let mut scan: Waiting<read::Scanned> = None.into();
+        let mut load: Waiting<read::Loaded> = None.into();
+        let mut asking: Waiting<operators::Step> = None.into();
+        let (mut is_entering, mut is_scanning, mut is_loading, mut is_asking) = (false, false, false, false);
+        loop {
+            if drain.is_cancelled() {
+                if runs.is_empty() {
+                    break;
+                }
+                entering = None.into();
+                is_entering = false;
+            } else {
+                self.prepare().await;
+                if !is_entering && !self.pending.is_empty() {
+                    let gate = self.shared.gate.clone();
+                    entering = Some(async move { gate.enter().await }.boxed()).into();
+                    is_entering = true;
+                }
+                if !is_scanning && let Some(read) = self.scan(&mut head) {
+                    scan = Some(read).into();
+                    is_scanning = true;
+                }
+                if !is_loading && self.has_room() && self.queue.has_loads(Instant::now()) {
+                    load = Some(self.read_on()).into();
+                    is_loading = true;
+                }
+                if !is_asking && let Some(look) = self.look_for_interventions() {
+                    asking = Some(look).into();
+                    is_asking = true;
+                }
+            }
+            // A due conversation is looked for above, once there is room and nothing else is being loaded.
+            // While draining it would be due over and over again.
+            let may_load = !is_loading && !drain.is_cancelled() && self.has_room();
+            let due = self.queue.next_due().filter(|_| may_load);
+            let due: OptionFuture<_> = due.map(tokio::time::sleep_until).into();
+            tokio::select! {
+                // Interventions first: the queue must know that an event is reopened before it hears of its end.
+                biased;
+                Some(step) = &mut asking => {
+                    let next = self.intervene(step).await;
+                    is_asking = next.is_some();
+                    asking = next.into();
+                }
+                Some(done) = runs.next() => self.settle(done).await,
+                Some(permit) = &mut entering => {
+                    is_entering = false;
+                    entering = None.into();
+                    if let Some(run) = self.start(permit).await {
+                        runs.push(run);
+                    }
+                }
+                Some(scanned) = &mut scan => {
+                    is_scanning = false;
+                    scan = None.into();
+                    self.scanned(scanned).await;
+                    self.may_be_asked |= std::mem::take(&mut self.is_asked_ahead);
+                }
+                Some(loaded) = &mut load => {
+                    is_loading = false;
+                    load = None.into();
+                    self.loaded(loaded).await;
+                }
+                // The senders live as long as `shared`.
+                _ = head.changed() => {}
+                _ = asked.changed() => self.may_be_asked = true,
+                Some(()) = due => {}
+                () = drain.cancelled(), if !drain.is_cancelled() => {}
+            }
+        }
+        self.shared.journal.flush(&self.lease, self.queue.cursor()).await;
+    }
+}

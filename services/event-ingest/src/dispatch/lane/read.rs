@@ -1,0 +1,176 @@
+//! What a lane reads: what is parked, what comes, and conversations that go on.
+
+use std::{sync::Arc, time::Duration};
+
+use chatfn_rpc::Deadline;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    super::queue::{Head, Load, Parked, Queued},
+    Lane,
+    event::LaneEvent,
+};
+use crate::store::{
+    journal::ParkKind,
+    reading::{self, ParkedEvent, Range, Resume, Resumed, StoredEvent},
+};
+
+/// Rows of one read, and events of a lane that are kept in memory.
+const WINDOW: usize = 256;
+/// Bytes of one read, and bytes of a lane's events in memory from which on it reads no further.
+const READ_BYTES: i64 = 1024 * 1024;
+/// Conversations that are read on in together.
+const LOADS: usize = 16;
+/// The same as [`READ_BYTES`] of reading on in one conversation, apart from its first event.
+const LOAD_BYTES: i64 = READ_BYTES / LOADS as i64;
+/// Sequence numbers that one read covers: bounds the work where most events are finished.
+const READ_SPAN: i64 = 10_000;
+/// Conversations with events that may run, in memory; beyond, the lane reads no further.
+const MAX_ACTIVE: usize = 4096;
+/// The same with those that wait for another attempt or for an operator: memory for them is small, and bounded.
+const MAX_CONVERSATIONS: usize = 16_384;
+/// Pause after a failed read.
+const READ_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) type Scanned = (Instant, Result<(Vec<StoredEvent>, i64), sqlx::Error>);
+pub(super) type Loaded = (Instant, Vec<Load>, Result<Vec<Resumed>, sqlx::Error>);
+
+impl Lane {
+    /// Reads what is parked since before the take-over: all of it, before anything runs.
+    pub(super) async fn take_parked(&mut self) {
+        let rows = i64::try_from(WINDOW).unwrap_or(i64::MAX);
+        let (mut after, mut reopened) = (0, Vec::new());
+        loop {
+            let (lane, epoch) = (self.lease.lane(), self.lease.epoch());
+            match reading::parked(&self.shared.pool, lane, epoch, after, rows).await {
+                Ok(parked) => {
+                    self.is_failing = false;
+                    let now = Instant::now();
+                    let is_last = parked.len() < WINDOW;
+                    for event in parked {
+                        after = event.sequence;
+                        if event.kind == ParkKind::Reopened {
+                            reopened.push(event);
+                        } else {
+                            self.add_parked(event, now);
+                        }
+                    }
+                    if is_last {
+                        break;
+                    }
+                }
+                Err(error) => self.read_failed(&error).await,
+            }
+        }
+        reopened.into_iter().for_each(|event| self.add_parked(event, Instant::now()));
+    }
+
+    fn add_parked(&mut self, event: ParkedEvent, now: Instant) {
+        let due = Deadline::from_start(now, event.due_in).instant();
+        let parked = match event.kind {
+            ParkKind::Retry => Parked::Waits(due),
+            ParkKind::Halted => Parked::Halted,
+            ParkKind::Reopened => Parked::Reopened(due),
+        };
+        let head = Head {
+            sequence: event.sequence,
+            attempts: event.attempts,
+            died: event.died,
+            refusals: 0,
+            denials: event.is_denied.into(),
+        };
+        self.queue.add_parked(Arc::new((event.account, event.conversation_id)), head, parked);
+    }
+
+    pub(super) async fn read_failed(&mut self, error: &sqlx::Error) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::warn!(
+                lane = self.lease.lane(),
+                "cannot read events of lane {}; trying again: {}",
+                self.lease.lane(),
+                chatfn_pg::error::describe(error)
+            );
+        }
+        tokio::time::sleep(READ_PAUSE).await;
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        let pending: usize = self.pending.iter().map(Queued::bytes).sum();
+        let bytes = i64::try_from(self.queue.bytes_in_memory() + pending).unwrap_or(i64::MAX);
+        self.queue.in_memory() + self.pending.len() < WINDOW && bytes < READ_BYTES
+    }
+
+    /// Reads what comes next; `None` if nothing is there, or if there is no room for it.
+    pub(super) fn scan(&self, head: &mut watch::Receiver<i64>) -> Option<BoxFuture<'static, Scanned>> {
+        let newest = *head.borrow_and_update() - 1;
+        let after = self.queue.read_to();
+        let can_read = self.has_room()
+            && self.queue.active() < MAX_ACTIVE
+            && self.queue.conversations() < MAX_CONVERSATIONS;
+        if newest <= after || !can_read {
+            return None;
+        }
+        let range = Range {
+            lane: self.lease.lane(),
+            epoch: self.lease.epoch(),
+            after,
+            to: newest.min(after + READ_SPAN),
+            rows: i64::try_from(WINDOW).unwrap_or(i64::MAX),
+            bytes: READ_BYTES,
+        };
+        let pool = self.shared.pool.clone();
+        Some(async move { (Instant::now(), reading::scan(&pool, range).await) }.boxed())
+    }
+
+    pub(super) async fn scanned(&mut self, (asked, scanned): Scanned) {
+        match scanned {
+            Ok((events, to)) => {
+                self.is_failing = false;
+                self.queue.offer(events.into_iter().map(|event| LaneEvent::new(event, asked)).collect(), to);
+            }
+            Err(error) => self.read_failed(&error).await,
+        }
+    }
+
+    /// Reads on in conversations that are due, or of which not everything was kept.
+    pub(super) fn read_on(&mut self) -> BoxFuture<'static, Loaded> {
+        let loads = self.queue.take_loads(Instant::now(), LOADS);
+        let wanted: Vec<Resume> = loads
+            .iter()
+            .map(|load| Resume {
+                account: load.conversation.0.clone(),
+                conversation_id: load.conversation.1.clone(),
+                from: load.from,
+                to: load.to,
+                rows: i64::try_from(load.rows).unwrap_or(i64::MAX),
+                bytes: LOAD_BYTES,
+            })
+            .collect();
+        let (pool, lane, epoch) = (self.shared.pool.clone(), self.lease.lane(), self.lease.epoch());
+        async move {
+            let asked = Instant::now();
+            let found = reading::resume(&pool, lane, epoch, &wanted).await;
+            (asked, loads, found)
+        }
+        .boxed()
+    }
+
+    pub(super) async fn loaded(&mut self, (asked, loads, found): Loaded) {
+        match found {
+            Ok(found) => {
+                self.is_failing = false;
+                for (load, Resumed { events, is_complete }) in loads.iter().zip(found) {
+                    let events = events.into_iter().map(|event| LaneEvent::new(event, asked)).collect();
+                    self.queue.loaded(load, events, is_complete);
+                }
+            }
+            Err(error) => {
+                for load in loads {
+                    self.queue.put_back(load);
+                }
+                self.read_failed(&error).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Goes on with replays: asks the lanes for the next events, no faster than each replay says. Every replica does; the
+//! store has each step done once.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    dispatch::Interventions,
+    store::replays::{self, Step},
+};
+
+/// Events of a replay are asked for in batches of this time.
+const STEP: Duration = Duration::from_millis(200);
+/// Pause when no replay is due, or the lanes have enough to do.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause after a failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Goes on with whatever replay is due, until `stop`. Cancel safe: a step is done or not.
+pub(crate) async fn run(pool: PgPool, interventions: Interventions, stop: CancellationToken) {
+    let mut pause = PAUSE;
+    loop {
+        let step = tokio::select! {
+            step = replays::step(&pool, STEP) => step,
+            () = stop.cancelled() => return,
+        };
+        pause = match step {
+            Ok(Step::Asked(lanes)) => {
+                lanes.into_iter().for_each(|(lane, number)| interventions.ring(lane, number));
+                // The next step says itself when it is due.
+                Duration::ZERO
+            }
+            Ok(Step::Nothing | Step::TooMuch) => PAUSE,
+            Err(error) => {
+                tracing::warn!(
+                    "cannot go on with replays; trying again: {}",
+                    chatfn_pg::error::describe(&error)
+                );
+                (pause * 2).clamp(PAUSE, LONGEST_PAUSE)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What operators ask of a lane's owner. Asking is a row; doing it is a fenced write of the owner like all others, so that
+//! an operator never races a run.
+
+use chatfn_domain::name::{AccountId, ConversationId, NameError};
+use chatfn_proto::ingest::v1::OperatorAction;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::journal::Intervene;
+
+/// What an operator asks for, of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i16)]
+pub(crate) enum Action {
+    /// Run it again after its outcome.
+    Replay = 1,
+    /// Go on with the halted event.
+    Resume = 2,
+    /// Go on without the halted event.
+    Skip = 3,
+}
+
+impl Action {
+    fn from_stored(number: i16) -> Option<Self> {
+        [Self::Replay, Self::Resume, Self::Skip].into_iter().find(|action| *action as i16 == number)
+    }
+}
+
+impl From<Action> for OperatorAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Replay => Self::Replay,
+            Action::Resume => Self::Resume,
+            Action::Skip => Self::Skip,
+        }
+    }
+}
+
+/// What is asked of a lane's owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) sequence: i64,
+    /// The action, and the event's conversation; `None` if that makes no sense any more, and is only to be struck off.
+    pub(crate) wanted: Option<(Action, AccountId, ConversationId)>,
+}
+
+/// What became of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// It is asked for: by this call, or by an earlier one. The number rises.
+    Recorded(i64),
+    /// Something else is asked for and not done yet.
+    OtherPending,
+}
+
+/// Asks the owner of a lane for an action on one event.
+pub(crate) async fn ask(
+    pool: &PgPool,
+    lane: i16,
+    sequence: i64,
+    action: Action,
+    actor: &str,
+) -> Result<Asking, sqlx::Error> {
+    // The update changes nothing; it makes the row visible that is there.
+    let row = sqlx::query!(
+        r#"
+        INSERT INTO ingest.interventions AS i (lane, sequence, action, actor) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (lane, sequence) DO UPDATE SET action = i.action
+        RETURNING number, action
+        "#,
+        lane,
+        sequence,
+        action as i16,
+        actor,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(if row.action == action as i16 { Asking::Recorded(row.number) } else { Asking::OtherPending })
+}
+
+/// What is asked of the owner of a lane, in the order in which it was asked for, up to `rows`; first what is about events
+/// up to `read_to`.
+pub(crate) async fn pending(
+    pool: &PgPool,
+    lane: i16,
+    read_to: i64,
+    rows: i64,
+) -> Result<Vec<Asked>, sqlx::Error> {
+    // All that this depends on is written by the lane's owner alone, who asks.
+    let rows = sqlx::query!(
+        r#"
+        SELECT i.sequence, i.action, e.account AS "account?", e.conversation_id AS "conversation_id?",
+               CASE i.action
+                   WHEN 1 THEN coalesce((SELECT o.state FROM ingest.outcomes o
+                       WHERE o.lane = i.lane AND o.sequence = i.sequence), 5) <> 5
+                   ELSE coalesce((SELECT p.kind FROM ingest.parked p
+                       WHERE p.lane = i.lane AND p.sequence = i.sequence), 0) = 1
+               END AS "makes_sense!"
+        FROM (
+            SELECT * FROM ingest.interventions WHERE lane = $1 ORDER BY sequence > $2, number LIMIT $3
+        ) i
+        LEFT JOIN LATERAL (
+            SELECT account, conversation_id FROM ingest.events
+            WHERE lane = i.lane AND sequence = i.sequence LIMIT 1
+        ) e ON true
+        ORDER BY i.sequence > $2, i.number
+        "#,
+        lane,
+        read_to,
+        rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    let asked = rows.into_iter().map(|row| {
+        let action = Action::from_stored(row.action).filter(|_| row.makes_sense);
+        let wanted = match (action, row.account, row.conversation_id) {
+            (Some(action), Some(account), Some(id)) => Some((action, account.parse()?, id.parse()?)),
+            _ => None,
+        };
+        Ok(Asked { sequence: row.sequence, wanted })
+    });
+    asked.collect::<Result<_, NameError>>().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+/// The newest that is asked of each lane of which something is.
+pub(crate) async fn newest(pool: &PgPool) -> Result<Vec<(i16, i64)>, sqlx::Error> {
+    let rows =
+        sqlx::query!(r#"SELECT lane, max(number) AS "number!" FROM ingest.interventions GROUP BY lane"#)
+            .fetch_all(pool)
+            .await?;
+    Ok(rows.into_iter().map(|row| (row.lane, row.number)).collect())
+}
+
+/// Does what is asked for these events and still wanted, within a transaction that holds their lanes, and strikes it off.
+/// Once it is struck off, doing it again changes nothing.
+pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        WITH asked AS (
+            DELETE FROM ingest.interventions i
+            USING unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::boolean[])
+                AS w(lane, sequence, epoch, is_wanted)
+            WHERE i.lane = w.lane AND i.sequence = w.sequence
+            RETURNING i.lane, i.sequence, i.action, i.actor, i.replay, i.idempotency_key, w.epoch, w.is_wanted
+        ), closed AS (
+            DELETE FROM ingest.outcomes o USING asked a
+            WHERE a.is_wanted AND a.action = 1 AND o.lane = a.lane AND o.sequence = a.sequence AND o.state <> 5
+              -- Not after retention has dropped it.
+              AND EXISTS (SELECT FROM ingest.events e WHERE e.lane = a.lane AND e.sequence = a.sequence)
+            RETURNING o.lane, o.sequence, o.state, o.reason, o.reason_message, o.finish_time, o.account
+        ), halted AS (
+            SELECT a.lane, a.sequence, a.action, a.actor, a.epoch, p.account, p.reason, p.reason_message, p.park_time
+            FROM asked a JOIN ingest.parked p ON p.lane = a.lane AND p.sequence = a.sequence
+            WHERE a.is_wanted AND a.action IN (2, 3) AND p.kind = 1
+        ), past AS (
+            SELECT lane, sequence, state, reason, reason_message, finish_time FROM closed
+            UNION ALL
+            SELECT lane, sequence, 8::smallint, reason, reason_message, park_time FROM halted
+        ), kept AS (
+            INSERT INTO ingest.superseded (lane, sequence, number, state, reason, reason_message, finish_time, attempts,
+                                           action, actor, replay, idempotency_key)
+            SELECT p.lane, p.sequence,
+                   coalesce((SELECT max(s.number) FROM ingest.superseded s
+                       WHERE s.lane = p.lane AND s.sequence = p.sequence), 0) + 1,
+                   p.state, p.reason, p.reason_message, p.finish_time,
+                   coalesce((SELECT max(t.number) FROM ingest.attempts t
+                       WHERE t.lane = p.lane AND t.sequence = p.sequence), 0),
+                   a.action, a.actor, a.replay,
+                   coalesce(a.idempotency_key, (SELECT s.idempotency_key FROM ingest.superseded s
+                       WHERE s.lane = p.lane AND s.sequence = p.sequence ORDER BY s.number DESC LIMIT 1))
+            FROM past p JOIN asked a ON a.lane = p.lane AND a.sequence = p.sequence
+            RETURNING lane, sequence, attempts, idempotency_key
+        ), reopened AS (
+            INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time,
+                                       attempts_before, idempotency_key)
+            SELECT c.lane, c.sequence, c.account,
+                   (SELECT e.conversation_id FROM ingest.events e WHERE e.lane = c.lane AND e.sequence = c.sequence),
+                   2, now(), k.attempts, k.idempotency_key
+            FROM closed c JOIN kept k ON k.lane = c.lane AND k.sequence = c.sequence
+        ), resumed AS (
+            UPDATE ingest.parked p
+            SET kind = 0, next_attempt_time = now(), reason = '', reason_message = '', park_time = now(),
+                attempts_before = k.attempts
+            FROM halted h JOIN kept k ON k.lane = h.lane AND k.sequence = h.sequence
+            WHERE h.action = 2 AND p.lane = h.lane AND p.sequence = h.sequence
+        ), unparked AS (
+            DELETE FROM ingest.parked p USING halted h
+            WHERE h.action = 3 AND p.lane = h.lane AND p.sequence = h.sequence
+        )
+        INSERT INTO ingest.outcomes (lane, sequence, state, reason, reason_message, epoch, account, accept_time)
+        SELECT h.lane, h.sequence, 7, 'SKIPPED', format('%s had the conversation go on without it; %s', h.actor, h.reason_message),
+               h.epoch, h.account,
+               (SELECT e.accept_time FROM ingest.events e WHERE e.lane = h.lane AND e.sequence = h.sequence)
+        FROM halted h WHERE h.action = 3
+        ON CONFLICT DO NOTHING
+        "#,
+        &rows.iter().map(|row| row.lane).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.epoch).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.is_wanted).collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// An event that a replay is to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+}
+
+/// Asks for these events to be run again; what is asked for already stays. With `rerun` they get new idempotency keys.
+/// Gives the newest number of each lane.
+pub(super) async fn ask_for_replay(
+    connection: &mut PgConnection,
+    replay: Uuid,
+    actor: &str,
+    rerun: bool,
+    places: &[Place],
+) -> Result<Vec<(i16, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        INSERT INTO ingest.interventions (lane, sequence, action, actor, replay, idempotency_key)
+        SELECT lane, sequence, 1, $3, $4, CASE WHEN $5 THEN gen_random_uuid() END
+        FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS w(lane, sequence, position)
+        ORDER BY lane, sequence
+        ON CONFLICT DO NOTHING
+        RETURNING lane, number
+        "#,
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+        actor,
+        replay,
+        rerun,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.lane, row.number)).collect())
+}
+
+/// Number of interventions that are not done yet.
+pub(super) async fn count_pending(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM ingest.interventions"#)
+        .fetch_one(connection)
+        .await
+}

@@ -1,0 +1,86 @@
+//! How the counts add up.
+
+use chatfn_domain::name::AccountId;
+use sqlx::PgPool;
+
+use super::{Time, deliveries::Key};
+
+/// A number of events of a template that are in a state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) template: String,
+    pub(crate) state: i16,
+    pub(crate) count: i64,
+    /// Those of them that are unfinished and that no lane would ever run.
+    pub(crate) unaccounted: i64,
+}
+
+/// The last of the next `events` events of an account that were accepted after `after` and before `end`; `None` if there
+/// are not more than that.
+pub(crate) async fn page_end(
+    pool: &PgPool,
+    account: &AccountId,
+    after: Key,
+    end: Time,
+    events: i64,
+) -> Result<Option<Key>, sqlx::Error> {
+    sqlx::query_as!(
+        Key,
+        r#"
+        SELECT accept_time AS "accept_time: Time", lane, sequence FROM ingest.events
+        WHERE account = $1 AND (accept_time, lane, sequence) > ($2, $3, $4) AND accept_time < $5
+        ORDER BY accept_time, lane, sequence OFFSET $6 LIMIT 1
+        "#,
+        account.as_str(),
+        after.accept_time as _,
+        after.lane,
+        after.sequence,
+        end as _,
+        events - 1,
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// Counts the events of an account that were accepted after `after`, up to `last` and before `end`, as of one moment.
+///
+/// An unfinished event is accounted for if its lane has not been read as far, or if `parked` has a row for it or for an
+/// event before it in its conversation: what the cursor promises (see the crate's front page).
+pub(crate) async fn counts(
+    pool: &PgPool,
+    account: &AccountId,
+    after: Key,
+    last: Key,
+    end: Time,
+) -> Result<Vec<Count>, sqlx::Error> {
+    sqlx::query_as!(
+        Count,
+        r#"
+        SELECT e.template AS "template!", e.state AS "state!", count(*) AS "count!",
+               count(*) FILTER (WHERE e.is_unaccounted) AS "unaccounted!"
+        FROM (
+            SELECT d.template, d.state,
+                   d.state IN (1, 2, 8)
+                   AND d.sequence <= (SELECT l.cursor FROM ingest.lanes l WHERE l.lane = d.lane)
+                   AND NOT EXISTS (SELECT FROM ingest.parked p
+                       WHERE p.account = d.account AND p.conversation_id = d.conversation_id
+                         AND p.lane = d.lane AND p.sequence <= d.sequence) AS is_unaccounted
+            FROM ingest.deliveries d
+            WHERE d.account = $1 AND (d.accept_time, d.lane, d.sequence) > ($2, $3, $4)
+              AND (d.accept_time, d.lane, d.sequence) <= ($5, $6, $7) AND d.accept_time < $8
+        ) e
+        GROUP BY e.template, e.state
+        ORDER BY e.template, e.state
+        "#,
+        account.as_str(),
+        after.accept_time as _,
+        after.lane,
+        after.sequence,
+        last.accept_time as _,
+        last.lane,
+        last.sequence,
+        end as _,
+    )
+    .fetch_all(pool)
+    .await
+}

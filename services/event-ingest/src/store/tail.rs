@@ -1,0 +1,72 @@
+//! Deliveries as they change. Lanes are read in their order, in which events become visible: so a reader that goes by the
+//! sequence number misses none.
+
+use chatfn_domain::name::{AccountId, ConversationId, TemplateName};
+use sqlx::PgPool;
+
+use super::interventions::Place;
+
+/// Which deliveries are followed.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter {
+    pub(crate) account: AccountId,
+    pub(crate) template: Option<TemplateName>,
+    pub(crate) conversation_id: Option<ConversationId>,
+}
+
+/// A part of a lane: after `after`, up to `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) lane: i16,
+    pub(crate) after: i64,
+    pub(crate) to: i64,
+}
+
+/// The events of these parts that the filter wants, each lane's in its order.
+pub(crate) async fn accepted(
+    pool: &PgPool,
+    filter: &Filter,
+    parts: &[Part],
+) -> Result<Vec<Place>, sqlx::Error> {
+    sqlx::query_as!(
+        Place,
+        r#"
+        SELECT e.lane AS "lane!", e.sequence AS "sequence!"
+        FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS part(lane, after, last)
+        CROSS JOIN LATERAL (
+            SELECT lane, sequence FROM ingest.events
+            WHERE lane = part.lane AND sequence > part.after AND sequence <= part.last
+              AND account = $4 AND ($5::text IS NULL OR template = $5)
+              AND ($6::text IS NULL OR conversation_id = $6)
+        ) e
+        ORDER BY e.lane, e.sequence
+        "#,
+        &parts.iter().map(|part| part.lane).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.after).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.to).collect::<Vec<_>>(),
+        filter.account.as_str(),
+        filter.template.as_ref().map(TemplateName::as_str),
+        filter.conversation_id.as_ref().map(ConversationId::as_str),
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The states of the deliveries in these places; what retention has dropped is left out.
+pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<(Place, i16)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.state AS "state!"
+        FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+        CROSS JOIN LATERAL (
+            SELECT v.lane, v.sequence, v.state FROM ingest.deliveries v
+            WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence LIMIT 1
+        ) d
+        "#,
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (Place { lane: row.lane, sequence: row.sequence }, row.state)).collect())
+}

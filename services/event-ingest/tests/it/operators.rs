@@ -1,0 +1,152 @@
+//! Conversations that halt, and operators.
+
+use chatfn_domain::retry::AfterLastAttempt;
+use chatfn_domain::settings::FunctionSettings;
+use chatfn_proto::ingest::v1::{
+    Delivery, DeliveryState, OperatorAction, ResumeConversationRequest, SkipEventRequest,
+};
+use tonic::{Code, Status};
+
+use crate::{
+    harness::{ACME, Replica, World, event, eventually, refused, settings},
+    invoker::Answer,
+};
+
+fn halting(max_attempts: u32) -> FunctionSettings {
+    let mut settings = settings(max_attempts);
+    settings.retry.after_last_attempt = AfterLastAttempt::Halt;
+    settings
+}
+
+async fn resume(replica: &Replica, conversation: &str, event_id: &str) -> Result<Delivery, Status> {
+    let name = format!("accounts/{ACME}/conversations/{conversation}");
+    let request = ResumeConversationRequest { name, event_id: event_id.to_owned() };
+    Ok(replica.deliveries().resume_conversation(request).await?.into_inner().delivery.unwrap())
+}
+
+async fn skip(replica: &Replica, event_id: &str) -> Result<Delivery, Status> {
+    let request = SkipEventRequest { name: format!("accounts/{ACME}/deliveries/{event_id}") };
+    Ok(replica.deliveries().skip_event(request).await?.into_inner().delivery.unwrap())
+}
+
+/// A conversation `c` that is halted at `bad`, with `next` behind it, and events of others.
+async fn halted(world: &World) {
+    world.invoker.script("bad", [Answer::Throws, Answer::Throws]);
+    let batch = vec![event("c", "first"), event("c", "bad"), event("c", "next"), event("d", "other")];
+    assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
+    let bad = world.replica.reaches("bad", DeliveryState::Halted).await;
+    assert_eq!((bad.reason.as_str(), bad.attempts.len()), ("LAMBDA_FAILED", 2));
+    assert!(bad.reason_message.contains("attempt 2 was the last"), "{bad:?}");
+    assert!(bad.next_attempt_time.is_none() && bad.finish_time.is_none(), "{bad:?}");
+    world.replica.reaches("other", DeliveryState::Succeeded).await;
+    world.replica.publish(event("d", "other2")).await.unwrap();
+    world.replica.reaches("other2", DeliveryState::Succeeded).await;
+    assert_eq!(world.replica.delivery("next").await.unwrap().state(), DeliveryState::Pending);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_conversation_goes_on_with_its_event_when_it_is_resumed() {
+    let world = World::start_with(halting(2), |_| {}).await;
+    halted(&world).await;
+    let told = resume(&world.replica, "c", "bad").await.unwrap();
+    assert_eq!((told.event_id.as_str(), told.state()), ("bad", DeliveryState::Halted));
+    let bad = world.replica.reaches("bad", DeliveryState::Succeeded).await;
+    world.replica.reaches("next", DeliveryState::Succeeded).await;
+    let numbers: Vec<u32> = bad.attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    let past = &bad.past_states[0];
+    assert_eq!(bad.past_states.len(), 1);
+    assert_eq!(
+        (past.state(), past.action(), past.actor.as_str(), past.attempt_count),
+        (DeliveryState::Halted, OperatorAction::Resume, "anonymous", 2)
+    );
+    assert!(past.reason == "LAMBDA_FAILED" && past.finish_time.is_some() && past.action_time.is_some());
+    let order: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
+    assert!(
+        order.iter().position(|id| id == "next").unwrap() > order.iter().rposition(|id| id == "bad").unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_event_has_all_its_attempts_again_and_may_halt_again() {
+    let world = World::start_with(halting(2), |_| {}).await;
+    halted(&world).await;
+    world.invoker.script("bad", [Answer::Throws, Answer::Throws]);
+    resume(&world.replica, "c", "").await.unwrap();
+    eventually(async || world.replica.delivery("bad").await.unwrap().attempts.len() == 4).await;
+    let bad = world.replica.reaches("bad", DeliveryState::Halted).await;
+    assert_eq!((bad.attempts.len(), bad.past_states.len()), (4, 1));
+    assert!(bad.reason_message.contains("attempt 2 was the last"), "{bad:?}");
+    skip(&world.replica, "bad").await.unwrap();
+    world.replica.reaches("next", DeliveryState::Succeeded).await;
+    let bad = world.replica.reaches("bad", DeliveryState::DeadLettered).await;
+    let actions: Vec<_> = bad.past_states.iter().map(|past| past.action()).collect();
+    assert_eq!(actions, [OperatorAction::Resume, OperatorAction::Skip]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_conversation_goes_on_without_its_event_when_that_is_skipped() {
+    let world = World::start_with(halting(2), |_| {}).await;
+    halted(&world).await;
+    skip(&world.replica, "bad").await.unwrap();
+    world.replica.reaches("next", DeliveryState::Succeeded).await;
+    let bad = world.replica.reaches("bad", DeliveryState::DeadLettered).await;
+    assert_eq!((bad.reason.as_str(), bad.attempts.len()), ("SKIPPED", 2));
+    assert!(bad.reason_message.contains("anonymous") && bad.reason_message.contains("as the test says"));
+    assert_eq!(bad.past_states[0].action(), OperatorAction::Skip);
+    assert_eq!(world.invoker.runs_of("bad").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_act_on_what_is_halted_only() {
+    let world = World::start_with(halting(2), |_| {}).await;
+    halted(&world).await;
+    let not_halted = |answer| refused(answer, Code::FailedPrecondition, "NOT_HALTED");
+    not_halted(skip(&world.replica, "next").await);
+    not_halted(skip(&world.replica, "first").await);
+    not_halted(resume(&world.replica, "d", "").await);
+    let report = not_halted(resume(&world.replica, "c", "next").await);
+    assert!(report.message.contains("accounts/acme/deliveries/bad"), "{report:?}");
+    refused(skip(&world.replica, "unknown").await, Code::NotFound, "DELIVERY_NOT_FOUND");
+    assert_eq!(world.replica.delivery("bad").await.unwrap().state(), DeliveryState::Halted);
+
+    // While its lane has no owner, what was asked for first holds.
+    let lane: i16 = chatfn_domain::lane::lane_of(&ACME.parse().unwrap(), &"c".parse().unwrap());
+    let pool = world.database.pool();
+    let mut theft = pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM ingest.lanes WHERE lane = $1 FOR UPDATE")
+        .bind(lane)
+        .execute(&mut *theft)
+        .await
+        .unwrap();
+    resume(&world.replica, "c", "bad").await.unwrap();
+    resume(&world.replica, "c", "bad").await.unwrap();
+    refused(skip(&world.replica, "bad").await, Code::Aborted, "INTERVENTION_PENDING");
+    theft.rollback().await.unwrap();
+    let bad = world.replica.reaches("bad", DeliveryState::Succeeded).await;
+    assert_eq!(bad.past_states.len(), 1, "resumed once: {bad:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_stays_halted_over_restarts_and_can_be_resumed_through_another_replica() {
+    let mut world = World::start_with(halting(2), |_| {}).await;
+    halted(&world).await;
+    world.replica.stop().await;
+    let one = Replica::start(world.config(|_| {}), world.deployments()).await;
+    one.publish(event("c", "later")).await.unwrap();
+    one.publish(event("d", "proof")).await.unwrap();
+    one.reaches("proof", DeliveryState::Succeeded).await;
+    assert_eq!(one.delivery("bad").await.unwrap().state(), DeliveryState::Halted);
+    let two = Replica::start(world.config(|_| {}), world.deployments()).await;
+    eventually(async || world.shares().await == [32, 32]).await;
+    assert!(world.invoker.runs_of("next").is_empty() && world.invoker.runs_of("later").is_empty());
+    // Whichever of the two has the lane, the other one has been asked, too.
+    resume(&one, "c", "").await.unwrap();
+    one.reaches("later", DeliveryState::Succeeded).await;
+    two.reaches("bad", DeliveryState::Succeeded).await;
+    world.invoker.script("bad2", [Answer::Throws, Answer::Throws]);
+    two.publish(event("c", "bad2")).await.unwrap();
+    two.reaches("bad2", DeliveryState::Halted).await;
+    resume(&two, "c", "").await.unwrap();
+    one.reaches("bad2", DeliveryState::Succeeded).await;
+}

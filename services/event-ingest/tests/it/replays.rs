@@ -1,0 +1,267 @@
+//! Events that run again.
+
+use std::time::{Duration, Instant};
+
+use chatfn_proto::ingest::v1::{
+    CancelReplayRequest, CreateReplayRequest, CreateReplayResponse, DeliveryState, Event, GetReplayRequest,
+    ListReplaysRequest, OperatorAction, Replay, ReplayFilter, ReplayState,
+};
+use tonic::{Code, Status};
+
+use crate::{
+    harness::{ACME, Replica, START, UNUSED, World, deployments_with, event, eventually, refused, settings},
+    invoker::{Answer, assert_in_order},
+};
+
+fn of(states: &[DeliveryState]) -> Replay {
+    let states = states.iter().map(|state| i32::from(*state)).collect();
+    let filter = Some(ReplayFilter { states, ..ReplayFilter::default() });
+    Replay { filter, events_per_second: 1000, ..Replay::default() }
+}
+
+fn dead() -> Replay {
+    of(&[DeliveryState::DeadLettered])
+}
+
+async fn create(replica: &Replica, replay: Replay, dry_run: bool) -> Result<CreateReplayResponse, Status> {
+    let request = CreateReplayRequest { parent: format!("accounts/{ACME}"), replay: Some(replay), dry_run };
+    Ok(replica.replays().create_replay(request).await?.into_inner())
+}
+
+async fn get(replica: &Replica, name: &str) -> Replay {
+    let request = GetReplayRequest { name: name.to_owned() };
+    replica.replays().get_replay(request).await.unwrap().into_inner().replay.unwrap()
+}
+
+/// Starts a replay and waits until it has found everything and the lanes have taken that up.
+async fn replay(replica: &Replica, replay: Replay) -> Replay {
+    let name = create(replica, replay, false).await.unwrap().replay.unwrap().name;
+    eventually(async || {
+        let replay = get(replica, &name).await;
+        replay.state() == ReplayState::Done && replay.reopened_count == replay.requested_count
+    })
+    .await;
+    get(replica, &name).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_runs_again_with_its_key_and_keeps_its_history() {
+    let world = World::start_with(settings(2), |_| {}).await;
+    world.invoker.script("bad", [Answer::Throws, Answer::Throws, Answer::Throws]);
+    world.replica.publish(event("c", "bad")).await.unwrap();
+    world.replica.publish(event("c", "good")).await.unwrap();
+    world.replica.reaches("bad", DeliveryState::DeadLettered).await;
+    world.replica.reaches("good", DeliveryState::Succeeded).await;
+
+    let done = replay(&world.replica, dead()).await;
+    assert_eq!((done.requested_count, done.reopened_count, done.actor.as_str()), (1, 1, "anonymous"));
+    let bad = world.replica.reaches("bad", DeliveryState::Succeeded).await;
+    let numbers: Vec<u32> = bad.attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4], "it may fail once more");
+    let past = &bad.past_states[0];
+    assert_eq!((past.state(), past.reason.as_str()), (DeliveryState::DeadLettered, "LAMBDA_FAILED"));
+    assert_eq!((past.attempt_count, past.action(), &past.replay), (2, OperatorAction::Replay, &done.name));
+    let runs = world.invoker.runs_of("bad");
+    assert!(runs.iter().all(|run| run.idempotency_key == runs[0].idempotency_key), "{runs:?}");
+    assert_eq!(world.invoker.runs_of("good").len(), 1);
+
+    // Nothing matches any more.
+    assert_eq!(replay(&world.replica, dead()).await.requested_count, 0);
+    let outcomes: i64 = sqlx::query_scalar("SELECT count(*) FROM ingest.outcomes")
+        .fetch_one(world.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(outcomes, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rerun_has_a_key_of_its_own_which_later_replays_keep() {
+    let world = World::start().await;
+    world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    let again = of(&[DeliveryState::Succeeded]);
+    world.invoker.script("e", [Answer::Throws]);
+    replay(&world.replica, Replay { rerun: true, ..again.clone() }).await;
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    replay(&world.replica, again.clone()).await;
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    replay(&world.replica, Replay { rerun: true, ..again }).await;
+    let e = world.replica.reaches("e", DeliveryState::Succeeded).await;
+    assert_eq!(e.past_states.len(), 3);
+    let keys: Vec<String> = world.invoker.runs_of("e").into_iter().map(|run| run.idempotency_key).collect();
+    assert_eq!(keys.len(), 5);
+    assert!(keys[0] != keys[1] && keys[1] == keys[2] && keys[2] == keys[3] && keys[3] != keys[4], "{keys:?}");
+    assert_ne!(keys[0], keys[4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_counts_and_changes_nothing_and_filters_hold() {
+    let world = World::start_with(settings(1), |_| {}).await;
+    for n in 0..12 {
+        let (conversation, id) = (format!("c{}", n % 3), format!("e{n}"));
+        world.invoker.script(&id, [Answer::Throws]);
+        world.replica.publish(event(&conversation, &id)).await.unwrap();
+        world.replica.reaches(&id, DeliveryState::DeadLettered).await;
+    }
+    let unused = Event { template: UNUSED.to_owned(), ..event("c0", "unused") };
+    world.replica.publish(unused).await.unwrap();
+    world.replica.reaches("unused", DeliveryState::NoFunction).await;
+
+    let both = of(&[DeliveryState::DeadLettered, DeliveryState::NoFunction]);
+    let filtered = |change: &dyn Fn(&mut ReplayFilter)| {
+        let mut replay = both.clone();
+        change(replay.filter.as_mut().unwrap());
+        replay
+    };
+    let future = Some(prost_types::Timestamp { seconds: 32_503_680_000, nanos: 0 });
+    for (replay, count) in [
+        (both.clone(), 13),
+        (dead(), 12),
+        (of(&[DeliveryState::Expired]), 0),
+        (filtered(&|filter| filter.template = UNUSED.to_owned()), 1),
+        (filtered(&|filter| filter.conversation_id = "c0".to_owned()), 5),
+        (filtered(&|filter| filter.conversation_id = "nowhere".to_owned()), 0),
+        (filtered(&|filter| filter.start_time = future), 0),
+        (filtered(&|filter| filter.end_time = future), 13),
+    ] {
+        let told = create(&world.replica, replay.clone(), true).await.unwrap();
+        assert_eq!((told.matched_count, told.matched_count_complete), (count, true), "{replay:?}");
+        assert_eq!(told.sample.len(), usize::try_from(count.min(10)).unwrap());
+        assert!(told.replay.unwrap().name.is_empty());
+    }
+    let request = ListReplaysRequest { parent: format!("accounts/{ACME}"), ..Default::default() };
+    let listed = world.replica.replays().list_replays(request).await.unwrap().into_inner();
+    assert!(listed.replays.is_empty());
+    assert_eq!(world.invoker.runs().len(), 12);
+
+    let only = filtered(&|filter| filter.conversation_id = "c1".to_owned());
+    assert_eq!(replay(&world.replica, only).await.requested_count, 4);
+    let ids: Vec<String> = [1, 4, 7, 10].iter().map(|n| format!("e{n}")).collect();
+    for id in &ids {
+        world.replica.reaches(id, DeliveryState::Succeeded).await;
+    }
+    let runs: Vec<_> = world.invoker.runs().into_iter().skip(12).collect();
+    assert_in_order(&runs, "c1", &ids);
+    assert_eq!(runs.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_run_again_is_refused() {
+    let world = World::start().await;
+    for state in [DeliveryState::Suppressed, DeliveryState::Pending, DeliveryState::Halted] {
+        let report = refused(
+            create(&world.replica, of(&[state]), false).await,
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+        );
+        assert_eq!(report.fields[0].field, "replay.filter.states[0]");
+    }
+    refused(create(&world.replica, of(&[]), true).await, Code::InvalidArgument, "INVALID_REQUEST");
+    let name = format!("accounts/{ACME}/replays/00000000-0000-7000-8000-000000000000");
+    let unknown = world.replica.replays().get_replay(GetReplayRequest { name: name.clone() }).await;
+    refused(unknown, Code::NotFound, "REPLAY_NOT_FOUND");
+    let unknown = world.replica.replays().cancel_replay(CancelReplayRequest { name }).await;
+    refused(unknown, Code::NotFound, "REPLAY_NOT_FOUND");
+    let bad = GetReplayRequest { name: format!("accounts/{ACME}/replays/x") };
+    refused(world.replica.replays().get_replay(bad).await, Code::InvalidArgument, "INVALID_REQUEST");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_without_a_function_run_once_there_is_one() {
+    let mut world = World::start().await;
+    let unused = Event { template: UNUSED.to_owned(), ..event("c", "early") };
+    world.replica.publish(unused).await.unwrap();
+    world.replica.reaches("early", DeliveryState::NoFunction).await;
+    world.replica.stop().await;
+    // The function is deployed by now. A replay does not lift the rule of what fires once.
+    let deployed = deployments_with(&settings(3), &[UNUSED, START]);
+    let replica = Replica::start(world.config(|_| {}), deployed).await;
+    replay(&replica, of(&[DeliveryState::NoFunction])).await;
+    let early = replica.reaches("early", DeliveryState::Succeeded).await;
+    assert_eq!(early.past_states[0].reason, "NO_FUNCTION");
+    assert_eq!(world.invoker.runs_of("early")[0].function, "accounts/acme/functions/chat.unused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_event_runs_when_the_running_one_of_its_conversation_has_ended() {
+    let world = World::start_with(settings(1), |_| {}).await;
+    world.invoker.script("bad", [Answer::Throws]);
+    world.replica.publish(event("c", "bad")).await.unwrap();
+    world.replica.reaches("bad", DeliveryState::DeadLettered).await;
+    let release = tokio_util::sync::CancellationToken::new();
+    world.invoker.script("runs", [Answer::ReturnsAfter(release.clone())]);
+    let batch = vec![event("c", "runs"), event("c", "next")];
+    assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
+    world.invoker.started("runs", 1).await;
+    replay(&world.replica, dead()).await;
+    assert_eq!(world.replica.delivery("bad").await.unwrap().state(), DeliveryState::Pending);
+    release.cancel();
+    world.replica.reaches("next", DeliveryState::Succeeded).await;
+    world.replica.reaches("bad", DeliveryState::Succeeded).await;
+    let order: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
+    assert_eq!(order, ["bad", "runs", "bad", "next"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_keeps_to_its_rate_survives_a_restart_and_can_be_canceled() {
+    let mut world = World::start_with(settings(1), |_| {}).await;
+    let ids: Vec<String> = (0..60).map(|n| format!("e{n}")).collect();
+    world.invoker.fail_all(true);
+    let batch = ids.iter().map(|id| event(id, id)).collect();
+    assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
+    for id in &ids {
+        world.replica.reaches(id, DeliveryState::DeadLettered).await;
+    }
+    world.invoker.fail_all(false);
+    let start = Instant::now();
+    let slow = Replay { events_per_second: 20, ..dead() };
+    let name = create(&world.replica, slow, false).await.unwrap().replay.unwrap().name;
+    world.invoker.until(|runs| runs.len() > 65).await;
+    world.replica.stop().await;
+    let other = Replica::start(world.config(|_| {}), world.deployments()).await;
+    eventually(async || get(&other, &name).await.reopened_count == 60).await;
+    for id in &ids {
+        other.reaches(id, DeliveryState::Succeeded).await;
+    }
+    assert!(start.elapsed() > Duration::from_millis(2500), "60 at 20 a second took {:?}", start.elapsed());
+    let done = get(&other, &name).await;
+    assert_eq!((done.requested_count, done.reopened_count), (60, 60));
+    assert_eq!(world.invoker.runs().len(), 120, "each of them once");
+
+    let slowest = Replay { events_per_second: 1, ..of(&[DeliveryState::Succeeded]) };
+    let canceled = create(&other, slowest, false).await.unwrap().replay.unwrap();
+    assert_eq!(canceled.state(), ReplayState::Running);
+    let request = CancelReplayRequest { name: canceled.name.clone() };
+    let canceled = other.replays().cancel_replay(request).await.unwrap().into_inner().replay.unwrap();
+    assert_eq!((canceled.state(), canceled.cancel_actor.as_str()), (ReplayState::Canceled, "anonymous"));
+    assert!(canceled.requested_count < 60 && canceled.finish_time.is_some());
+
+    let mut request =
+        ListReplaysRequest { parent: format!("accounts/{ACME}"), page_size: 1, ..Default::default() };
+    let page = other.replays().list_replays(request.clone()).await.unwrap().into_inner();
+    assert_eq!(page.replays[0].name, canceled.name);
+    request.page_token = page.next_page_token;
+    let page = other.replays().list_replays(request).await.unwrap().into_inner();
+    assert_eq!((page.replays[0].name.as_str(), page.next_page_token.as_str()), (name.as_str(), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_has_only_so_many_replays_at_once() {
+    let world = World::start().await;
+    // The first has more to do than it gets done.
+    let mut names = Vec::new();
+    let pool = world.database.pool();
+    for _ in 0..10 {
+        names.push(create(&world.replica, dead(), false).await.unwrap().replay.unwrap().name);
+        sqlx::query(
+            "UPDATE ingest.replays SET finish_time = NULL, next_step_time = now() + interval '1 hour'",
+        )
+        .execute(pool)
+        .await
+        .unwrap();
+    }
+    refused(create(&world.replica, dead(), false).await, Code::ResourceExhausted, "TOO_MANY_REPLAYS");
+    let request = CancelReplayRequest { name: names.pop().unwrap() };
+    world.replica.replays().cancel_replay(request).await.unwrap();
+    create(&world.replica, dead(), false).await.unwrap();
+}
