@@ -15,7 +15,7 @@ use chatfn_proto::{
     validate::{Violations, validated},
 };
 use chatfn_rpc::{ApiError, MAX_MESSAGE_BYTES, RequestExt as _};
-use prost::Message as _;
+use prost::Message;
 use sqlx::PgPool;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -72,7 +72,7 @@ impl DeliveryService for DeliveryHandler {
             .await
             .map_err(error::store)?;
         let keys: Vec<Key> = rows.iter().map(DeliveryRow::key).collect();
-        let (deliveries, cut) = fitting(with_attempts(&self.pool, rows, request.include_logs).await?);
+        let (deliveries, cut) = page_of(&self.pool, rows, request.include_logs).await?;
         let next = cut.map(|at| keys[at]).or(next);
         let next_page_token = next.map(|key| page::token(&list, key)).unwrap_or_default();
         Ok(Response::new(ListDeliveriesResponse { deliveries, next_page_token }))
@@ -95,7 +95,7 @@ impl DeliveryService for DeliveryHandler {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let mut next = (rows.len() > size).then(|| rows[size - 1].sequence);
         rows.truncate(size);
-        let (deliveries, cut) = fitting(with_attempts(&self.pool, rows, request.include_logs).await?);
+        let (deliveries, cut) = page_of(&self.pool, rows, request.include_logs).await?;
         if cut.is_some() {
             next = deliveries.last().map(|delivery| delivery.sequence);
         }
@@ -202,18 +202,29 @@ pub(super) async fn with_attempts(
     Ok(convert::deliveries(rows, attempts, past, in_full).map_err(ApiError::internal)?)
 }
 
-/// As many deliveries as fit into a page, and the index of the last one if others do not fit.
-fn fitting(mut deliveries: Vec<Delivery>) -> (Vec<Delivery>, Option<usize>) {
+/// As many of these deliveries as fit into a message, at least one, with their attempts and history; and the index of the
+/// last one if others do not fit.
+pub(super) async fn page_of(
+    pool: &PgPool,
+    mut rows: Vec<DeliveryRow>,
+    in_full: bool,
+) -> Result<(Vec<Delivery>, Option<usize>), Status> {
+    // Before they are read, by the weight of their attempts; and after, by what they weigh then.
+    let weights = deliveries::weights(pool, &rows).await.map_err(error::store)?;
+    let count = rows.len();
+    rows.truncate(fitting(weights));
+    let mut deliveries = with_attempts(pool, rows, in_full).await?;
+    deliveries.truncate(fitting(deliveries.iter().map(Message::encoded_len)));
+    let cut = (deliveries.len() < count).then(|| deliveries.len().saturating_sub(1));
+    Ok((deliveries, cut))
+}
+
+/// How many of these fit together into a page, at least one.
+fn fitting(weights: impl IntoIterator<Item = usize>) -> usize {
     let mut bytes = 0;
-    let fit = deliveries
-        .iter()
-        .take_while(|delivery| {
-            bytes += delivery.encoded_len();
-            bytes <= MAX_PAGE_BYTES
-        })
-        .count()
-        .max(1);
-    let cut = (fit < deliveries.len()).then_some(fit - 1);
-    deliveries.truncate(fit);
-    (deliveries, cut)
+    let fits = |weight: &usize| {
+        bytes += weight;
+        bytes <= MAX_PAGE_BYTES
+    };
+    weights.into_iter().take_while(fits).count().max(1)
 }

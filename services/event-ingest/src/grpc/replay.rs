@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     convert,
-    delivery::{optional, with_attempts},
+    delivery::{optional, page_of},
     ledger::time,
     page,
 };
@@ -163,7 +163,7 @@ impl ReplayHandler {
             replay: Some(Replay { covered_to_time, ..wanted }),
             matched_count: count,
             matched_count_complete: next.is_none(),
-            sample: with_attempts(&self.pool, rows, false).await?,
+            sample: page_of(&self.pool, rows, false).await?.0,
         })
     }
 }

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{
-    delivery::{optional, with_attempts},
+    delivery::{optional, page_of},
     page,
 };
 use crate::{
@@ -178,18 +178,22 @@ impl Tail {
         }
         let states = tail::states(&self.pool, &places).await.map_err(error::store)?;
         let is_wanted = |state| self.states.is_empty() || self.states.contains(&state);
-        let told: Vec<Place> = states
+        let mut told: Vec<Place> = states
             .iter()
             .filter(|(place, state)| {
                 self.followed.get(&(place.lane, place.sequence)) != Some(state) && is_wanted(*state)
             })
             .map(|(place, _)| *place)
             .collect();
+        told.sort_unstable_by_key(|place| (place.lane, place.sequence));
         let has_told = !told.is_empty();
         for part in told.chunks(TOGETHER) {
-            let rows = deliveries::in_places(&self.pool, part).await.map_err(error::store)?;
-            let deliveries = with_attempts(&self.pool, rows, false).await?;
-            self.tell(deliveries).await?;
+            let mut rows = deliveries::in_places(&self.pool, part).await.map_err(error::store)?;
+            while !rows.is_empty() {
+                let (deliveries, _) = page_of(&self.pool, rows.clone(), false).await?;
+                rows.drain(..deliveries.len().min(rows.len()));
+                self.tell(deliveries).await?;
+            }
         }
         // What retention has dropped is not followed any more, nor what has its outcome.
         self.followed = states

@@ -9,6 +9,11 @@ use super::{Time, interventions::Place};
 /// Events that a filtered page looks at, at most: bounds what one call can cost, however rare a match is.
 const SCAN: i64 = 5_000;
 
+/// Attempts, and past states, of one delivery that are read: it may be replayed without end.
+const NEWEST: i64 = 100;
+/// Bytes of the reports of one delivery that are read. A report has at most a little over 1 MiB, so the newest one is.
+const REPORT_BYTES: i64 = 1536 * 1024;
+
 /// Where an event stands. See the view `ingest.deliveries`.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryRow {
@@ -266,25 +271,56 @@ async fn end_of_scan(pool: &PgPool, account: &AccountId, after: Key) -> Result<O
     .await
 }
 
-/// The attempts of deliveries, each delivery's in their order.
+/// What the attempts of each of these deliveries weigh, in bytes, as [`attempts`] reads them.
+pub(crate) async fn weights(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<usize>, sqlx::Error> {
+    let weights = sqlx::query_scalar!(
+        r#"
+        SELECT least(coalesce((
+            SELECT sum(octet_length(a.report)) FROM ingest.attempts a
+            WHERE a.lane = wanted.lane AND a.sequence = wanted.sequence), 0), $3::bigint) AS "weight!: i64"
+        FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS wanted(lane, sequence, position)
+        ORDER BY wanted.position
+        "#,
+        &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
+        &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+        REPORT_BYTES,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(weights.into_iter().map(|weight| usize::try_from(weight).unwrap_or(usize::MAX)).collect())
+}
+
+/// The newest attempts of deliveries, each delivery's in their order; the older ones without their reports when these are
+/// more than fits.
 pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<AttemptRow>, sqlx::Error> {
     sqlx::query_as!(
         AttemptRow,
         r#"
-        SELECT a.lane, a.sequence, a.number, a.start_time AS "start_time: Time",
-               a.finish_time AS "finish_time: Time", a.report, a.platform_error, a.platform_error_message
+        SELECT a.lane AS "lane!", a.sequence AS "sequence!", a.number AS "number!",
+               a.start_time AS "start_time!: Time", a.finish_time AS "finish_time: Time",
+               CASE WHEN a.newer <= $4 THEN a.report END AS report,
+               a.platform_error AS "platform_error!", a.platform_error_message AS "platform_error_message!"
         FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
-        JOIN ingest.attempts a ON a.lane = wanted.lane AND a.sequence = wanted.sequence
+        CROSS JOIN LATERAL (
+            SELECT *, sum(octet_length(t.report)) OVER (ORDER BY t.number DESC) AS newer
+            FROM (
+                SELECT * FROM ingest.attempts
+                WHERE lane = wanted.lane AND sequence = wanted.sequence
+                ORDER BY number DESC LIMIT $3
+            ) t
+        ) a
         ORDER BY a.lane, a.sequence, a.number
         "#,
         &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
         &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+        NEWEST,
+        REPORT_BYTES,
     )
     .fetch_all(pool)
     .await
 }
 
-/// What deliveries had come to before operators acted, each delivery's in its order.
+/// What deliveries had come to before operators acted, the newest of it, each delivery's in its order.
 pub(crate) async fn past(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<PastRow>, sqlx::Error> {
     sqlx::query_as!(
         PastRow,
@@ -292,11 +328,16 @@ pub(crate) async fn past(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<PastRo
         SELECT s.lane, s.sequence, s.state, s.reason, s.reason_message, s.finish_time AS "finish_time: Time",
                s.attempts, s.action, s.actor, s.action_time AS "action_time: Time", s.replay
         FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
-        JOIN ingest.superseded s ON s.lane = wanted.lane AND s.sequence = wanted.sequence
+        CROSS JOIN LATERAL (
+            SELECT * FROM ingest.superseded p
+            WHERE p.lane = wanted.lane AND p.sequence = wanted.sequence
+            ORDER BY p.number DESC LIMIT $3
+        ) s
         ORDER BY s.lane, s.sequence, s.number
         "#,
         &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
         &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+        NEWEST,
     )
     .fetch_all(pool)
     .await

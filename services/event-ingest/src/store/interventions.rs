@@ -177,6 +177,9 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
                    (SELECT e.conversation_id FROM ingest.events e WHERE e.lane = c.lane AND e.sequence = c.sequence),
                    2, now(), k.attempts, k.idempotency_key
             FROM closed c JOIN kept k ON k.lane = c.lane AND k.sequence = c.sequence
+            ON CONFLICT (lane, sequence) DO UPDATE
+            SET kind = excluded.kind, next_attempt_time = excluded.next_attempt_time, reason = '', reason_message = '',
+                attempts_before = excluded.attempts_before, idempotency_key = excluded.idempotency_key
         ), resumed AS (
             UPDATE ingest.parked p
             SET kind = 0, next_attempt_time = now(), reason = '', reason_message = '', park_time = now(),

@@ -2,10 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use chatfn_proto::ingest::v1::{
-    CancelReplayRequest, CreateReplayRequest, CreateReplayResponse, DeliveryState, Event, GetReplayRequest,
-    ListReplaysRequest, OperatorAction, Replay, ReplayFilter, ReplayState,
+use chatfn_proto::{
+    ingest::v1::{
+        CancelReplayRequest, CreateReplayRequest, CreateReplayResponse, DeliveryState, Event,
+        GetConversationRequest, GetReplayRequest, ListReplaysRequest, OperatorAction, Replay, ReplayFilter,
+        ReplayState,
+    },
+    invoker::v1::{RunReport, run_report::Outcome},
 };
+use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::{
@@ -264,4 +269,44 @@ async fn an_account_has_only_so_many_replays_at_once() {
     let request = CancelReplayRequest { name: names.pop().unwrap() };
     world.replica.replays().cancel_replay(request).await.unwrap();
     create(&world.replica, dead(), false).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_was_replayed_without_end_can_still_be_told() {
+    let world = World::start().await;
+    world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.publish(event("c", "last")).await.unwrap();
+    world.replica.reaches("last", DeliveryState::Succeeded).await;
+    let pool = world.database.pool();
+    // 150 passes of one attempt, with reports of 128 KiB each.
+    let report = RunReport {
+        outcome: Some(Outcome::ResultJson(format!("\"{}\"", "x".repeat(128 * 1024)))),
+        ..RunReport::default()
+    };
+    sqlx::query(
+        "INSERT INTO ingest.attempts (lane, sequence, number, epoch, finish_time, report)
+         SELECT lane, sequence, n, 1, now(), $1 FROM ingest.events, generate_series(2, 151) n WHERE event_id = 'e'",
+    )
+    .bind(report.encode_to_vec())
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO ingest.superseded (lane, sequence, number, state, reason, reason_message, finish_time, attempts,
+                                        action, actor)
+         SELECT lane, sequence, n, 7, 'LAMBDA_FAILED', '', now(), n, 1, 'somebody'
+         FROM ingest.events, generate_series(1, 150) n WHERE event_id = 'e'",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let told = world.replica.delivery("e").await.unwrap();
+    assert_eq!((told.attempts.len(), told.past_states.len()), (100, 100));
+    assert_eq!((told.attempts[99].number, told.past_states[99].attempt_count), (151, 150));
+    assert!(told.attempts[99].report.is_some() && told.attempts[0].report.is_none());
+    let name = format!("accounts/{ACME}/conversations/c");
+    let request = GetConversationRequest { name, include_logs: true, ..Default::default() };
+    let page = world.replica.deliveries().get_conversation(request).await.unwrap().into_inner();
+    let ids: Vec<&str> = page.deliveries.iter().map(|delivery| delivery.event_id.as_str()).collect();
+    assert_eq!(ids, ["e", "last"]);
 }
