@@ -29,7 +29,16 @@ fn main() {
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=build.rs");
     // Of the packages the lock file: they are many files, and it says which ones.
-    for input in ["bundle.mjs", "locale-data.mjs", "modules", "package-lock.json", "prelude", "shim.c"] {
+    for input in [
+        "bundle.mjs",
+        "locale-data.mjs",
+        "modules",
+        "package-lock.json",
+        "prelude",
+        "shim.c",
+        "memory.c",
+        "texts.c",
+    ] {
         println!("cargo::rerun-if-changed={}", guest.join(input).display());
     }
 

@@ -4,8 +4,9 @@
  *
  * Life of an instance:
  *   init     once, at start-up of the host; its memory becomes the image of every later instance
- *   prepare  in a throw-away instance: runs the top-level code of a source; what changed in memory
- *            becomes the prepared function
+ *   compile  in a throw-away instance: turns a source into bytecode
+ *   prepare  in another one: runs the top-level code; what changed in memory becomes the prepared
+ *            function
  *   run      in a fresh instance with those changes applied: runs the lambda, once
  */
 #include "quickjs.c"
@@ -18,18 +19,7 @@
 /* The lowest address that JavaScript may push its stack to. The stack lies at the bottom of memory and
  * C functions that do not check need some room below. */
 #define STACK_FLOOR (128 * 1024)
-/* Small runs end without a collection. */
-#define GC_HEADROOM (4 * 1024 * 1024)
-/* Free memory in the image, in one piece, so that small runs do not grow theirs. */
-#define HEAP_HEADROOM (512 * 1024)
-
-/* Names that prepared code and a run may add before the table of names has to grow. */
-#define NEW_ATOMS 1024
-#define ATOM_HASH_SIZE 4096
-#define NEW_SHAPES 256
-#define SHAPE_HASH_BITS 11
-
-enum input { INPUT_SOURCE = 0, INPUT_EVENT = 0, INPUT_CONTEXT = 1, INPUT_ENV = 2 };
+enum input { INPUT_SOURCE = 0, INPUT_BYTECODE = 0, INPUT_EVENT = 0, INPUT_CONTEXT = 1, INPUT_ENV = 2 };
 
 /* In step with `GuestFailure` in engine/src/verdict.rs. */
 enum failure {
@@ -43,6 +33,8 @@ enum failure {
 };
 
 IMPORT("input") void host_input(int32_t which, void *to, size_t len);
+IMPORT("source") void host_source(size_t at, void *to, size_t len);
+IMPORT("compiled") void host_compiled(const void *bytecode, size_t len);
 IMPORT("log") void host_log(int32_t level, const char *text, size_t len, const char *extras, size_t extras_len);
 IMPORT("random") void host_random(void *to, size_t len);
 IMPORT("monotonic_ms") double host_monotonic_ms(void);
@@ -65,6 +57,9 @@ static JSValue lambda;
 static bool running;        /* false while the prelude and top-level code run */
 static double wake_at = -1; /* when the next timer is due, on the host's monotonic clock */
 static bool rejections;     /* a promise was rejected and nobody handled it yet */
+
+#include "memory.c"
+#include "texts.c"
 
 /* ---- what the prelude can call ------------------------------------------------------------------ */
 
@@ -385,8 +380,7 @@ static void report_rejections(JSValueConst awaited)
         JS_FreeValue(ctx, JS_GetException(ctx));
 }
 
-/* An input of the host as a zero-terminated string, which `release` wipes: freed text must not end up in
- * what is kept of a prepared function. */
+/* An input of the host as a zero-terminated string, for `release`. */
 static char *take_input(enum input which, size_t len)
 {
     char *text = malloc(len + 1);
@@ -397,10 +391,9 @@ static char *take_input(enum input which, size_t len)
     return text;
 }
 
-static void release(char *text, size_t len)
+static void release(char *text)
 {
-    memset(text, 0, len);
-    free(text);
+    wiping_free(NULL, text);
 }
 
 static JSValue parse_input(enum input which, size_t len)
@@ -409,7 +402,7 @@ static JSValue parse_input(enum input which, size_t len)
     if (!text)
         return JS_ThrowOutOfMemory(ctx);
     JSValue value = JS_ParseJSON(ctx, text, len, "input");
-    free(text);
+    release(text);
     return value;
 }
 
@@ -499,77 +492,6 @@ static void hide_functions_of_call_sites(void)
                               JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
 }
 
-/* ---- memory of the image ------------------------------------------------------------------------- */
-
-/* What a run writes is copied from the image first and restored afterwards, page by page, and beyond some
- * tens of separate places all at once through the kernel. So what a run allocates has to lie together, and
- * what the image holds has to be left alone, however large it is. */
-
-/* Takes every hole that init has left in the heap for good, but for one of `len` bytes. */
-static void *plug_holes(size_t len)
-{
-    char *room = malloc(len);
-    char *end = (char *)(__builtin_wasm_memory_size(0) * 65536);
-    for (size_t size = 64 * 1024; size >= 8; size -= size > 1024 ? size / 4 : 8) {
-        char *hole;
-        while ((hole = malloc(size)) && hole < end)
-            ;
-        free(hole); /* this one lies in memory that was added for it */
-    }
-    return room;
-}
-
-/* QuickJS keeps small blocks in pages by size. None of today's is filled any further; every size gets a new
- * one, next to each other. */
-static void start_fresh_pages(void)
-{
-    for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {
-        struct list_head *at, *next;
-        list_for_each_safe(at, next, &rt->arena_state.free_arena_list[i]) {
-            list_del(at);
-            init_list_head(at); /* when its last block is freed, it is unlinked once more */
-        }
-        init_list_head(&rt->arena_state.arena_list[i]); /* or a new page would be linked to one of today's */
-    }
-    for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++)
-        arena_new(rt, i);
-}
-
-/* The tables that new names and shapes are entered into, at places that hashes choose: small, and moved to where
- * everything new lies. New names take new numbers, one after another, not those that init has freed. */
-static void gather_tables(void)
-{
-    JSAtomStruct **atoms = js_malloc_rt(rt, (rt->atom_size + NEW_ATOMS) * sizeof(*atoms));
-    memcpy(atoms, rt->atom_array, rt->atom_size * sizeof(*atoms));
-    for (int i = rt->atom_size; i < rt->atom_size + NEW_ATOMS; i++)
-        atoms[i] = atom_set_free(i + 1 < rt->atom_size + NEW_ATOMS ? i + 1 : 0);
-    js_free_rt(rt, rt->atom_array);
-    rt->atom_array = atoms;
-    rt->atom_free_index = rt->atom_size;
-    rt->atom_size += NEW_ATOMS;
-    JS_ResizeAtomHash(rt, ATOM_HASH_SIZE);
-    rt->atom_count_resize = rt->atom_count + 2 * NEW_ATOMS;
-    /* it grows at half of its size, and that would write to every shape of the image */
-    int bits = SHAPE_HASH_BITS;
-    while ((1 << bits) < 2 * (rt->shape_hash_count + NEW_SHAPES))
-        bits++;
-    resize_shape_hash(rt, bits);
-}
-
-/* Lets the collector pass over all objects of today, as if they were held from outside: it would write to
- * each. What they hold is held, as before. */
-static void freeze_objects(void)
-{
-    static struct list_head frozen = {&frozen, &frozen};
-    struct list_head *at, *next;
-    list_for_each_safe(at, next, &rt->gc_obj_list) {
-        JS_REF_COUNT(list_entry(at, JSGCObjectHeader, link))++;
-        list_del(at);
-        list_add_tail(at, &frozen);
-    }
-    rt->malloc_gc_threshold = rt->malloc_state.malloc_size + GC_HEADROOM;
-}
-
 /* ---- entry points ------------------------------------------------------------------------------- */
 
 /* Evaluates a file of the prelude. Its text is of no use afterwards: functions are made without it, and it
@@ -592,7 +514,7 @@ static JSValue eval_prelude(char *source, size_t len, const char *name)
 
 EXPORT("init") void guest_init(void)
 {
-    rt = JS_NewRuntime();
+    rt = JS_NewRuntime2(&wiping_functions, NULL);
     rt->stack_limit = STACK_FLOOR;
     ctx = JS_NewContext(rt);
     JS_SetModuleLoaderFunc(rt, normalize_module, load_module, NULL);
@@ -607,6 +529,9 @@ EXPORT("init") void guest_init(void)
     JS_DefinePropertyValueStr(ctx, math, "random", JS_NewCFunction(ctx, math_random, "random", 0),
                               JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
     JS_FreeValue(ctx, math);
+    JS_DefinePropertyValueStr(ctx, ctx->function_proto, "toString",
+                              JS_NewCFunction(ctx, function_text, "toString", 0),
+                              JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
     for (size_t i = 0; i < countof(prelude); i++) {
         JSValue file = eval_prelude(prelude[i].source, strlen(prelude[i].source), prelude[i].name);
         JSValueConst args[2] = {host, internals};
@@ -630,6 +555,7 @@ EXPORT("init") void guest_init(void)
     gather_tables();
     start_fresh_pages();
     free(plug_holes(HEAP_HEADROOM)); /* the old tables left some more */
+    wipe_stack();
     host_finish("", 0);
 }
 
@@ -644,19 +570,59 @@ static bool adopt_lambda(JSValue value)
     return false;
 }
 
-EXPORT("prepare") void guest_prepare(size_t len, int32_t as_module)
+/* Turns a source into bytecode. */
+EXPORT("compile") void guest_compile(size_t len, int32_t as_module)
 {
     char *source = take_input(INPUT_SOURCE, len);
     if (!source)
         return fail_text(FAIL_THROWN, "InternalError", "out of memory");
     JSValue code = JS_Eval(ctx, source, len, "lambda.js",
                            JS_EVAL_FLAG_COMPILE_ONLY | (as_module ? JS_EVAL_TYPE_MODULE : JS_EVAL_TYPE_GLOBAL));
-    release(source, len);
     if (JS_IsException(code))
         return fail_pending(FAIL_SYNTAX);
+    keep_places(code, source, len);
+    size_t size;
+    uint8_t *bytes = JS_WriteObject(ctx, &size, code, JS_WRITE_OBJ_BYTECODE);
+    if (!bytes)
+        return fail_pending(FAIL_THROWN);
+    host_compiled(bytes, size);
+    host_finish("", 0);
+}
+
+/* Bytecode holds the strings of tagged templates, but not that they cannot be changed. Nothing else among the
+ * constants is an object. */
+static void seal_templates(JSValueConst code)
+{
+    if (JS_VALUE_GET_TAG(code) == JS_TAG_MODULE)
+        code = ((JSModuleDef *)JS_VALUE_GET_PTR(code))->func_obj;
+    JSFunctionBytecode *function = JS_VALUE_GET_PTR(code);
+    for (int i = 0; i < function->cpool_count; i++) {
+        JSValue constant = function->cpool[i];
+        if (JS_VALUE_GET_TAG(constant) == JS_TAG_FUNCTION_BYTECODE)
+            seal_templates(constant);
+        if (!JS_IsObject(constant))
+            continue;
+        JSValue raw = JS_GetProperty(ctx, constant, JS_ATOM_raw);
+        seal_template_obj(ctx, raw);
+        JS_DefinePropertyValue(ctx, constant, JS_ATOM_raw, raw, 0);
+        seal_template_obj(ctx, constant);
+    }
+}
+
+/* Runs top-level code, from the bytecode of `compile`. */
+EXPORT("prepare") void guest_prepare(size_t len)
+{
+    char *bytes = take_input(INPUT_BYTECODE, len);
+    if (!bytes)
+        return fail_text(FAIL_THROWN, "InternalError", "out of memory");
+    JSValue code = JS_ReadObject(ctx, (uint8_t *)bytes, len, JS_READ_OBJ_BYTECODE);
+    release(bytes);
+    if (JS_IsException(code) || JS_ResolveModule(ctx, code) < 0)
+        return fail_pending(FAIL_THROWN);
+    seal_templates(code);
     ctx->eval_internal = eval_disabled;
 
-    JSModuleDef *module = as_module ? JS_VALUE_GET_PTR(code) : NULL;
+    JSModuleDef *module = JS_VALUE_GET_TAG(code) == JS_TAG_MODULE ? JS_VALUE_GET_PTR(code) : NULL;
     JSValue done = JS_EvalFunction(ctx, code);
     if (JS_IsException(done))
         return fail_pending(FAIL_THROWN);
@@ -691,6 +657,8 @@ EXPORT("prepare") void guest_prepare(size_t len, int32_t as_module)
     }
     JS_RunGC(rt); /* what is garbage now would never be collected */
     freeze_objects();
+    wipe_free_blocks();
+    wipe_stack();
     host_finish("", 0);
 }
 

@@ -7,6 +7,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use wasm_encoder::{
     CodeSection, EntityType, ExportKind, ExportSection, Function, FunctionSection, ImportSection,
     MemorySection, MemoryType, TypeSection,
@@ -85,7 +86,7 @@ pub fn imports() -> &'static [Import] {
 impl Attacker {
     /// In a run of this call.
     pub async fn new(call: Call) -> Self {
-        Self::of(Sandbox::for_run(call)).await
+        Self::of(Sandbox::for_run(call, Bytes::from_static(b"async function lambda() {}"))).await
     }
 
     pub(crate) async fn of(sandbox: Sandbox) -> Self {

@@ -4,22 +4,20 @@
 //! its `pagemap.rs`); what lies beyond goes back to the kernel, and every page of it costs the next run a fault. A
 //! small lambda writes to some forty stretches of the image, most of them a page long: 147 µs a run instead of 43,
 //! measured on a virtual machine. So each run also writes to the pages in the smallest gaps between them, which
-//! costs no more than copying these.
+//! costs no more than copying these. Which pages those are depends on the function: on what its top-level code left.
 
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use crate::pool::KEEP_RESIDENT_BYTES;
-
 /// The pages of the kernels that matter here. With others the bridges are of no use, and do no harm.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 /// How many stretches are left to a run of no special kind. A lambda may write to a few others besides. Each one less
 /// costs several pages to copy: 50 µs a run with 28 stretches, 79 with 16, measured for a trivial lambda.
 const STRETCHES: usize = 28;
-/// The most pages to write for that: half of those that are kept.
-const MAX_PAGES: usize = KEEP_RESIDENT_BYTES / PAGE / 2;
+/// The most pages to write for that, or as many as are written anyway if those are more.
+const MAX_PAGES: usize = 128;
 
 /// The pages to write, as offsets into memory.
 #[derive(Debug, Default)]
@@ -35,14 +33,20 @@ impl Bridges {
             .collect();
         gaps.sort_unstable();
         let excess = (gaps.len() + 1).saturating_sub(STRETCHES);
+        let most = written.len().max(MAX_PAGES);
         let mut pages = Vec::new();
         for (len, first) in gaps.into_iter().take(excess) {
-            if pages.len() + len > MAX_PAGES {
+            if pages.len() + len > most {
                 break;
             }
             pages.extend((first..first + len).map(|page| page * PAGE));
         }
         Self(pages.into())
+    }
+
+    /// How many pages.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Writes to each page what it holds.

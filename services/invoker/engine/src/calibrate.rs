@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::bridges::{Bridges, written_pages};
+use crate::bridges;
 use crate::call::Call;
-use crate::engine::Inner;
+use crate::engine::{Engine, Size};
 use crate::host::NoHost;
-use crate::prepared::PrepareLimits;
+use crate::prepared::{PrepareLimits, Prepared};
 use crate::sandbox::Sandbox;
 use crate::verdict::Verdict;
 
@@ -29,32 +29,26 @@ async function lambda(input, context) {
 const INPUT: &str =
     r#"{"headers":[],"payload":{"campaignId":"1","chatSessionKey":"2","ttr":{"newTtr":{"value":300}}}}"#;
 
-/// The bridges for runs in `inner`. Without any, runs are slower, and nothing else.
-pub(crate) fn bridges(inner: &Inner) -> Bridges {
-    let written = block_on(written(inner)).unwrap_or_else(|error| {
+/// The numbers of those pages. Without any, runs are slower, and nothing else.
+pub(crate) fn written_pages(engine: &Engine) -> Vec<usize> {
+    block_on(try_it(engine)).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot find out what runs write; they may be slower than they could be");
         Vec::new()
-    });
-    Bridges::between(&written)
+    })
 }
 
-async fn written(inner: &Inner) -> wasmtime::Result<Vec<usize>> {
-    let deadline = Instant::now() + PATIENCE;
-    let _tick = inner.tick();
-    let source = ORDINARY.into();
-    let sandbox = Sandbox::for_prepare(source, deadline, PrepareLimits::default().memory_bytes);
-    let mut prepared = inner.prepares.sandbox_for_prepare(sandbox).await?;
-    prepared.enter(false).await?;
-    let function = inner.delta(&prepared);
-
-    let call = Call::new(INPUT, deadline, Arc::new(NoHost));
-    let mut run = inner.runs.sandbox_for_run(Sandbox::for_run(call), &function).await?;
-    run.enter(false).await?;
+async fn try_it(engine: &Engine) -> wasmtime::Result<Vec<usize>> {
+    let limits = PrepareLimits { timeout: PATIENCE, ..PrepareLimits::default() };
+    let Prepared(function) = engine.prepare(ORDINARY, limits).await?;
+    let _tick = engine.inner.tick();
+    let call = Call::new(INPUT, Instant::now() + PATIENCE, Arc::new(NoHost));
+    let sandbox = Sandbox::for_run(call, function.source.clone());
+    let mut run = engine.inner.pool(Size::Small).sandbox_for_run(sandbox, &function.delta).await?;
+    run.enter().await?;
     match &run.store.data().verdict {
-        Some(Verdict::Finished(_)) => {}
-        other => return Err(wasmtime::Error::msg(format!("the ordinary lambda failed: {other:?}"))),
+        Some(Verdict::Finished(_)) => Ok(bridges::written_pages(run.memory())?),
+        other => Err(wasmtime::Error::msg(format!("the ordinary lambda failed: {other:?}"))),
     }
-    Ok(written_pages(run.memory())?)
 }
 
 /// Nothing here waits but for its turn.
@@ -71,11 +65,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Engine, EngineConfig};
+    use crate::EngineConfig;
 
     #[test]
     fn an_ordinary_run_writes_pages() {
         let engine = Engine::new(EngineConfig { max_sandboxes: 1, ..EngineConfig::default() }).unwrap();
-        assert!(!block_on(written(&engine.inner)).unwrap().is_empty());
+        assert!(!block_on(try_it(&engine)).unwrap().is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! The difference between the memory of a prepared sandbox and the image that every sandbox starts from.
 
+use crate::bridges::PAGE;
+
 /// A cache line. The kernel copies memory on write in pages, but pages that were written stay with a slot,
 /// so what a run pays for is the bytes that are copied.
 const BLOCK: usize = 64;
@@ -43,6 +45,14 @@ impl Delta {
         self.memory_bytes
     }
 
+    /// The numbers of the pages that [`apply`](Self::apply) writes, ascending.
+    pub(crate) fn pages(&self) -> Vec<usize> {
+        let all = self.runs.iter().flat_map(|run| run.offset / PAGE..=(run.offset + run.len - 1) / PAGE);
+        let mut pages: Vec<usize> = all.collect();
+        pages.dedup();
+        pages
+    }
+
     /// Copies the difference into a fresh memory.
     ///
     /// # Panics
@@ -79,6 +89,7 @@ mod tests {
         assert_eq!(delta.memory_bytes(), 6 * BLOCK);
         assert_eq!(delta.runs.len(), 2, "neighbouring blocks are one run, zero blocks are none");
         assert_eq!(delta.data.len(), 3 * BLOCK);
+        assert_eq!(delta.pages(), [0]);
 
         let mut fresh = image;
         fresh.resize(6 * BLOCK, 0);

@@ -2,17 +2,18 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use tokio::sync::Semaphore;
 use wasmtime::PoolingAllocationConfig;
 
 use crate::artifact;
-use crate::bridges::Bridges;
+use crate::bridges::{Bridges, PAGE};
 use crate::calibrate;
 use crate::config::{EngineConfig, ResetPath};
 use crate::delta::Delta;
-use crate::pool::{KEEP_RESIDENT_BYTES, Live, Pool, PoolConfig};
+use crate::pool::{Live, Pool, PoolConfig};
 use crate::snapshot;
 use crate::ticker::Ticker;
 use crate::typescript::TypeScript;
@@ -20,9 +21,13 @@ use crate::typescript::TypeScript;
 /// The guest as the build made it, before its `init` has run.
 static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
 
-/// After as many runs one of no special kind gives its slot's memory back. Its next run there pays for some hundred
-/// page faults.
-const RUNS_TO_GIVE_BACK: u64 = 256;
+/// How much memory of its own a slot keeps for small functions; larger ones have slots of theirs. Most runs write less
+/// than half of it.
+const SMALL_RESIDENT_BYTES: usize = 1 << 20;
+/// As much as the garbage collector lets a run make before it sets in.
+const LARGE_RESIDENT_BYTES: usize = 4 << 20;
+/// The most pages that a run of a small function writes before its lambda begins.
+const SMALL_PAGES: usize = SMALL_RESIDENT_BYTES / PAGE / 4 * 3;
 
 /// Prepares and runs functions. Cheap to clone; all clones share slots.
 #[derive(Clone)]
@@ -33,20 +38,29 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub(crate) id: u64,
     pub(crate) config: EngineConfig,
-    pub(crate) runs: Pool,
-    /// Apart from `runs`: top-level code writes far more memory than a run, and a slot that keeps so much
-    /// costs every later run in it.
+    /// For runs of functions that write little.
+    small: Pool,
+    /// For those of the others: a slot that keeps much costs every later run in it. There are never more runs in both
+    /// together than in one.
+    large: Pool,
+    /// For top-level code, which writes far more than a run.
     pub(crate) prepares: Pool,
     /// Used in the slots of `prepares`.
     pub(crate) typescript: TypeScript,
-    pub(crate) bridges: Bridges,
-    /// Counts runs, so that each slot is given back now and then.
-    ended: AtomicU64,
+    /// The pages that a run of no special kind writes, known once it was tried.
+    ordinary: OnceLock<Vec<usize>>,
     /// The memory that every sandbox starts with.
     image: Box<[u8]>,
     ticker: Ticker,
     reset: ResetPath,
     from_cache: bool,
+}
+
+/// How much a run of a function writes before its lambda begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    Small,
+    Large,
 }
 
 /// Why an engine cannot be made.
@@ -102,42 +116,47 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let pagemap_scan = PoolingAllocationConfig::is_pagemap_scan_available();
-        let runs = PoolConfig {
+        let small = PoolConfig {
             slots: config.max_sandboxes,
             memory_bytes: config.max_memory_bytes,
-            keep_resident_bytes: KEEP_RESIDENT_BYTES,
+            keep_resident_bytes: SMALL_RESIDENT_BYTES,
             pagemap_scan,
         };
-        let prepares = PoolConfig { slots: config.max_prepares, keep_resident_bytes: 0, ..runs };
+        let large = PoolConfig { keep_resident_bytes: LARGE_RESIDENT_BYTES, ..small }.engine()?;
+        let prepares = PoolConfig { slots: config.max_prepares, keep_resident_bytes: 0, ..small }.engine()?;
+        let small = small.engine()?;
 
-        let (run_engine, prepare_engine) = (runs.engine()?, prepares.engine()?);
         let cache_dir = config.cache_dir.as_deref();
         let finish = |guest: &'static [u8]| snapshot::preinitialise(guest).map(Cow::Owned);
-        let (module, from_cache) =
-            artifact::load_or_compile(&run_engine, "engine", GUEST, finish, cache_dir)?;
-        let again = artifact::copy_to(&prepare_engine, &module)?;
-        let typescript = TypeScript::load(&prepare_engine, cache_dir)?;
-        let ticker = Ticker::start(vec![run_engine.clone(), prepare_engine.clone()]);
-        let runs = Pool::new(run_engine, &module, config.max_sandboxes)?;
-        let prepares = Pool::new(prepare_engine, &again, config.max_prepares)?;
-        let mut inner = Inner {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            // Not of a slot for runs: reading leaves traces there.
-            image: prepares.read_image()?,
-            prepares,
-            typescript,
-            runs,
-            bridges: Bridges::default(),
-            ended: AtomicU64::new(0),
-            config,
-            ticker: ticker.map_err(EngineError::Thread)?,
-            reset: if pagemap_scan { ResetPath::PagemapScan } else { ResetPath::CopyKept },
-            from_cache,
+        let (module, from_cache) = artifact::load_or_compile(&small, "engine", GUEST, finish, cache_dir)?;
+        let for_large = artifact::copy_to(&large, &module)?;
+        let for_prepares = artifact::copy_to(&prepares, &module)?;
+        let typescript = TypeScript::load(&prepares, cache_dir)?;
+        let ticker = Ticker::start(vec![small.clone(), large.clone(), prepares.clone()]);
+        let slots = |count: u32| Arc::new(Semaphore::new(count as usize));
+        let run_slots = slots(config.max_sandboxes);
+        let prepares = Pool::new(prepares, &for_prepares, slots(config.max_prepares))?;
+        let engine = Self {
+            inner: Arc::new(Inner {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                // Not of a slot for runs: reading leaves traces there.
+                image: prepares.read_image()?,
+                small: Pool::new(small, &module, Arc::clone(&run_slots))?,
+                large: Pool::new(large, &for_large, run_slots)?,
+                prepares,
+                typescript,
+                ordinary: OnceLock::new(),
+                config,
+                ticker: ticker.map_err(EngineError::Thread)?,
+                reset: if pagemap_scan { ResetPath::PagemapScan } else { ResetPath::CopyKept },
+                from_cache,
+            }),
         };
         if pagemap_scan {
-            inner.bridges = calibrate::bridges(&inner);
+            let ordinary = calibrate::written_pages(&engine);
+            engine.inner.ordinary.get_or_init(|| ordinary);
         }
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(engine)
     }
 
     /// How memory is reset between sandboxes, for the start-up log: it decides how fast small lambdas are.
@@ -161,7 +180,7 @@ impl Engine {
     /// How many runs could start now without waiting.
     #[must_use]
     pub fn free_slots(&self) -> usize {
-        self.inner.runs.free_slots()
+        self.inner.small.free_slots()
     }
 }
 
@@ -171,15 +190,24 @@ impl Inner {
         self.ticker.enter()
     }
 
-    /// To be called after a run. Wasmtime keeps for its slot whatever it wrote, the lowest pages first, up to
-    /// [`KEEP_RESIDENT_BYTES`], and restores all of it after every later run there: once that is used up, small
-    /// runs pay for a large one for ever. So the memory of a run that grew goes back to the kernel at once, and
-    /// any other's now and then, for those that wrote much within what there was.
-    pub(crate) fn clean(&self, live: &mut Live) {
-        let ended = self.ended.fetch_add(1, Ordering::Relaxed);
-        if live.memory_bytes() > self.image.len() || ended.is_multiple_of(RUNS_TO_GIVE_BACK) {
-            live.give_back();
+    /// Where to run a function.
+    pub(crate) fn pool(&self, size: Size) -> &Pool {
+        match size {
+            Size::Small => &self.small,
+            Size::Large => &self.large,
         }
+    }
+
+    /// What a run of a function with this difference should write to besides, and where it should run.
+    pub(crate) fn fit(&self, function: &Delta) -> (Bridges, Size) {
+        let mut written = function.pages();
+        written.extend(self.ordinary.get().into_iter().flatten());
+        written.sort_unstable();
+        written.dedup();
+        let bridges = Bridges::between(&written);
+        let small =
+            function.memory_bytes() <= self.image.len() && written.len() + bridges.len() <= SMALL_PAGES;
+        (bridges, if small { Size::Small } else { Size::Large })
     }
 
     /// The difference between a sandbox's memory and the image.

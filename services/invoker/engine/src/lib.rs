@@ -3,7 +3,8 @@
 //! QuickJS-NG, compiled to WebAssembly, run by Wasmtime; see `guest/README.md` for the WebAssembly part.
 //!
 //! ```text
-//!  source ──prepare──▶ throw-away sandbox: top-level code runs ──▶ Prepared (difference of memory)
+//!  source ──prepare──▶ throw-away sandbox: bytecode
+//!                      another one: top-level code runs ──▶ Prepared (difference of memory)
 //!
 //!  Call ──run──▶ fresh sandbox = image + Prepared ──▶ lambda(input, context) ──▶ Report
 //!                     │        ▲

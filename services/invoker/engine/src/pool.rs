@@ -1,6 +1,8 @@
 //! Slots for sandboxes, and the making of a sandbox in one.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -21,10 +23,8 @@ const WASM_STACK_BYTES: usize = 4 << 20;
 /// Room for host functions on the same stack.
 const HOST_STACK_BYTES: usize = 256 << 10;
 
-/// How much of what a run has written is restored by copying for the next run in its slot, instead of being given
-/// back to the kernel, which costs a fault for each page. Much more would make runs slow that follow a large one
-/// in its slot, as all of it is restored each time.
-pub(crate) const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+/// After as many runs a pool gives a slot's memory back. The next run there pays for some hundred page faults.
+const RUNS_TO_GIVE_BACK: u64 = 256;
 
 /// What a pool is for.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,8 @@ pub(crate) struct PoolConfig {
     pub(crate) slots: u32,
     /// The most memory in bytes that one may have.
     pub(crate) memory_bytes: usize,
-    /// How much of what a sandbox has written in bytes is restored by copying instead of being given back.
+    /// How much of what a sandbox has written in bytes is restored by copying for the next one in its slot, instead
+    /// of being given back to the kernel, which costs a fault for each page. All of what is kept is restored each time.
     pub(crate) keep_resident_bytes: usize,
     /// Whether the kernel names the pages that were written.
     pub(crate) pagemap_scan: bool,
@@ -75,11 +76,15 @@ pub(crate) struct Pool {
     engine: wasmtime::Engine,
     pre: InstancePre<Sandbox>,
     exports: Exports,
-    slots: Semaphore,
+    /// Of this pool, or of several together.
+    slots: Arc<Semaphore>,
+    /// Counts the sandboxes that were cleaned, so that each slot is given back now and then.
+    cleaned: AtomicU64,
 }
 
 struct Exports {
     memory: ModuleExport,
+    compile: ModuleExport,
     prepare: ModuleExport,
     run: ModuleExport,
 }
@@ -91,23 +96,37 @@ pub(crate) struct Live {
     entry: Entry,
 }
 
+/// What is done in a sandbox.
+#[derive(Clone, Copy)]
+enum Stage<'a> {
+    Compile { as_module: bool },
+    Prepare,
+    Run(&'a Delta),
+}
+
 enum Entry {
-    Prepare(TypedFunc<(u32, u32), ()>),
+    Compile(TypedFunc<(u32, u32), ()>, bool),
+    Prepare(TypedFunc<u32, ()>),
     Run(TypedFunc<(u32, u32, u32), ()>),
 }
 
 impl Pool {
-    /// A pool of `slots` for a module that was made for `engine`.
-    pub(crate) fn new(engine: wasmtime::Engine, module: &Module, slots: u32) -> Result<Self, EngineError> {
+    /// A pool for a module that was made for `engine`, which has as many slots as there are permits.
+    pub(crate) fn new(
+        engine: wasmtime::Engine,
+        module: &Module,
+        slots: Arc<Semaphore>,
+    ) -> Result<Self, EngineError> {
         let pre = imports::linker(&engine)
             .and_then(|linker| linker.instantiate_pre(module))
             .map_err(EngineError::Image)?;
         let exports = Exports {
             memory: export(module, "memory")?,
+            compile: export(module, "compile")?,
             prepare: export(module, "prepare")?,
             run: export(module, "run")?,
         };
-        Ok(Self { engine, pre, exports, slots: Semaphore::new(slots as usize) })
+        Ok(Self { engine, pre, exports, slots, cleaned: AtomicU64::new(0) })
     }
 
     /// Waits for a slot. `None` when there is none by the deadline. Drop the sandbox before the permit.
@@ -150,17 +169,26 @@ impl Pool {
             .ok_or_else(|| EngineError::Image(wasmtime::Error::msg("the guest has no memory")))
     }
 
+    /// A fresh sandbox that will turn a source into bytecode.
+    pub(crate) async fn sandbox_for_compile(
+        &self,
+        sandbox: Sandbox,
+        as_module: bool,
+    ) -> wasmtime::Result<Live> {
+        self.instantiate(sandbox, Stage::Compile { as_module }).await
+    }
+
     /// A fresh sandbox that will run the top-level code of a source.
     pub(crate) async fn sandbox_for_prepare(&self, sandbox: Sandbox) -> wasmtime::Result<Live> {
-        self.instantiate(sandbox, None).await
+        self.instantiate(sandbox, Stage::Prepare).await
     }
 
     /// A fresh sandbox with a function in it.
     pub(crate) async fn sandbox_for_run(&self, sandbox: Sandbox, function: &Delta) -> wasmtime::Result<Live> {
-        self.instantiate(sandbox, Some(function)).await
+        self.instantiate(sandbox, Stage::Run(function)).await
     }
 
-    async fn instantiate(&self, sandbox: Sandbox, function: Option<&Delta>) -> wasmtime::Result<Live> {
+    async fn instantiate(&self, sandbox: Sandbox, stage: Stage<'_>) -> wasmtime::Result<Live> {
         let deadline = sandbox.deadline;
         let mut store = self.store(sandbox, deadline);
         store.limiter(|sandbox| &mut sandbox.memory);
@@ -168,12 +196,17 @@ impl Pool {
         let missing = || wasmtime::Error::msg("the guest lacks an export");
         let exported = instance.get_module_export(&mut store, &self.exports.memory);
         let memory = exported.and_then(wasmtime::Extern::into_memory).ok_or_else(missing)?;
-        let name = if function.is_some() { &self.exports.run } else { &self.exports.prepare };
+        let name = match stage {
+            Stage::Compile { .. } => &self.exports.compile,
+            Stage::Prepare => &self.exports.prepare,
+            Stage::Run(_) => &self.exports.run,
+        };
         let exported = instance.get_module_export(&mut store, name);
         let entry = exported.and_then(wasmtime::Extern::into_func).ok_or_else(missing)?;
-        let entry = match function {
-            None => Entry::Prepare(entry.typed(&store)?),
-            Some(delta) => {
+        let entry = match stage {
+            Stage::Compile { as_module } => Entry::Compile(entry.typed(&store)?, as_module),
+            Stage::Prepare => Entry::Prepare(entry.typed(&store)?),
+            Stage::Run(delta) => {
                 let lacking = delta.memory_bytes().saturating_sub(memory.data_size(&store));
                 if lacking > 0 {
                     let page = usize::try_from(memory.page_size(&store))?;
@@ -185,14 +218,28 @@ impl Pool {
         };
         Ok(Live { store, memory, entry })
     }
+
+    /// To be called after a run that began with `usual` bytes of memory. Wasmtime keeps for its slot whatever it wrote,
+    /// the lowest pages first, as far as it may, and restores all of it after every later run there: once that is
+    /// used up, small runs pay for a large one for ever. So the memory of a run that grew goes back to the kernel
+    /// at once, and any other's now and then, for those that wrote much within what there was.
+    pub(crate) fn clean(&self, live: &mut Live, usual: usize) {
+        let cleaned = self.cleaned.fetch_add(1, Ordering::Relaxed);
+        if live.memory_bytes() > usual || cleaned.is_multiple_of(RUNS_TO_GIVE_BACK) {
+            live.give_back();
+        }
+    }
 }
 
 impl Live {
-    /// Runs the guest. `as_module` matters for preparing only. An error is a trap, the deadline included.
-    pub(crate) async fn enter(&mut self, as_module: bool) -> wasmtime::Result<()> {
+    /// Runs the guest. An error is a trap, the deadline included.
+    pub(crate) async fn enter(&mut self) -> wasmtime::Result<()> {
         let (first, second, third) = self.store.data().input_lengths()?;
         match &self.entry {
-            Entry::Prepare(entry) => entry.call_async(&mut self.store, (first, as_module.into())).await,
+            Entry::Compile(entry, as_module) => {
+                entry.call_async(&mut self.store, (first, (*as_module).into())).await
+            }
+            Entry::Prepare(entry) => entry.call_async(&mut self.store, first).await,
             Entry::Run(entry) => entry.call_async(&mut self.store, (first, second, third)).await,
         }
     }
@@ -209,7 +256,7 @@ impl Live {
 
     /// Gives the pages that it wrote back to the kernel: what is read there afterwards is the image again. For a
     /// sandbox that has ended.
-    pub(crate) fn give_back(&mut self) {
+    fn give_back(&mut self) {
         let memory = self.memory_mut();
         let start = NonNull::from(&mut *memory).cast();
         // SAFETY: the memory begins and ends with a page and belongs to this sandbox. It holds bytes of which all

@@ -59,21 +59,34 @@ impl Engine {
         if memory_bytes < self.image_bytes() {
             return Err(PrepareError::Memory { limit_bytes: memory_bytes });
         }
-        let sandbox = Sandbox::for_prepare(source, deadline, memory_bytes);
-        let mut live =
-            self.inner.prepares.sandbox_for_prepare(sandbox).await.map_err(PrepareError::internal)?;
-        let ended = live.enter(goal == Goal::Module).await;
+        let pool = &self.inner.prepares;
+        // What compiling leaves in memory would lie between the parts of the function.
+        let bytecode = {
+            let sandbox = Sandbox::for_prepare(source.clone(), source.clone(), deadline, memory_bytes);
+            let made = pool.sandbox_for_compile(sandbox, goal == Goal::Module).await;
+            let mut live = made.map_err(PrepareError::internal)?;
+            let ended = live.enter().await;
+            check(&mut live, ended, limits)?;
+            live.store.into_data().bytecode
+        };
+        let sandbox = Sandbox::for_prepare(bytecode.into(), source, deadline, memory_bytes);
+        let mut live = pool.sandbox_for_prepare(sandbox).await.map_err(PrepareError::internal)?;
+        let ended = live.enter().await;
         check(&mut live, ended, limits)?;
 
         let delta = self.inner.delta(&live);
+        let (bridges, size) = self.inner.fit(&delta);
         let sandbox = live.store.into_data();
         let artifact = Artifact {
             engine_id: self.inner.id,
+            source: sandbox.source,
             delta,
+            bridges,
+            size,
             logs: sandbox.logs.finish().0,
             reads_clock: sandbox.reads_clock,
         };
-        let actual = artifact.delta.size_bytes();
+        let actual = artifact.size_bytes();
         if actual > limits.artifact_bytes {
             let (what, limit, unit) = ("what top-level code makes", limits.artifact_bytes, "bytes");
             return Err(PrepareError::TooLarge { what, actual, limit, unit });
@@ -99,7 +112,7 @@ fn check(live: &mut Live, ended: wasmtime::Result<()>, limits: PrepareLimits) ->
             Err(if sandbox.memory.denied && failure.says_out_of_memory() {
                 memory
             } else {
-                refuse(failure, &sandbox.inputs[0])
+                refuse(failure, &sandbox.source)
             })
         }
         (Err(trap), _) if trap.is::<DeadlinePassed>() => Err(PrepareError::Timeout { limit: limits.timeout }),

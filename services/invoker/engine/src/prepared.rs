@@ -4,8 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::bridges::Bridges;
 use crate::call::LogEntry;
 use crate::delta::Delta;
+use crate::engine::Size;
 
 /// A function that is ready to run on the [`Engine`](crate::Engine) that prepared it. Cheap to clone.
 #[derive(Clone)]
@@ -13,16 +17,25 @@ pub struct Prepared(pub(crate) Arc<Artifact>);
 
 pub(crate) struct Artifact {
     pub(crate) engine_id: u64,
+    pub(crate) source: Bytes,
     pub(crate) delta: Delta,
+    pub(crate) bridges: Bridges,
+    pub(crate) size: Size,
     pub(crate) logs: Vec<LogEntry>,
     pub(crate) reads_clock: bool,
+}
+
+impl Artifact {
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.source.len() + self.delta.size_bytes() + self.bridges.len() * size_of::<usize>()
+    }
 }
 
 impl Prepared {
     /// How much memory in bytes it takes, for caches.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        self.0.delta.size_bytes()
+        self.0.size_bytes()
     }
 
     /// What its top-level code logged.

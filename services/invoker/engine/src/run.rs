@@ -44,22 +44,23 @@ impl Engine {
         if prepared.0.delta.memory_bytes() > call.memory_bytes {
             return Ok(never_began(begun, Failure::out_of_memory(call.memory_bytes)));
         }
+        let pool = self.inner.pool(prepared.0.size);
         // Locals are dropped in reverse order: the sandbox before its slot.
-        let _slot = self.inner.runs.slot(call.deadline).await.ok_or(RunError::NoCapacity)?;
+        let _slot = pool.slot(call.deadline).await.ok_or(RunError::NoCapacity)?;
         let _tick = self.inner.tick();
         let slot = begun.elapsed();
 
-        let sandbox = Sandbox::for_run(call);
-        let made = self.inner.runs.sandbox_for_run(sandbox, &prepared.0.delta).await;
+        let sandbox = Sandbox::for_run(call, prepared.0.source.clone());
+        let made = pool.sandbox_for_run(sandbox, &prepared.0.delta).await;
         let mut live = made.map_err(RunError::Internal)?;
-        self.inner.bridges.write(live.memory_mut());
+        prepared.0.bridges.write(live.memory_mut());
         change(&mut live);
         let instantiate = begun.elapsed() - slot;
 
-        let ended = live.enter(false).await;
+        let ended = live.enter().await;
         let execute = begun.elapsed() - slot - instantiate;
 
-        self.inner.clean(&mut live);
+        pool.clean(&mut live, prepared.0.delta.memory_bytes());
         let peak_memory_bytes = live.memory_bytes();
         let mut sandbox = live.store.into_data();
         let outcome = judge(ended, &mut sandbox);

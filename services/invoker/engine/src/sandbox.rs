@@ -27,10 +27,14 @@ pub(crate) struct Sandbox {
     pub(crate) phase: Phase,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
-    /// What the guest may read: a source, or input, context and environment.
+    /// What the guest may read: a source, bytecode, or input, context and environment.
     pub(crate) inputs: [Bytes; 3],
+    /// What its functions were made from.
+    pub(crate) source: Bytes,
     pub(crate) logs: LogBuffer,
     pub(crate) ops: Ops,
+    /// What the guest made of its source.
+    pub(crate) bytecode: Vec<u8>,
     /// The answer to the guest's last question.
     pub(crate) answer: Vec<u8>,
     /// A hash that the guest is handing over in parts.
@@ -49,18 +53,20 @@ impl Sandbox {
         Self::new(Phase::Init, started, started, usize::MAX, LogLimits::default())
     }
 
-    /// For running the top-level code of a source.
-    pub(crate) fn for_prepare(source: Bytes, deadline: Instant, memory_bytes: usize) -> Self {
+    /// For compiling a source, which is the input, or for running its top-level code, as bytecode.
+    pub(crate) fn for_prepare(input: Bytes, source: Bytes, deadline: Instant, memory_bytes: usize) -> Self {
         let limits = LogLimits::default();
         let mut sandbox = Self::new(Phase::Prepare, Instant::now(), deadline, memory_bytes, limits);
-        sandbox.inputs[0] = source;
+        sandbox.inputs[0] = input;
+        sandbox.source = source;
         sandbox
     }
 
-    /// For a run.
-    pub(crate) fn for_run(call: Call) -> Self {
+    /// For a run of what was made from `source`.
+    pub(crate) fn for_run(call: Call, source: Bytes) -> Self {
         let mut sandbox =
             Self::new(Phase::Run, Instant::now(), call.deadline, call.memory_bytes, call.log_limits);
+        sandbox.source = source;
         sandbox.inputs = [call.input_json, call.context_json, call.env_json];
         sandbox.result_bytes = call.result_bytes;
         let limits = OpLimits { count: call.max_ops, request_bytes: call.max_op_bytes };
@@ -74,8 +80,10 @@ impl Sandbox {
             started,
             deadline,
             inputs: [Bytes::new(), Bytes::new(), Bytes::new()],
+            source: Bytes::new(),
             logs: LogBuffer::new(logs, started),
             ops: Ops::none(),
+            bytecode: Vec::new(),
             answer: Vec::new(),
             hashing: None,
             verdict: None,

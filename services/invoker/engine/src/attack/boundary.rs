@@ -170,7 +170,8 @@ async fn headers_of_requests_and_questions_about_urls_are_bounded() {
 #[tokio::test]
 async fn top_level_code_reaches_less() {
     let deadline = Instant::now() + Duration::from_secs(600);
-    let mut attacker = Attacker::of(Sandbox::for_prepare(Bytes::new(), deadline, 1 << 20)).await;
+    let mut attacker =
+        Attacker::of(Sandbox::for_prepare(Bytes::new(), Bytes::new(), deadline, 1 << 20)).await;
     assert_eq!(attacker.call_named("random", &[0, 8]).await, None);
     let request = write_fetch(&mut attacker, 0);
     assert_eq!(attacker.call_named("op_start", &[1, 0, request]).await, Some(-1));

@@ -28,6 +28,8 @@ const MAX_RANDOM_BYTES: u32 = 64 << 10;
 pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
     linker.func_wrap(MODULE, "input", input)?;
+    linker.func_wrap(MODULE, "source", source)?;
+    linker.func_wrap(MODULE, "compiled", compiled)?;
     linker.func_wrap(MODULE, "log", log)?;
     linker.func_wrap(MODULE, "random", random)?;
     linker.func_wrap(MODULE, "finish", finish)?;
@@ -71,6 +73,24 @@ fn input(mut caller: Caller<'_, Sandbox>, which: u32, to: u32, len: u32) -> Resu
         return Err(GuestFault("a wrong length").into());
     }
     write(memory, to, bytes)
+}
+
+/// A part of the source that the guest's function was made from.
+fn source(mut caller: Caller<'_, Sandbox>, at: u32, to: u32, len: u32) -> Result<()> {
+    let (memory, sandbox) = parts(&mut caller)?;
+    let start = at as usize;
+    let part = sandbox.source.get(start..start + len as usize);
+    write(memory, to, part.ok_or(GuestFault("a place outside of its source"))?)
+}
+
+/// Bytecode. It is as safe to load as its source is to compile: a sandbox of the same function does.
+fn compiled(mut caller: Caller<'_, Sandbox>, bytecode: u32, len: u32) -> Result<()> {
+    let (memory, sandbox) = parts(&mut caller)?;
+    if sandbox.phase != Phase::Prepare {
+        return Err(GuestFault("bytecode that nobody asked for").into());
+    }
+    sandbox.bytecode = read(memory, bytecode, len)?.to_vec();
+    Ok(())
 }
 
 fn log(

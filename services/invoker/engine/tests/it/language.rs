@@ -207,3 +207,37 @@ async fn a_refused_or_aborted_fetch_can_be_caught() {
     .await;
     assert_eq!(failure(&report).kind, FailureKind::Thrown);
 }
+
+#[tokio::test]
+async fn functions_read_as_they_were_written() {
+    // Texts are looked up by what they say, in the order in which they are compiled, which differs for classes.
+    let source = "// äöü 🦀 before the first\n\
+        const twice = [(x) => x + 1, (x) => x + 1];\n\
+        class Case { static made = 0; name = () => 'ä'; describe() { return function inner() { return 1 } } constructor() { this.of = async (a) => a } }\n\
+        function outer(text = (() => 'default')()) { const arrow = (text) => { return `é${text}` }; return arrow }\n\
+        const atTopLevel = String(outer);\n\
+        const tag = (strings, ...values) => [strings.raw.join('|'), values, Object.isFrozen(strings) && Object.isFrozen(strings.raw) && Object.keys(strings).length === 2, strings];\n\
+        const tagged = () => tag`a\\n${1}b`;\n\
+        async function* generate() { yield /re/u.source }\n\
+        async function lambda() {\n\
+          const { name, of, describe } = new Case();\n\
+          const [raw, values, frozen, same] = tagged();\n\
+          return { twice: twice.map(String), Case: String(Case), name: String(name), of: String(of), describe: String(describe),\n\
+            inner: String(describe()), outer: String(outer), arrow: String(outer()), atTopLevel: atTopLevel === String(outer),\n\
+            generate: Function.prototype.toString.call(generate), bound: String(outer.bind(1)), native: String(parseInt),\n\
+            prelude: String(fetch).includes('[native code]'), raw, values, frozen, same: tagged()[3] === same };\n\
+        }";
+    let outer = "function outer(text = (() => 'default')()) { const arrow = (text) => { return `é${text}` }; return arrow }";
+    let expected = json!({
+        "twice": ["(x) => x + 1", "(x) => x + 1"],
+        "Case": "class Case { static made = 0; name = () => 'ä'; describe() { return function inner() { return 1 } } constructor() { this.of = async (a) => a } }",
+        "name": "() => 'ä'", "of": "async (a) => a", "describe": "describe() { return function inner() { return 1 } }",
+        "inner": "function inner() { return 1 }", "outer": outer, "arrow": "(text) => { return `é${text}` }", "atTopLevel": true,
+        "generate": "async function* generate() { yield /re/u.source }",
+        "bound": "function bound outer() {\n    [native code]\n}", "native": "function parseInt() {\n    [native code]\n}",
+        "prelude": true, "raw": "a\\n|b", "values": [1], "frozen": true, "same": true,
+    });
+    assert_eq!(result(source, "1").await, expected);
+    let module = format!("import {{ isArray }} from 'lodash';\n{source}\nexport {{ lambda }};");
+    assert_eq!(result(&module, "1").await, expected, "in a module");
+}

@@ -48,3 +48,27 @@ async fn a_call_cannot_ask_for_more_than_the_engine_has() {
     let greedy = chatfn_engine::Call { memory_bytes: usize::MAX, ..call("1") };
     assert!(matches!(engine().run(&prepared, greedy).await, Err(RunError::InvalidCall(_))));
 }
+
+#[tokio::test]
+async fn functions_of_all_sizes_take_turns_in_the_same_slots() {
+    let one = Engine::new(EngineConfig { max_sandboxes: 1, ..config() }).unwrap();
+    // The second has much more in its memory than there is room for in the image, the third makes that much.
+    let sources = [
+        "let runs = 0; async function lambda() { return [++runs, 1] }",
+        "let runs = 0; const all = Array.from({ length: 60000 }, (_, i) => ({ i })); async function lambda() { all[7].i++; return [++runs, all[7].i, all.length] }",
+        "let runs = 0; async function lambda() { const all = Array.from({ length: 60000 }, (_, i) => ({ i })); return [++runs, all.length] }",
+    ];
+    let mut functions = Vec::new();
+    for source in sources {
+        functions.push(one.prepare(source, LIMITS).await.unwrap());
+    }
+    for _ in 0..3 {
+        for (function, expected) in
+            functions.iter().zip([json!([1, 1]), json!([1, 8, 60_000]), json!([1, 60_000])])
+        {
+            let report = one.run(function, call("1")).await.unwrap();
+            assert_eq!(returned(&report), expected);
+        }
+    }
+    assert_eq!(one.free_slots(), 1);
+}
