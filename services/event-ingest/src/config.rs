@@ -4,8 +4,16 @@ use std::{net::SocketAddr, time::Duration};
 
 use chatfn_deployments::SnapshotArgs;
 use chatfn_pg::PoolConfig;
-use chatfn_rpc::{SecurityConfig, ServerConfig, parse_duration};
+use chatfn_rpc::{MAX_MESSAGE_BYTES, SecurityConfig, ServerConfig, parse_duration};
 use http::Uri;
+
+use crate::quota::QuotaConfig;
+
+/// Most events of a PublishEvents call, by its contract.
+pub(crate) const MAX_CALL_EVENTS: usize = 500;
+/// Most room that a call's events take in the queue, in KiB. As JSON a message becomes at most six times larger: a control
+/// character in a string is one byte on the wire and six as JSON. The rest is what each event takes besides.
+const MAX_CALL_KIB: usize = 6 * MAX_MESSAGE_BYTES / 1024 + 2 * MAX_CALL_EVENTS;
 
 /// Settings of event-ingest, from the command line or the environment.
 #[derive(Clone, Debug, clap::Parser)]
@@ -50,6 +58,14 @@ pub struct Config {
     #[command(flatten)]
     pub committers: CommitterConfig,
 
+    /// How much accounts may publish.
+    #[command(flatten)]
+    pub quotas: QuotaConfig,
+
+    /// Publishing over streams.
+    #[command(flatten)]
+    pub streams: StreamConfig,
+
     /// Running of recorded events.
     #[command(flatten)]
     pub dispatch: DispatchConfig,
@@ -70,13 +86,33 @@ pub struct CommitterConfig {
     #[arg(long, env = "CHATFN_EVENT_INGEST_COMMITTERS", value_name = "COUNT", default_value_t = 4, value_parser = count)]
     pub committers: usize,
 
-    /// Most events that wait for one committer; more are refused
-    #[arg(long, env = "CHATFN_EVENT_INGEST_QUEUE", value_name = "COUNT", default_value_t = 4096, value_parser = count)]
+    /// Most events that wait to be recorded; more are refused. One account can have about half of it
+    #[arg(long, env = "CHATFN_EVENT_INGEST_QUEUE", value_name = "COUNT", default_value_t = 16 * 1024, value_parser = count)]
     pub queue: usize,
 
-    /// Most memory that waiting events may take in all, in KiB; more are refused
+    /// Most memory that waiting events may take, in KiB; more are refused. One account can have about half of it
     #[arg(long, env = "CHATFN_EVENT_INGEST_QUEUE_KIB", value_name = "KIB", default_value_t = 128 * 1024, value_parser = count)]
     pub queue_kib: usize,
+}
+
+/// Settings of streams of events.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct StreamConfig {
+    /// Most events of one stream that wait for their answers; no more are read until some are answered
+    #[arg(long = "stream-window", env = "CHATFN_EVENT_INGEST_STREAM_WINDOW", value_name = "COUNT", default_value_t = 1024, value_parser = count)]
+    pub window: usize,
+
+    /// A stream is cut off when its client takes no answer for this long
+    #[arg(long = "stream-stall", env = "CHATFN_EVENT_INGEST_STREAM_STALL", value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    pub stall: Duration,
+
+    /// A stream over which no event comes for this long is ended
+    #[arg(long = "stream-idle", env = "CHATFN_EVENT_INGEST_STREAM_IDLE", value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    pub idle: Duration,
+
+    /// A stream is ended after about this long, so that clients spread over the replicas again
+    #[arg(long = "stream-max-age", env = "CHATFN_EVENT_INGEST_STREAM_MAX_AGE", value_name = "DURATION", value_parser = parse_duration, default_value = "30m")]
+    pub max_age: Duration,
 }
 
 /// Settings of the dispatch.
@@ -109,7 +145,18 @@ fn count(text: &str) -> Result<usize, String> {
 
 impl Default for CommitterConfig {
     fn default() -> Self {
-        Self { committers: 4, queue: 4096, queue_kib: 128 * 1024 }
+        Self { committers: 4, queue: 16 * 1024, queue_kib: 128 * 1024 }
+    }
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            window: 1024,
+            stall: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+            max_age: Duration::from_secs(1800),
+        }
     }
 }
 
@@ -130,6 +177,19 @@ pub enum ConfigError {
     /// Leases this short are lost by every hiccup.
     #[error("--lease-ttl ({0:?}) must be from 200ms to 5m")]
     LeaseTtl(Duration),
+    /// A queue that the largest call does not fit into refuses it for ever.
+    #[error("--{setting} ({value}) must be at least {least}, which the largest PublishEvents call may need")]
+    Queue {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: usize,
+        /// The smallest that works.
+        least: usize,
+    },
+    /// Streams that end before they are of use.
+    #[error("--{0} must be greater than zero")]
+    Zero(&'static str),
     /// The gRPC settings contradict one another.
     #[error(transparent)]
     Rpc(#[from] chatfn_rpc::ConfigError),
@@ -147,6 +207,8 @@ impl Config {
             snapshot: SnapshotArgs::default(),
             database,
             committers: CommitterConfig::default(),
+            quotas: QuotaConfig::default(),
+            streams: StreamConfig::default(),
             dispatch: DispatchConfig::default(),
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
@@ -161,6 +223,23 @@ impl Config {
         let ttl = self.dispatch.lease_ttl;
         if !(Duration::from_millis(200)..=Duration::from_secs(300)).contains(&ttl) {
             return Err(ConfigError::LeaseTtl(ttl));
+        }
+        for (setting, value, least) in [
+            ("queue", self.committers.queue, MAX_CALL_EVENTS),
+            ("queue-kib", self.committers.queue_kib, MAX_CALL_KIB),
+        ] {
+            if value < least {
+                return Err(ConfigError::Queue { setting, value, least });
+            }
+        }
+        for (setting, value) in [
+            ("stream-stall", self.streams.stall),
+            ("stream-idle", self.streams.idle),
+            ("stream-max-age", self.streams.max_age),
+        ] {
+            if value.is_zero() {
+                return Err(ConfigError::Zero(setting));
+            }
         }
         Ok(self.rpc.validate()?)
     }
@@ -179,6 +258,17 @@ mod tests {
         let built = Config::new(PoolConfig::new(url.into()));
         assert_eq!(format!("{parsed:?}"), format!("{built:?}"));
         assert_eq!(parsed.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_queue_must_hold_the_largest_call() {
+        let mut config = Config::new(PoolConfig::new("postgres://me@db/chat".into()));
+        config.committers.queue = MAX_CALL_EVENTS - 1;
+        let error = config.validate().unwrap_err();
+        assert!(error.to_string().starts_with("--queue (499) must be at least 500"), "{error}");
+        config.committers.queue = MAX_CALL_EVENTS;
+        config.committers.queue_kib = 4096;
+        assert!(matches!(config.validate(), Err(ConfigError::Queue { setting: "queue-kib", .. })));
     }
 
     #[test]

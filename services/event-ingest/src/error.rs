@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chatfn_domain::{
     event::{MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, PayloadError},
-    name::{DeliveryName, ReplayName, TemplateName},
+    name::{AccountId, DeliveryName, ReplayName, TemplateName},
 };
 use chatfn_pg::Failure;
 use chatfn_rpc::ApiError;
+
+use crate::quota::Exceeded;
 
 /// When a caller should try again after an overload, which passes in the time of a few commits.
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(100);
@@ -29,10 +31,62 @@ pub(crate) fn overloaded() -> ApiError {
     )
 }
 
+/// An account has as many calls in progress as it may have while others call, too.
+pub(crate) fn account_busy(account: &AccountId) -> ApiError {
+    ApiError::resource_exhausted(
+        "ACCOUNT_BUSY",
+        format!(
+            "accounts/{account} has too many calls in progress; nothing was recorded: publish it again, with many events \
+             in each call, or over a stream"
+        ),
+        OVERLOAD_PAUSE,
+    )
+}
+
+/// An account has published as much as it may.
+pub(crate) fn quota_exceeded(account: &AccountId, Exceeded { what, rate, pause }: Exceeded) -> ApiError {
+    ApiError::resource_exhausted(
+        "QUOTA_EXCEEDED",
+        format!(
+            "accounts/{account} may publish {rate} {what} per second here; nothing was recorded: publish it again after the \
+             pause, or ask the operator for more (--account-quotas-file)"
+        ),
+        pause,
+    )
+    .metadata("account", account.as_str())
+    .metadata("quota", what)
+}
+
 /// The process shuts down.
 pub(crate) fn draining() -> ApiError {
     ApiError::unavailable("DRAINING", "this replica shuts down; publish the event again, to another one")
         .retry_after(OVERLOAD_PAUSE)
+}
+
+/// A stream has lasted long enough.
+pub(crate) fn stream_aged() -> ApiError {
+    ApiError::unavailable(
+        "STREAM_AGED",
+        "streams are ended after some time, so that they spread over the replicas; open another one and send what was \
+         not answered again",
+    )
+}
+
+/// Nothing came over a stream for a long time.
+pub(crate) fn stream_idle() -> ApiError {
+    ApiError::unavailable(
+        "STREAM_IDLE",
+        "no event came for a long time; open another stream when there is one",
+    )
+}
+
+/// A stream whose requests are not in order.
+pub(crate) fn stream_order() -> ApiError {
+    ApiError::invalid_argument("INVALID_REQUEST", "client_sequence must rise from request to request").field(
+        "client_sequence",
+        "must be greater than that of the request before, and at least 1; open another stream and send what was not \
+         answered again",
+    )
 }
 
 /// The call's deadline passed before the event's turn came.

@@ -32,7 +32,7 @@
 //!
 //! # Where to start reading
 //!
-//! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` → `intake/` (checks) →
+//! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` or `grpc/stream.rs` → `publisher.rs` (quota) → `intake/` (checks) →
 //! `committer/` (records) → `dispatch/lane/` (runs) → `dispatch/decide.rs` (what follows) →
 //! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). A replay: `grpc/replay.rs` → `replays.rs` → the
 //! lanes. All SQL is in `store/`, the tables with their reasons in `migrations/0002_ingest.sql` and
@@ -46,12 +46,15 @@ mod event;
 mod grpc;
 mod intake;
 mod lanes;
+mod publisher;
+mod quota;
 mod replays;
+mod shares;
 mod store;
 #[cfg(test)]
 mod testing;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use anyhow::Context as _;
 use chatfn_deployments::{Deployments, WatchConfig};
@@ -68,13 +71,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::config::{CommitterConfig, Config, ConfigError, DispatchConfig};
 use self::{
     committer::Committers,
     dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
+    publisher::Publisher,
+    quota::Quotas,
+};
+pub use self::{
+    config::{CommitterConfig, Config, ConfigError, DispatchConfig, StreamConfig},
+    quota::{QuotaConfig, QuotaError},
 };
 
 /// How long tasks have to empty their queues after the last call and the last run.
@@ -127,6 +135,7 @@ async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    let quotas = Quotas::new(config.quotas.load()?);
     let invoker = ClientConfig::secured(config.invoker.clone(), &security);
     let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
     let pools = Pools::connect(&config).await?;
@@ -171,7 +180,9 @@ async fn serve(
         Ok::<_, Infallible>(())
     });
 
-    let publish = PublishHandler { intake: Arc::new(Intake::new(deployments.clone())), committers };
+    let intake = Intake::new(deployments.clone());
+    let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls);
+    let publish = PublishHandler { publisher, streams: config.streams, draining: shutdown.soft() };
     let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new() };
     let replay = ReplayHandler { pool: pools.serve.clone() };
     let server = Server::builder(config.rpc)
@@ -195,6 +206,8 @@ async fn serve(
             "chatfn.ingest.v1.DeliveryService/TailDeliveries",
             MethodPolicy::long_lived().ended_on_drain(),
         )
+        // Ends by itself when the drain begins, after its last answer.
+        .policy("chatfn.ingest.v1.EventIngestService/StreamEvents", MethodPolicy::long_lived())
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
         .build()
         .await?;

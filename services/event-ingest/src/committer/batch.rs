@@ -105,6 +105,8 @@ impl Batch {
 }
 
 fn send(waiting: Waiting, answer: Answer) {
+    // Before the answer: whoever has it may count on the room.
+    drop(waiting.room);
     // A caller that has gone away needs no answer.
     let _ = waiting.answer.send(answer);
 }

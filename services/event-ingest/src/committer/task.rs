@@ -4,10 +4,9 @@ use std::{convert::Infallible, time::Duration};
 
 use chatfn_rpc::Deadline;
 use sqlx::PgPool;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Waiting, batch::Batch};
+use super::{Turnstile, Waiting, batch::Batch};
 use crate::{dispatch::Heads, error, store};
 
 /// Most publications in one transaction: more gains little and makes the first wait for the last.
@@ -19,32 +18,34 @@ const MAX_BYTES: usize = 1024 * 1024;
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) struct Committer {
-    pub(super) queue: mpsc::Receiver<Waiting>,
+    pub(super) turnstile: Turnstile,
     pub(super) pool: PgPool,
     pub(super) heads: Heads,
 }
 
 impl Committer {
     /// Records what comes until `stop`, then what has come, then ends.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         loop {
-            let first = tokio::select! {
-                first = self.queue.recv() => first,
-                () = stop.cancelled(), if !self.queue.is_closed() => {
-                    self.queue.close();
-                    continue;
+            if let Some(first) = self.turnstile.next() {
+                let batch = self.collect(first);
+                if !batch.is_empty() {
+                    self.commit(batch).await;
                 }
-            };
-            let Some(first) = first else { return Ok(()) };
-            let batch = self.collect(first);
-            if !batch.is_empty() {
-                self.commit(batch).await;
+            } else if stop.is_cancelled() {
+                return Ok(());
+            } else {
+                tokio::select! {
+                    () = self.turnstile.filled() => {}
+                    // Closed before the last look, so that nothing comes after it.
+                    () = stop.cancelled() => self.turnstile.close(),
+                }
             }
         }
     }
 
     /// A batch of `first` and all that has queued.
-    fn collect(&mut self, first: Waiting) -> Batch {
+    fn collect(&self, first: Waiting) -> Batch {
         let mut batch = Batch::default();
         let mut next = Some(first);
         while let Some(waiting) = next.take() {
@@ -55,7 +56,7 @@ impl Committer {
                 batch.add(waiting);
             }
             if batch.rows() < MAX_ROWS && batch.bytes() < MAX_BYTES {
-                next = self.queue.try_recv().ok();
+                next = self.turnstile.next();
             }
         }
         batch

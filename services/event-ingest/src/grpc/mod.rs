@@ -6,6 +6,7 @@ mod ledger;
 mod page;
 mod publish;
 mod replay;
+mod stream;
 mod tail;
 
 pub(crate) use self::{

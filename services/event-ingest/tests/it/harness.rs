@@ -196,11 +196,7 @@ impl Replica {
         let response = self.events().publish_events(PublishEventsRequest { events }).await.unwrap();
         let result = |published| match published {
             Published::Acknowledgement(acknowledgement) => Ok(acknowledgement),
-            Published::Error(error) => {
-                let code = Code::from(error.code);
-                let (message, details) = (error.message.clone(), error.encode_to_vec());
-                Err(Status::with_details(code, message, details.into()))
-            }
+            Published::Error(error) => Err(status(&error)),
         };
         response.into_inner().results.into_iter().map(|published| result(published.result.unwrap())).collect()
     }
@@ -237,6 +233,11 @@ impl Drop for Replica {
         self.shutdown.force();
         self.task.abort();
     }
+}
+
+/// The status of a single event.
+pub(crate) fn status(error: &tonic_types::Status) -> Status {
+    Status::with_details(Code::from(error.code), error.message.clone(), error.encode_to_vec().into())
 }
 
 /// An event of [`MESSAGE`].

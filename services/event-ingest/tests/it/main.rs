@@ -25,4 +25,5 @@ mod replays;
 mod replicas;
 mod retries;
 mod skills;
+mod streams;
 mod tail;

@@ -1,72 +1,152 @@
 //! Full queues and publishers in a hurry.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chatfn_proto::ingest::v1::{DeliveryState, PublishEventRequest};
+use chatfn_proto::ingest::v1::{
+    Acknowledgement, DeliveryState, Event, PublishEventRequest, event::PayloadKind,
+};
 use chatfn_rpc::RequestExt as _;
-use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use tonic::{Code, Request};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tonic::{Code, Request, Status};
 
 use crate::{
-    harness::{World, event, patiently, refused, settings},
+    harness::{World, event, eventually, patiently, refused, settings},
     obstacle::Obstacle,
 };
+
+/// As many events as one account can have in the smallest queue while one is being recorded.
+const SHARE: usize = 250;
+
+fn events(ids: std::ops::Range<usize>) -> Vec<Event> {
+    ids.map(|n| event("c", &format!("e{n}"))).collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once_and_records_nothing() {
     let world = World::start_with(settings(3), |config| {
         config.committers.committers = 1;
-        config.committers.queue = 2;
+        config.committers.queue = 500;
     })
     .await;
     let obstacle = Obstacle::before_commits(world.database.pool()).await;
-    let mut calls: FuturesUnordered<_> = FuturesUnordered::new();
-    let call = |id: String| world.replica.publish(event("c", &id)).map(|result| (id, result)).boxed();
-    calls.push(call("e0".to_owned()));
+    let mut waiting: FuturesUnordered<_> = FuturesUnordered::new();
+    waiting.push(world.replica.publish_all(events(0..1)));
     tokio::select! {
         () = obstacle.is_met() => {}
-        answered = calls.next() => panic!("{answered:?}"),
+        answered = waiting.next() => panic!("{answered:?}"),
     }
-    calls.extend((1..10).map(|n| call(format!("e{n}"))));
-    let mut refusals = Vec::new();
-    while refusals.len() < 7 {
-        let (id, result) = patiently(calls.next()).await.unwrap();
+    waiting.push(world.replica.publish_all(events(1..SHARE)));
+    // What is refused is answered, and what is not waits; the account has at most its share.
+    let mut refused_ids = Vec::new();
+    for n in SHARE..SHARE + 5 {
+        let id = format!("e{n}");
+        let call = world.replica.publish(event("c", &id));
+        let result = tokio::select! {
+            result = call => result,
+            answered = waiting.next() => panic!("{answered:?}"),
+        };
         let report = refused(result, Code::ResourceExhausted, "OVERLOADED");
         assert!(report.retry_after.is_some_and(|pause| pause > Duration::ZERO));
-        refusals.push(id);
+        refused_ids.push(id);
     }
     obstacle.lift().await;
     let mut acknowledged = 0;
-    while let Some((id, result)) = patiently(calls.next()).await {
-        result.unwrap();
-        world.replica.reaches(&id, DeliveryState::Succeeded).await;
-        acknowledged += 1;
+    while let Some(results) = patiently(waiting.next()).await {
+        acknowledged += results.into_iter().map(Result::unwrap).count();
     }
-    assert_eq!(acknowledged, 3, "one was being recorded, and two had queued");
-    for id in refusals {
+    assert_eq!(acknowledged, SHARE);
+    for id in refused_ids {
         refused(world.replica.delivery(&id).await, Code::NotFound, "DELIVERY_NOT_FOUND");
         assert!(!world.replica.publish(event("c", &id)).await.unwrap().duplicate);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_much_memory_in_queues_refuses_too() {
+async fn a_flood_of_one_account_leaves_room_and_turns_to_others() {
     let world = World::start_with(settings(3), |config| {
         config.committers.committers = 1;
-        config.committers.queue_kib = 3;
+        config.committers.queue = 2_000;
     })
     .await;
     let obstacle = Obstacle::before_commits(world.database.pool()).await;
-    // One KiB each, as they are rounded up.
-    let results = world.replica.publish_all((0..4).map(|n| event("c", &format!("e{n}"))).collect());
-    for result in patiently(results).await {
+    let mut flood: FuturesUnordered<_> = FuturesUnordered::new();
+    flood.push(world.replica.publish_all(events(0..1)));
+    tokio::select! {
+        () = obstacle.is_met() => {}
+        answered = flood.next() => panic!("{answered:?}"),
+    }
+    // Ten times what the other account publishes, and more than there is room for.
+    for n in 0..5 {
+        flood.push(world.replica.publish_all(events(1 + n * 490..1 + (n + 1) * 490)));
+    }
+    // The flood has all that it can get when the first part of it is refused.
+    let mut flooded = patiently(flood.next()).await.unwrap();
+    assert!(flooded.iter().any(Result::is_err), "{flooded:?}");
+    let others = (0..200).map(|n| Event { account: "other".to_owned(), ..event("c", &format!("o{n}")) });
+    let other = world.replica.publish_all(others.collect());
+    obstacle.lift().await;
+    let sequences = |results: &[Result<Acknowledgement, Status>]| {
+        results.iter().flatten().map(|ack| ack.sequence).collect::<Vec<_>>()
+    };
+    let other = patiently(other).await;
+    assert!(other.iter().all(Result::is_ok), "the other account is refused nothing: {other:?}");
+    while let Some(results) = patiently(flood.next()).await {
+        flooded.extend(results);
+    }
+    assert!(sequences(&flooded).len() >= 981, "what was accepted of the flood is recorded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_memory_in_queues_refuses_too() {
+    let world = World::start_with(settings(3), |config| {
+        config.committers.committers = 1;
+        config.committers.queue_kib = 25_576;
+    })
+    .await;
+    let obstacle = Obstacle::before_commits(world.database.pool()).await;
+    let text = "x".repeat(250 * 1024);
+    let large = |ids: std::ops::Range<usize>| {
+        let with_text = |event| Event {
+            payload_kind: Some(PayloadKind::PayloadJson(format!(r#"{{"text":"{text}"}}"#))),
+            ..event
+        };
+        world.replica.publish_all(events(ids).into_iter().map(with_text).collect())
+    };
+    // 15 take 3,765 KiB, and the account may have 12,788 KiB.
+    let mut calls: FuturesUnordered<_> = (0..4).map(|n| large(n * 15..(n + 1) * 15)).collect();
+    let results = patiently(calls.next()).await.unwrap();
+    for result in results {
         refused(result, Code::ResourceExhausted, "OVERLOADED");
     }
     obstacle.lift().await;
-    let fits = world.replica.publish_all((0..3).map(|n| event("c", &format!("e{n}"))).collect()).await;
-    assert!(fits.iter().all(Result::is_ok), "{fits:?}");
-    let again = world.replica.publish_all((3..6).map(|n| event("c", &format!("e{n}"))).collect()).await;
+    while let Some(results) = patiently(calls.next()).await {
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+    let again = large(100..115).await;
     assert!(again.iter().all(Result::is_ok), "the memory of what was recorded is free again: {again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_over_its_quota_is_refused_at_once_and_told_when_to_come_back() {
+    let world = World::start_with(settings(3), |config| config.quotas.events_per_second = 100).await;
+    let first = world.replica.publish_all(events(0..300)).await;
+    assert!(first.iter().all(Result::is_ok), "a quota can be overdrawn once: {first:?}");
+    let mut quickest = Duration::MAX;
+    for n in 300..330 {
+        let begun = Instant::now();
+        let result = world.replica.publish(event("c", &format!("e{n}"))).await;
+        quickest = quickest.min(begun.elapsed());
+        let report = refused(result, Code::ResourceExhausted, "QUOTA_EXCEEDED");
+        let pause = report.retry_after.unwrap();
+        assert!(pause > Duration::ZERO && pause <= Duration::from_secs(2), "{pause:?}");
+        assert_eq!(report.metadata["quota"], "events");
+        let other = Event { account: "other".to_owned(), ..event("c", &format!("e{n}")) };
+        world.replica.publish(other).await.unwrap();
+    }
+    // The quickest, because a machine that stalls says nothing about the service.
+    assert!(quickest < Duration::from_millis(5), "{quickest:?}");
+    refused(world.replica.delivery("e300").await, Code::NotFound, "DELIVERY_NOT_FOUND");
+    eventually(async || world.replica.publish(event("c", "e300")).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use prost_types::{Struct, Timestamp, Value, value::Kind};
 use tonic::{Code, Request};
 
 use crate::{
-    harness::{World, event, refused},
+    harness::{Replica, World, event, refused},
     obstacle::Obstacle,
 };
 
@@ -151,4 +151,38 @@ async fn a_call_that_is_given_up_while_it_commits_is_found_again() {
     assert!(world.replica.publish(event("c", "e")).await.unwrap().duplicate);
     world.replica.reaches("last", DeliveryState::Succeeded).await;
     assert_eq!(world.invoker.runs_of("e").len(), 1);
+}
+
+/// An acknowledgement is a promise, whatever the server's own setting is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_was_flushed_to_disk() {
+    let mut world = World::start().await;
+    let pool = world.database.pool().clone();
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+    for statement in [
+        format!("ALTER DATABASE {database} SET synchronous_commit = off"),
+        "CREATE TABLE public.seen (of text, setting text)".to_owned(),
+        "CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.seen VALUES (TG_ARGV[0], current_setting('synchronous_commit')); RETURN NEW;
+         END $$"
+            .to_owned(),
+        "CREATE TRIGGER see BEFORE INSERT ON ingest.events FOR EACH ROW EXECUTE FUNCTION public.see('events')"
+            .to_owned(),
+        "CREATE TRIGGER see BEFORE INSERT ON ingest.attempts FOR EACH ROW EXECUTE FUNCTION public.see('attempts')"
+            .to_owned(),
+        "CREATE TRIGGER see BEFORE INSERT ON ingest.outcomes FOR EACH ROW EXECUTE FUNCTION public.see('outcomes')"
+            .to_owned(),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+    }
+    // Its sessions are new, so that they have the database's setting unless they have one of their own.
+    let second = Replica::start(world.config(|_| {}), world.deployments()).await;
+    world.replica.stop().await;
+    world.replica = second;
+    world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    let seen: Vec<(String, String)> =
+        sqlx::query_as("SELECT of, setting FROM public.seen ORDER BY of").fetch_all(&pool).await.unwrap();
+    let on = |of: &str| (of.to_owned(), "on".to_owned());
+    assert_eq!(seen, [on("attempts"), on("events"), on("outcomes")]);
 }

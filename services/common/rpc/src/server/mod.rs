@@ -14,6 +14,7 @@ mod stack;
 use bind::require_loopback;
 pub use bind::{BindError, bind};
 pub use builder::ServerBuilder;
+pub use call_task::reset_token;
 pub use config::{ConfigError, ServerConfig};
 pub use health::Health;
 pub use serve::{Drained, ServeError, Server};

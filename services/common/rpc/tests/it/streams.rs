@@ -151,3 +151,25 @@ async fn a_peer_that_stops_reading_cannot_keep_a_call() {
     eventually(async || (unary().await == Code::Ok).then_some(())).await;
     drop(unread);
 }
+
+#[tokio::test]
+async fn a_handler_can_reset_a_call_whose_peer_does_not_read() {
+    let config = ServerConfig { max_calls: 1, ..ServerConfig::default() };
+    let big = "x".repeat(64 * 1024);
+    let (tokens, mut resets) = mpsc::channel(1);
+    let probe = Probe::new().watch(move |_| {
+        tokens.try_send(chatfn_rpc::reset_token()).expect("called once");
+        let big = big.clone();
+        Ok(stream::repeat_with(move || Ok(note(big.clone()))).boxed())
+    });
+    let server = start_with(probe, config).await;
+    let mut unread = raw_call(&unread_client(), server.addr, WATCH, &[("grpc-timeout", "1H")]).await;
+    assert!(within(unread.body_mut().frame()).await.is_some(), "the stream has begun");
+
+    let other = raw_client();
+    let unary = async || raw_status(raw_call(&other, server.addr, UNARY, &[]).await).await.0.code();
+    assert_eq!(unary().await, Code::ResourceExhausted, "the unread stream holds the permit");
+    within(resets.recv()).await.expect("the handler gave one").cancel();
+    eventually(async || (unary().await == Code::Ok).then_some(())).await;
+    drop(unread);
+}

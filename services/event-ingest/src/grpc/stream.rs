@@ -1,0 +1,251 @@
+//! One stream of events.
+//!
+//! One task reads, hands over and answers. It does not read while too much is in progress, or while the event
+//! it has read last must wait, so that HTTP/2's flow control holds the client back; and it does not answer faster than
+//! the client takes answers. What has been handed over is recorded whatever becomes of the stream.
+
+use std::time::Duration;
+
+use chatfn_domain::name::AccountId;
+use chatfn_proto::{
+    ingest::v1::{
+        Event, StreamEventsRequest, StreamEventsResponse, stream_events_response::Result as Outcome,
+    },
+    validate::Violations,
+};
+use chatfn_rpc::{ApiError, CallContext};
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use rand::RngExt as _;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::publish::{acknowledgement, to_wire};
+use crate::{
+    committer::{Pending, Refused},
+    config::StreamConfig,
+    error,
+    event::NewEvent,
+    publisher::{Call, Publisher},
+};
+
+/// How long an event may wait for its account's quota, or for room in the queue, before it is refused.
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
+/// Pause before the queue is tried again: the time of a few commits.
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+
+/// A stream and what it needs.
+pub(super) struct Session {
+    pub(super) context: CallContext,
+    pub(super) requests: Streaming<StreamEventsRequest>,
+    pub(super) answers: mpsc::Sender<Result<StreamEventsResponse, Status>>,
+    /// Ends the call when its client does not take answers.
+    pub(super) reset: CancellationToken,
+    pub(super) publisher: Publisher,
+    pub(super) config: StreamConfig,
+    pub(super) draining: CancellationToken,
+}
+
+/// Nobody takes answers any more.
+struct Gone;
+
+/// An event that must wait. Nothing is read meanwhile.
+struct Held {
+    sequence: i64,
+    stage: Stage,
+    retry_at: Instant,
+    refuse_at: Instant,
+}
+
+enum Stage {
+    /// For its account's quota.
+    Unpaid(AccountId, Event),
+    /// For room in the queue.
+    Unqueued(NewEvent),
+}
+
+impl Session {
+    /// Serves the stream until either side ends it.
+    pub(super) async fn run(mut self) {
+        let ended = match self.serve().await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => self.tell(Err(status)).await,
+            Err(Gone) => Err(Gone),
+        };
+        if ended.is_err() {
+            tracing::debug!("a client of a stream has left, or takes no answers");
+        }
+    }
+
+    /// Gives the status to end with, after all that was handed over is answered.
+    async fn serve(&mut self) -> Result<Result<(), Status>, Gone> {
+        let old_at = Instant::now() + self.config.max_age.mul_f64(rand::rng().random_range(0.9..1.1));
+        let mut idle_at = Instant::now() + self.config.idle;
+        let mut in_progress = FuturesOrdered::new();
+        let mut held: Option<Box<Held>> = None;
+        let mut end: Option<Result<(), Status>> = None;
+        let mut last_sequence = 0;
+        let mut call: Option<Call> = None;
+        loop {
+            if let Some(end) = end.take_if(|_| in_progress.is_empty()) {
+                return Ok(end);
+            }
+            let is_reading = end.is_none();
+            let may_read = is_reading && held.is_none() && in_progress.len() < self.config.window;
+            let wake_at = held.as_ref().map_or(old_at, |held| held.retry_at.min(old_at));
+            let wake_at = if in_progress.is_empty() { wake_at.min(idle_at) } else { wake_at };
+            tokio::select! {
+                biased;
+                () = self.answers.closed() => return Err(Gone),
+                Some(answer) = in_progress.next(), if !in_progress.is_empty() => {
+                    self.tell(Ok(answer)).await?;
+                    idle_at = Instant::now() + self.config.idle;
+                    continue;
+                }
+                () = self.draining.cancelled(), if is_reading => {
+                    // What is held was not handed over: to the client it is one of those without an answer.
+                    held = None;
+                    end = Some(Err(error::draining().into()));
+                    continue;
+                }
+                () = sleep_until(wake_at), if is_reading => {}
+                request = self.requests.message(), if may_read => {
+                    match request {
+                        Ok(Some(request)) => {
+                            idle_at = Instant::now() + self.config.idle;
+                            if request.client_sequence <= last_sequence {
+                                end = Some(Err(error::stream_order().into()));
+                                continue;
+                            }
+                            last_sequence = request.client_sequence;
+                            match self.first_stage(request.event, &mut call) {
+                                Ok(stage) => held = Some(Box::new(Held::new(last_sequence, stage))),
+                                Err(Refusal::Event(status)) => {
+                                    in_progress.push_back(answer(last_sequence, Err(status)));
+                                }
+                                Err(Refusal::Stream(error)) => end = Some(Err(error.into())),
+                            }
+                        }
+                        Ok(None) => end = Some(Ok(())),
+                        // The client has left, or sent what is no request.
+                        Err(status) => end = Some(Err(status)),
+                    }
+                }
+            }
+            let now = Instant::now();
+            if let Some(due) = held.take_if(|held| now >= held.retry_at) {
+                let sequence = due.sequence;
+                match self.hand_over(due) {
+                    Ok(pending) => in_progress.push_back(answer(sequence, pending)),
+                    Err(again) => held = Some(again),
+                }
+            }
+            if end.is_some() {
+                // The reason to end is known.
+            } else if now >= old_at {
+                held = None;
+                end = Some(Err(error::stream_aged().into()));
+            } else if now >= idle_at && held.is_none() && in_progress.is_empty() {
+                end = Some(Err(error::stream_idle().into()));
+            }
+        }
+    }
+}
+
+/// What is refused.
+enum Refusal {
+    Event(Status),
+    Stream(ApiError),
+}
+
+impl Held {
+    /// To be handed over at once.
+    fn new(sequence: i64, stage: Stage) -> Self {
+        let now = Instant::now();
+        Self { sequence, stage, retry_at: now, refuse_at: now + LONGEST_HOLD }
+    }
+}
+
+impl Session {
+    /// The first that has to be done about an event. The stream counts as a call of the account of its first event.
+    fn first_stage(&self, event: Option<Event>, call: &mut Option<Call>) -> Result<Stage, Refusal> {
+        let missing = || Refusal::Event(Violations::one("event", "is required").into());
+        let event = event.ok_or_else(missing)?;
+        let Ok(account) = event.account.parse::<AccountId>() else {
+            // The check says what is wrong with it.
+            return self.check(event).map(Stage::Unqueued).map_err(Refusal::Event);
+        };
+        if call.is_none() {
+            *call = Some(self.publisher.begin_call(&account).map_err(Refusal::Stream)?);
+        }
+        Ok(Stage::Unpaid(account, event))
+    }
+
+    fn check(&self, event: Event) -> Result<NewEvent, Status> {
+        self.publisher.check(event, &self.context)
+    }
+
+    /// Hands an event over to be recorded, or gives what to try later.
+    fn hand_over(&self, held: Box<Held>) -> Result<Result<Pending, Status>, Box<Held>> {
+        let now = Instant::now();
+        let Held { sequence, stage, refuse_at, .. } = *held;
+        let again = |stage, pause, error: ApiError| {
+            let retry_at = now + pause;
+            if retry_at < refuse_at {
+                Err(Box::new(Held { sequence, stage, retry_at, refuse_at }))
+            } else {
+                Ok(Err(error.into()))
+            }
+        };
+        let event = match stage {
+            Stage::Unqueued(event) => event,
+            Stage::Unpaid(account, event) => match self.publisher.charge(&account, &event) {
+                Err(exceeded) => {
+                    let error = error::quota_exceeded(&account, exceeded);
+                    return again(Stage::Unpaid(account, event), exceeded.pause, error);
+                }
+                Ok(()) => match self.check(event) {
+                    Ok(event) => event,
+                    Err(status) => return Ok(Err(status)),
+                },
+            },
+        };
+        match self.publisher.submit(event, &self.context) {
+            Ok(pending) => Ok(Ok(pending)),
+            Err(Refused { error, mut events }) => match events.pop() {
+                Some(event) if error.code() == tonic::Code::ResourceExhausted => {
+                    again(Stage::Unqueued(event), QUEUE_PAUSE, error)
+                }
+                _ => Ok(Err(error.into())),
+            },
+        }
+    }
+
+    /// Gives the client an answer, or cuts it off when it takes none.
+    async fn tell(&self, answer: Result<StreamEventsResponse, Status>) -> Result<(), Gone> {
+        match timeout(self.config.stall, self.answers.send(answer)).await {
+            Ok(sent) => sent.map_err(|_| Gone),
+            Err(_) => {
+                tracing::info!("a stream was cut off: its client took no answer for {:?}", self.config.stall);
+                self.reset.cancel();
+                Err(Gone)
+            }
+        }
+    }
+}
+
+/// The answer to a request, once it is known.
+async fn answer(client_sequence: i64, handed_over: Result<Pending, Status>) -> StreamEventsResponse {
+    let result = match handed_over {
+        Ok(pending) => pending.answer().await.map_err(Status::from),
+        Err(status) => Err(status),
+    };
+    let result = match result {
+        Ok(ack) => Outcome::Acknowledgement(acknowledgement(ack)),
+        Err(status) => Outcome::Error(to_wire(status)),
+    };
+    StreamEventsResponse { client_sequence, result: Some(result) }
+}

@@ -1,0 +1,141 @@
+//! The way of events from a call to the committers: share of the calls, quota, checks, queue.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chatfn_domain::name::AccountId;
+use chatfn_proto::ingest::v1::Event;
+use chatfn_rpc::{ApiError, CallContext};
+use prost::Message as _;
+use tonic::Status;
+
+use crate::{
+    committer::{Ack, Committers, Pending, Refused},
+    error,
+    event::NewEvent,
+    intake::Intake,
+    quota::{Exceeded, Quotas},
+    shares::Shares,
+};
+
+/// Takes events in. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    intake: Intake,
+    quotas: Quotas,
+    committers: Committers,
+    calls: Arc<Mutex<Shares>>,
+}
+
+/// A call in progress, counted for an account until dropped.
+#[derive(Debug)]
+pub(crate) struct Call {
+    account: AccountId,
+    calls: Arc<Mutex<Shares>>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.account, 1);
+    }
+}
+
+impl Publisher {
+    /// `max_calls` is how many calls the server has at a time: an account cannot have them all.
+    pub(crate) fn new(intake: Intake, quotas: Quotas, committers: Committers, max_calls: usize) -> Self {
+        let calls = Arc::new(Mutex::new(Shares::new(max_calls)));
+        Self(Arc::new(Inner { intake, quotas, committers, calls }))
+    }
+
+    /// Records events, each for itself; gives what became of each, in order.
+    ///
+    /// What an account has over its quota or its share is refused as a whole and before it is looked at. Quotas count
+    /// what is published, whether it can be recorded or not.
+    ///
+    /// Cancel safe: what has been handed to the committers is recorded all the same.
+    pub(crate) async fn publish(
+        &self,
+        events: Vec<Event>,
+        context: &CallContext,
+    ) -> Vec<Result<Ack, Status>> {
+        let (_calls, refused) = self.admit(&events);
+        let mut good = Vec::with_capacity(events.len());
+        let checked: Vec<Result<(), Status>> = events
+            .into_iter()
+            .map(|event| match refused.get(&event.account) {
+                Some(error) => Err(error.clone().into()),
+                None => self.check(event, context).map(|event| good.push(event)),
+            })
+            .collect();
+        let mut submitted = self.0.committers.submit(good, context.deadline).into_iter();
+        // All are handed over before the first answer is waited for.
+        let mut results = Vec::with_capacity(checked.len());
+        for checked in checked {
+            results.push(match checked {
+                Err(status) => Err(status),
+                Ok(()) => match submitted.next() {
+                    Some(Ok(pending)) => pending.answer().await.map_err(Status::from),
+                    Some(Err(error)) => Err(error.into()),
+                    None => Err(error::draining().into()),
+                },
+            });
+        }
+        results
+    }
+
+    /// Counts a call and what it publishes. Gives the counted calls, and by account why its events are refused.
+    fn admit(&self, events: &[Event]) -> (Vec<Call>, HashMap<String, ApiError>) {
+        let mut published: HashMap<&str, (usize, usize)> = HashMap::new();
+        for event in events {
+            let (count, bytes) = published.entry(&event.account).or_default();
+            *count += 1;
+            *bytes += event.encoded_len();
+        }
+        let (mut calls, mut refused) = (Vec::new(), HashMap::new());
+        for (name, (count, bytes)) in published {
+            // The check says what is wrong with a name that is none.
+            let Ok(account) = name.parse::<AccountId>() else { continue };
+            let admitted = self.begin_call(&account).and_then(|call| {
+                calls.push(call);
+                self.0
+                    .quotas
+                    .charge(&account, count, bytes)
+                    .map_err(|exceeded| error::quota_exceeded(&account, exceeded))
+            });
+            if let Err(error) = admitted {
+                refused.insert(name.to_owned(), error);
+            }
+        }
+        (calls, refused)
+    }
+
+    /// Counts a call for an account, as long as that has not more than its share of them.
+    pub(crate) fn begin_call(&self, account: &AccountId) -> Result<Call, ApiError> {
+        let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if !calls.allow(account, 1) {
+            return Err(error::account_busy(account));
+        }
+        calls.take(account, 1);
+        Ok(Call { account: account.clone(), calls: Arc::clone(&self.0.calls) })
+    }
+
+    /// Counts one event for its account.
+    pub(crate) fn charge(&self, account: &AccountId, event: &Event) -> Result<(), Exceeded> {
+        self.0.quotas.charge(account, 1, event.encoded_len())
+    }
+
+    /// Checks one event.
+    pub(crate) fn check(&self, event: Event, context: &CallContext) -> Result<NewEvent, Status> {
+        self.0.intake.check(event, context.trace)
+    }
+
+    /// Hands one checked event over, or gives it back.
+    pub(crate) fn submit(&self, event: NewEvent, context: &CallContext) -> Result<Pending, Refused> {
+        self.0.committers.submit_one(event, context.deadline)
+    }
+}
