@@ -250,7 +250,7 @@ struct Pools {
 impl Pools {
     async fn connect(config: &Config) -> anyhow::Result<Self> {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let serve = chatfn_pg::connect(&config.database).await?;
+        let serve = with_session(chatfn_pg::connect(&config.database).await?);
         chatfn_pg::migrate::require_current(&serve).await?;
         Ok(Self {
             commit: pool(&config.database, "commit", count(config.committers.committers)).await?,
@@ -282,9 +282,20 @@ async fn pool(config: &PoolConfig, purpose: &str, max_connections: u32) -> anyho
         application_name: format!("{}-{purpose}", config.application_name),
         ..config.clone()
     };
-    let pool = chatfn_pg::connect(&config).await?;
-    // An acknowledgement is a promise, whatever the server's own setting is.
-    let options = pool.connect_options().as_ref().clone().options([("synchronous_commit", "on")]);
+    Ok(with_session(chatfn_pg::connect(&config).await?))
+}
+
+/// Gives the connections of `pool` the settings that all statements of this service rely on.
+fn with_session(pool: PgPool) -> PgPool {
+    let options = pool.connect_options().as_ref().clone().options([
+        // An acknowledgement is a promise, whatever the server's own setting is.
+        ("synchronous_commit", "on"),
+        // Every statement on a table that grows looks rows up by key. A plan that was made, and is kept, while the
+        // table was small must not read it from end to end when it is large.
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+    ]);
     pool.set_connect_options(options);
-    Ok(pool)
+    pool
 }
