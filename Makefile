@@ -14,7 +14,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -76,6 +76,9 @@ fuzz: setup ## Fuzzes the sandbox's host, sources and memory for FUZZ_SECONDS (6
 
 bench-invoke: setup ## Measures a run, in process and through gRPC. The last line is JSON.
 	$(CARGO) bench --locked -p chatfn-invoker --bench invoke
+
+bench-ingest: setup ## Measures the way of an event beside its limits, on a Postgres of its own. The last line is JSON.
+	$(CARGO) bench --locked -p chatfn-event-ingest --bench ingest
 
 bench-registry: setup ## Measures look-ups, deploys until they are live, and watches. The last line is JSON.
 	$(CHATFN_DB) private -- $(CARGO) bench --locked -p chatfn-dev --bench registry

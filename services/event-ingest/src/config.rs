@@ -66,6 +66,10 @@ pub struct Config {
     #[command(flatten)]
     pub streams: StreamConfig,
 
+    /// How long events are kept.
+    #[command(flatten)]
+    pub retention: RetentionConfig,
+
     /// Running of recorded events.
     #[command(flatten)]
     pub dispatch: DispatchConfig,
@@ -113,6 +117,24 @@ pub struct StreamConfig {
     /// A stream is ended after about this long, so that clients spread over the replicas again
     #[arg(long = "stream-max-age", env = "CHATFN_EVENT_INGEST_STREAM_MAX_AGE", value_name = "DURATION", value_parser = parse_duration, default_value = "30m")]
     pub max_age: Duration,
+}
+
+/// How long events are kept.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct RetentionConfig {
+    /// Days, besides today's, for which events are kept with their attempts and outcomes
+    #[arg(long, env = "CHATFN_EVENT_INGEST_RETENTION_DAYS", value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub retention_days: u16,
+
+    /// Days, besides today's, within which an event id that was published before is found. More of them make recording slower
+    #[arg(long, env = "CHATFN_EVENT_INGEST_DEDUPE_DAYS", value_name = "DAYS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub dedupe_days: u16,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { retention_days: 30, dedupe_days: 2 }
+    }
 }
 
 /// Settings of the dispatch.
@@ -187,6 +209,14 @@ pub enum ConfigError {
         /// The smallest that works.
         least: usize,
     },
+    /// Ids cannot be looked for where nothing is kept.
+    #[error("--dedupe-days ({dedupe}) must not exceed --retention-days ({retention})")]
+    Dedupe {
+        /// `--dedupe-days`.
+        dedupe: u16,
+        /// `--retention-days`.
+        retention: u16,
+    },
     /// Streams that end before they are of use.
     #[error("--{0} must be greater than zero")]
     Zero(&'static str),
@@ -209,6 +239,7 @@ impl Config {
             committers: CommitterConfig::default(),
             quotas: QuotaConfig::default(),
             streams: StreamConfig::default(),
+            retention: RetentionConfig::default(),
             dispatch: DispatchConfig::default(),
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
@@ -231,6 +262,10 @@ impl Config {
             if value < least {
                 return Err(ConfigError::Queue { setting, value, least });
             }
+        }
+        let RetentionConfig { dedupe_days: dedupe, retention_days: retention } = self.retention;
+        if dedupe > retention {
+            return Err(ConfigError::Dedupe { dedupe, retention });
         }
         for (setting, value) in [
             ("stream-stall", self.streams.stall),

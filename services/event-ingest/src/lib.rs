@@ -49,6 +49,7 @@ mod lanes;
 mod publisher;
 mod quota;
 mod replays;
+mod retention;
 mod shares;
 mod store;
 #[cfg(test)]
@@ -79,9 +80,10 @@ use self::{
     lanes::{LeaseTerms, Manager},
     publisher::Publisher,
     quota::Quotas,
+    store::events::DedupeDays,
 };
 pub use self::{
-    config::{CommitterConfig, Config, ConfigError, DispatchConfig, StreamConfig},
+    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
     quota::{QuotaConfig, QuotaError},
 };
 
@@ -147,7 +149,8 @@ async fn serve(
     let lane_tasks = TaskGroup::new("lanes", &shutdown);
     let journal_tasks = TaskGroup::new("journal", &shutdown);
 
-    let committers = Committers::spawn(&config.committers, &pools.commit, &heads, &commit_tasks);
+    let dedupe = DedupeDays(config.retention.dedupe_days);
+    let committers = Committers::spawn(&config.committers, dedupe, &pools.commit, &heads, &commit_tasks);
     let shared = Shared {
         pool: pools.read.clone(),
         deployments: deployments.clone(),
@@ -181,6 +184,7 @@ async fn serve(
     });
 
     let intake = Intake::new(deployments.clone());
+    lane_tasks.spawn("retention", |stop| retention::run(config.retention, pools.days.clone(), stop));
     let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls);
     let publish = PublishHandler { publisher, streams: config.streams, draining: shutdown.soft() };
     let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new() };
@@ -241,6 +245,8 @@ struct Pools {
     journal: PgPool,
     /// Leases, and the heads of lanes.
     lease: PgPool,
+    /// Partitions.
+    days: PgPool,
     /// What lanes read.
     read: PgPool,
     /// What callers read.
@@ -256,6 +262,7 @@ impl Pools {
             commit: pool(&config.database, "commit", count(config.committers.committers)).await?,
             journal: pool(&config.database, "journal", count(config.dispatch.journal_writers)).await?,
             lease: pool(&config.database, "lease", 2).await?,
+            days: pool(&days_config(&config.database), "days", 1).await?,
             read: pool(&config.database, "read", config.database.max_connections).await?,
             serve,
         })
@@ -268,11 +275,21 @@ impl Pools {
                 self.commit.close(),
                 self.journal.close(),
                 self.lease.close(),
+                self.days.close(),
                 self.read.close(),
                 self.serve.close()
             )
         };
         let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
+    }
+}
+
+/// Looking through an old day takes longer than anything else; and whoever waits for a lock on a table holds everybody up.
+fn days_config(config: &PoolConfig) -> PoolConfig {
+    PoolConfig {
+        statement_timeout: config.statement_timeout.max(Duration::from_secs(60)),
+        lock_timeout: config.lock_timeout.min(Duration::from_millis(500)),
+        ..config.clone()
     }
 }
 

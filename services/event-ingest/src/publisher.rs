@@ -15,7 +15,7 @@ use crate::{
     committer::{Ack, Committers, Pending, Refused},
     error,
     event::NewEvent,
-    intake::Intake,
+    intake::{Intake, check_account},
     quota::{Exceeded, Quotas},
     shares::Shares,
 };
@@ -63,7 +63,7 @@ impl Publisher {
         events: Vec<Event>,
         context: &CallContext,
     ) -> Vec<Result<Ack, Status>> {
-        let (_calls, refused) = self.admit(&events);
+        let (_calls, refused) = self.admit(&events, context);
         let mut good = Vec::with_capacity(events.len());
         let checked: Vec<Result<(), Status>> = events
             .into_iter()
@@ -89,9 +89,10 @@ impl Publisher {
     }
 
     /// Counts a call and what it publishes. Gives the counted calls, and by account why its events are refused.
-    fn admit(&self, events: &[Event]) -> (Vec<Call>, HashMap<String, ApiError>) {
+    fn admit(&self, events: &[Event], context: &CallContext) -> (Vec<Call>, HashMap<String, ApiError>) {
         let mut published: HashMap<&str, (usize, usize)> = HashMap::new();
-        for event in events {
+        // What a caller may not publish is refused by the check, and must not use up another account's quota.
+        for event in events.iter().filter(|event| check_account(event, context).is_ok()) {
             let (count, bytes) = published.entry(&event.account).or_default();
             *count += 1;
             *bytes += event.encoded_len();
@@ -131,7 +132,7 @@ impl Publisher {
 
     /// Checks one event.
     pub(crate) fn check(&self, event: Event, context: &CallContext) -> Result<NewEvent, Status> {
-        self.0.intake.check(event, context.trace)
+        self.0.intake.check(event, context)
     }
 
     /// Hands one checked event over, or gives it back.

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::queue::Refused;
 use self::queue::{Queue, Turnstile, Waiting};
-use crate::{config::CommitterConfig, dispatch::Heads, error, event::NewEvent};
+use crate::{config::CommitterConfig, dispatch::Heads, error, event::NewEvent, store::events::DedupeDays};
 
 /// Says that an event is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +55,17 @@ pub(crate) struct Committers {
 
 impl Committers {
     /// Starts the committers in `tasks`; they end, with empty queues, when the group stops.
-    pub(crate) fn spawn(config: &CommitterConfig, pool: &PgPool, heads: &Heads, tasks: &TaskGroup) -> Self {
+    pub(crate) fn spawn(
+        config: &CommitterConfig,
+        dedupe: DedupeDays,
+        pool: &PgPool,
+        heads: &Heads,
+        tasks: &TaskGroup,
+    ) -> Self {
         let queue = Queue::new(config);
         for line in 0..config.committers.max(1) {
             let turnstile = Turnstile::new(Arc::clone(&queue), line);
-            let committer = task::Committer { turnstile, pool: pool.clone(), heads: heads.clone() };
+            let committer = task::Committer { turnstile, pool: pool.clone(), heads: heads.clone(), dedupe };
             tasks.spawn("committer", |stop| committer.run(stop));
         }
         Self { queue }

@@ -7,7 +7,11 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::{Turnstile, Waiting, batch::Batch};
-use crate::{dispatch::Heads, error, store};
+use crate::{
+    dispatch::Heads,
+    error,
+    store::{self, events::DedupeDays},
+};
 
 /// Most publications in one transaction: more gains little and makes the first wait for the last.
 const MAX_ROWS: usize = 512;
@@ -21,6 +25,7 @@ pub(super) struct Committer {
     pub(super) turnstile: Turnstile,
     pub(super) pool: PgPool,
     pub(super) heads: Heads,
+    pub(super) dedupe: DedupeDays,
 }
 
 impl Committer {
@@ -67,10 +72,12 @@ impl Committer {
     async fn commit(&self, batch: Batch) {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
-            let recorded =
-                tokio::time::timeout(COMMIT_TIMEOUT, store::events::insert(&self.pool, &batch.events()))
-                    .await
-                    .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            let recorded = tokio::time::timeout(
+                COMMIT_TIMEOUT,
+                store::events::insert(&self.pool, &batch.events(), self.dedupe),
+            )
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
             match recorded {
                 Ok((recorded, heads)) => {
                     for (lane, next) in heads {

@@ -29,6 +29,7 @@ use crate::{
     config::StreamConfig,
     error,
     event::NewEvent,
+    intake::check_account,
     publisher::{Call, Publisher},
 };
 
@@ -174,6 +175,7 @@ impl Session {
     fn first_stage(&self, event: Option<Event>, call: &mut Option<Call>) -> Result<Stage, Refusal> {
         let missing = || Refusal::Event(Violations::one("event", "is required").into());
         let event = event.ok_or_else(missing)?;
+        check_account(&event, &self.context).map_err(|not_found| Refusal::Event(not_found.into()))?;
         let Ok(account) = event.account.parse::<AccountId>() else {
             // The check says what is wrong with it.
             return self.check(event).map(Stage::Unqueued).map_err(Refusal::Event);

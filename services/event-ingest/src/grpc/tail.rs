@@ -33,7 +33,7 @@ const MOST: usize = 32;
 const QUEUE: usize = 4;
 /// Longest wait for the reader.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Sequence numbers of a lane that one look goes through.
+/// Events of a lane that one look goes through.
 const SPAN: i64 = 200;
 /// Unfinished deliveries that are followed.
 const FOLLOWED: usize = 10_000;
@@ -154,12 +154,13 @@ impl Tail {
         let mut parts = Vec::new();
         for ((lane, after), newest) in (0..).zip(&self.read_to).zip(&newest) {
             if newest > after {
-                parts.push(Part { lane, after: *after, to: *newest.min(&(after + SPAN)) });
+                parts.push(Part { lane, after: *after, to: *newest });
             }
         }
         if parts.is_empty() {
             return Ok(false);
         }
+        let parts = tail::shortened(&self.pool, &parts, SPAN).await?;
         for place in tail::accepted(&self.pool, &self.filter, &parts).await? {
             self.followed.insert((place.lane, place.sequence), 0);
         }

@@ -106,7 +106,7 @@ impl Intake {
 }
 
 /// Checks that the caller may publish for the account that the event names.
-fn check_account(event: &Event, context: &CallContext) -> Result<(), NotFound> {
+pub(crate) fn check_account(event: &Event, context: &CallContext) -> Result<(), NotFound> {
     let caller = context.caller.as_ref().expect("every call of a server has a caller");
     scope::check(caller, event)
 }

@@ -23,6 +23,22 @@ pub(crate) enum Recorded {
     },
 }
 
+/// How far back ids are looked for: over the day that takes events and this many days before it that did.
+///
+/// Exact over that time, whoever publishes an id where and when: within a day by a unique key, over the days before
+/// because they do not change any more ([`insert`] sees to that).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DedupeDays(pub(crate) u16);
+
+/// The part of the log in which an id stands for one event.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    /// First sequence number of the window.
+    from: i64,
+    /// First sequence number of the day that takes events.
+    today: i64,
+}
+
 /// Records `events` in one transaction; when this returns `Ok`, they are durable. No two of them may
 /// have the same account and id. Also gives, for each lane written to, the sequence number that comes next.
 ///
@@ -35,10 +51,12 @@ pub(crate) enum Recorded {
 pub(crate) async fn insert(
     pool: &PgPool,
     events: &[&NewEvent],
+    dedupe: DedupeDays,
 ) -> Result<(Vec<Recorded>, BTreeMap<i16, i64>), sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    // Until the commit no other day is opened: so all events of a day are visible before the next day has any.
+    let mut transaction = pool.begin_with("BEGIN; SELECT ingest.hold_day()").await?;
     let lanes: Vec<i16> = events.iter().map(|event| event.lane()).collect();
-    let heads = take_sequences(&mut transaction, &lanes).await?;
+    let (heads, window) = take_sequences(&mut transaction, &lanes, dedupe).await?;
     let mut next: HashMap<i16, i64> = heads.iter().map(|(lane, (first, _))| (*lane, *first)).collect();
     let sequences: Vec<i64> = lanes
         .iter()
@@ -49,7 +67,7 @@ pub(crate) async fn insert(
         })
         .collect();
 
-    let inserted = insert_rows(&mut transaction, events, &lanes, &sequences).await?;
+    let inserted = insert_rows(&mut transaction, events, &lanes, &sequences, window).await?;
     let mut recorded: Vec<Option<Recorded>> = lanes
         .iter()
         .zip(&sequences)
@@ -58,7 +76,7 @@ pub(crate) async fn insert(
         })
         .collect();
     if inserted.len() < events.len() {
-        find_existing(&mut transaction, events, &mut recorded).await?;
+        find_existing(&mut transaction, events, &mut recorded, window).await?;
     }
     // A conflicting row that cannot be found was dropped this very moment by retention.
     let recorded: Option<Vec<Recorded>> = recorded.into_iter().collect();
@@ -68,11 +86,12 @@ pub(crate) async fn insert(
 }
 
 /// Locks the heads of `lanes` until the end of the transaction and takes a sequence number for each
-/// entry. Gives the first number taken from each lane, and the next one that is free.
+/// entry. Gives the first number taken from each lane and the next one that is free; and which part of the log counts.
 async fn take_sequences(
     connection: &mut PgConnection,
     lanes: &[i16],
-) -> Result<BTreeMap<i16, (i64, i64)>, sqlx::Error> {
+    dedupe: DedupeDays,
+) -> Result<(BTreeMap<i16, (i64, i64)>, Window), sqlx::Error> {
     let mut counts: BTreeMap<i16, i64> = BTreeMap::new();
     for lane in lanes {
         *counts.entry(*lane).or_default() += 1;
@@ -84,19 +103,29 @@ async fn take_sequences(
         r#"
         WITH locked AS MATERIALIZED (
             SELECT lane FROM ingest.lane_heads WHERE lane = ANY($1) ORDER BY lane FOR UPDATE
+        ), days AS MATERIALIZED (
+            SELECT max(first_sequence) AS today, min(first_sequence) AS first
+            FROM (
+                SELECT first_sequence FROM ingest.days WHERE open_time IS NOT NULL ORDER BY day DESC LIMIT $3
+            ) latest
         )
         UPDATE ingest.lane_heads h
-        SET next_sequence = h.next_sequence + taken.count
-        FROM unnest($1::smallint[], $2::bigint[]) AS taken(lane, count)
+        SET next_sequence = greatest(h.next_sequence, days.today) + taken.count
+        FROM unnest($1::smallint[], $2::bigint[]) AS taken(lane, count), days
         WHERE h.lane = taken.lane AND (SELECT count(*) FROM locked) > 0
-        RETURNING h.lane, h.next_sequence - taken.count AS "first!", h.next_sequence AS next
+        RETURNING h.lane, h.next_sequence - taken.count AS "first!", h.next_sequence AS next,
+                  days.today AS "today!", days.first AS "window_first!"
         "#,
         &lanes,
         &counts,
+        i64::from(dedupe.0) + 1,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.lane, (row.first, row.next))).collect())
+    // Every lane has a head.
+    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let window = Window { from: first.window_first, today: first.today };
+    Ok((rows.into_iter().map(|row| (row.lane, (row.first, row.next))).collect(), window))
 }
 
 /// Inserts what does not exist yet; gives what was inserted.
@@ -105,6 +134,7 @@ async fn insert_rows(
     events: &[&NewEvent],
     lanes: &[i16],
     sequences: &[i64],
+    window: Window,
 ) -> Result<HashSet<(i16, i64)>, sqlx::Error> {
     fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
         events.iter().map(|event| of(event)).collect()
@@ -123,8 +153,13 @@ async fn insert_rows(
                                        headers, content_hash, occur_time, deliver_by, traceparent)
             SELECT lane, sequence, account, event_id, template, conversation_id, payload,
                    headers, content_hash, occur_time, deliver_by, traceparent
-            FROM input ORDER BY account COLLATE "C", event_id COLLATE "C"
-            ON CONFLICT (account, event_id) DO NOTHING
+            FROM input
+            WHERE NOT EXISTS (SELECT FROM ingest.events e
+                WHERE e.account = input.account AND e.event_id = input.event_id
+                  AND e.sequence >= $14 AND e.sequence < $15)
+            ORDER BY account COLLATE "C", event_id COLLATE "C"
+            -- Whichever unique key it is: that of account and event_id is each partition's own.
+            ON CONFLICT DO NOTHING
             RETURNING lane, sequence, account, event_id, template, conversation_id, accept_time
         ), once AS (
             SELECT inserted.* FROM inserted JOIN input USING (lane, sequence) WHERE input.fires_once
@@ -165,6 +200,8 @@ async fn insert_rows(
         &column(events, |e| e.deliver_by) as _,
         &column(events, |e| e.traceparent.as_deref()) as _,
         &column(events, |e| e.fires_once),
+        window.from,
+        window.today,
     )
     .fetch_all(connection)
     .await?;
@@ -175,6 +212,7 @@ async fn find_existing(
     connection: &mut PgConnection,
     events: &[&NewEvent],
     recorded: &mut [Option<Recorded>],
+    window: Window,
 ) -> Result<(), sqlx::Error> {
     let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
     let accounts: Vec<&str> = missing.iter().map(|index| events[*index].account.as_str()).collect();
@@ -183,10 +221,11 @@ async fn find_existing(
         r#"
         SELECT wanted.position AS "position!", e.sequence, e.content_hash
         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(account, event_id, position)
-        JOIN ingest.events e ON e.account = wanted.account AND e.event_id = wanted.event_id
+        JOIN ingest.events e ON e.account = wanted.account AND e.event_id = wanted.event_id AND e.sequence >= $3
         "#,
         &accounts as _,
         &ids as _,
+        window.from,
     )
     .fetch_all(connection)
     .await?;

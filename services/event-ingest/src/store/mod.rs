@@ -3,6 +3,7 @@
 //! | module | tables |
 //! |---|---|
 //! | [`events`] | records published events: `events`, `lane_heads`, `latches` |
+//! | [`days`] | the partitions of each day: `days`, `latches` |
 //! | [`lanes`] | who runs which lane: `lanes`, `replicas` |
 //! | [`reading`] | what a lane's owner has to run: `events`, `parked` |
 //! | [`journal`] | fenced writes of runs: `attempts`, `outcomes`, `parked`, `lanes` |
@@ -12,6 +13,7 @@
 //! | [`ledger`] | how the counts add up: the view `deliveries`, `lanes`, `parked` |
 //! | [`tail`] | deliveries as they change: `events`, the view `deliveries` |
 
+pub(crate) mod days;
 pub(crate) mod deliveries;
 pub(crate) mod events;
 pub(crate) mod interventions;

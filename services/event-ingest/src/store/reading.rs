@@ -69,6 +69,9 @@ pub(crate) struct Range {
     pub(crate) after: i64,
     /// … up to this one.
     pub(crate) to: i64,
+    /// The last of the lane. Numbers jump from day to day: when nothing is found up to `to`, what follows is looked for
+    /// up to here.
+    pub(crate) newest: i64,
     pub(crate) rows: i64,
     /// Bytes of payloads and headers; the first event is read however large it is.
     pub(crate) bytes: i64,
@@ -144,8 +147,28 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
     .await?;
     let found = rows.first().map_or(0, |row| row.found);
     let cut = found == range.rows || i64::try_from(rows.len()).unwrap_or(i64::MAX) < found;
-    let complete_to = if cut { rows.last().map_or(range.after, |row| row.sequence) } else { range.to };
+    let complete_to = if cut {
+        rows.last().map_or(range.after, |row| row.sequence)
+    } else if rows.is_empty() && range.to < range.newest {
+        before_next(pool, range).await?
+    } else {
+        range.to
+    };
     Ok((into_events(rows)?, complete_to))
+}
+
+/// The sequence number before that of the first event after `range.to`; the newest if there is none.
+async fn before_next(pool: &PgPool, range: Range) -> Result<i64, sqlx::Error> {
+    let next = sqlx::query_scalar!(
+        "SELECT sequence FROM ingest.events WHERE lane = $1 AND sequence > $2 AND sequence <= $3
+         ORDER BY sequence LIMIT 1",
+        range.lane,
+        range.to,
+        range.newest,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(next.map_or(range.newest, |next| next - 1))
 }
 
 /// Unfinished events of conversations, each in its order; gives those of `conversations[i]` at `[i]`.

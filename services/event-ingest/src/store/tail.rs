@@ -22,6 +22,26 @@ pub(crate) struct Part {
     pub(crate) to: i64,
 }
 
+/// The beginnings of these parts, each with at most `most` events. (Not that many numbers: those jump from day to day.)
+pub(crate) async fn shortened(pool: &PgPool, parts: &[Part], most: i64) -> Result<Vec<Part>, sqlx::Error> {
+    sqlx::query_as!(
+        Part,
+        r#"
+        SELECT part.lane AS "lane!", part.after AS "after!",
+               coalesce((SELECT sequence FROM ingest.events
+                   WHERE lane = part.lane AND sequence > part.after AND sequence <= part.last
+                   ORDER BY sequence OFFSET $4::bigint - 1 LIMIT 1), part.last) AS "to!"
+        FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS part(lane, after, last)
+        "#,
+        &parts.iter().map(|part| part.lane).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.after).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.to).collect::<Vec<_>>(),
+        most,
+    )
+    .fetch_all(pool)
+    .await
+}
+
 /// The events of these parts that the filter wants, each lane's in its order.
 pub(crate) async fn accepted(
     pool: &PgPool,

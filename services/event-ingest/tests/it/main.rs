@@ -23,6 +23,7 @@ mod proxy;
 mod publish;
 mod replays;
 mod replicas;
+mod retention;
 mod retries;
 mod skills;
 mod streams;

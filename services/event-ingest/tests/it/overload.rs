@@ -130,7 +130,8 @@ async fn an_account_over_its_quota_is_refused_and_told_when_to_come_back() {
     assert!(first.iter().all(Result::is_ok), "a quota can be overdrawn once: {first:?}");
     let obstacle = Obstacle::before_commits(world.database.pool()).await;
     // Nothing is asked of the store.
-    let report = refused(world.replica.publish(event("c", "e")).await, Code::ResourceExhausted, "QUOTA_EXCEEDED");
+    let report =
+        refused(world.replica.publish(event("c", "e")).await, Code::ResourceExhausted, "QUOTA_EXCEEDED");
     let pause = report.retry_after.unwrap();
     assert!(pause > PATIENCE && pause <= Duration::from_secs(500), "{pause:?}");
     assert_eq!((report.metadata["account"].as_str(), report.metadata["quota"].as_str()), ("acme", "events"));

@@ -116,6 +116,7 @@ impl Lane {
             epoch: self.lease.epoch(),
             after,
             to: newest.min(after + READ_SPAN),
+            newest,
             rows: i64::try_from(WINDOW).unwrap_or(i64::MAX),
             bytes: READ_BYTES,
         };

@@ -1,0 +1,171 @@
+//! What Postgres does without a service: the limits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chatfn_pg::{DatabaseUrl, PoolConfig};
+use sqlx::{PgPool, raw_sql};
+
+use crate::measure::{PAYLOAD, throughput};
+
+/// Connections of a coalescing committer's kind.
+const COMMITTERS: usize = 4;
+/// Publishers that insert for themselves.
+const CLIENTS: usize = 64;
+
+pub(crate) struct Bare {
+    pool: PgPool,
+    next: AtomicU64,
+}
+
+const TABLES: &str = "
+    CREATE SCHEMA bare;
+    CREATE TABLE bare.events (lane smallint, sequence bigint, account text, event_id text, template text,
+        conversation_id text, payload bytea, content_hash bytea, accept_time timestamptz DEFAULT now(),
+        UNIQUE (account, event_id));
+    CREATE TABLE bare.log (lane smallint, sequence bigint, event_id text UNIQUE, payload bytea, PRIMARY KEY (lane, sequence));
+    CREATE TABLE bare.outcomes (lane smallint, sequence bigint, state smallint, PRIMARY KEY (lane, sequence));
+    CREATE TABLE bare.lanes (lane smallint PRIMARY KEY, cursor bigint NOT NULL) WITH (fillfactor = 10);
+    INSERT INTO bare.lanes SELECT n, 0 FROM generate_series(0, 63) n;
+    CREATE TABLE bare.queue (id bigserial PRIMARY KEY, payload bytea);";
+
+impl Bare {
+    pub(crate) async fn new(url: &DatabaseUrl) -> Self {
+        let config = PoolConfig { max_connections: CLIENTS as u32, ..PoolConfig::new(url.clone()) };
+        let pool = chatfn_pg::connect(&config).await.expect("Postgres runs");
+        raw_sql(TABLES).execute(&pool).await.expect("tables");
+        Self { pool, next: AtomicU64::new(0) }
+    }
+
+    fn ids(&self, count: usize) -> u64 {
+        self.next.fetch_add(count as u64, Ordering::Relaxed)
+    }
+
+    /// Rows per second, 512 in a statement.
+    pub(crate) async fn coalesced(&self, rows: usize) -> f64 {
+        const BATCH: usize = 512;
+        let statements = rows / COMMITTERS / BATCH;
+        throughput(COMMITTERS, statements * BATCH, |_| {
+            let (pool, first) = (self.pool.clone(), self.ids(statements * BATCH));
+            async move {
+                for statement in 0..statements {
+                    let ids: Vec<String> =
+                        (0..BATCH).map(|n| format!("e{}", first + (statement * BATCH + n) as u64)).collect();
+                    sqlx::query(
+                        "INSERT INTO bare.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+                         SELECT 1, 1, 'acme', id, 'chat.message', id, $2, sha256($2) FROM unnest($1::text[]) id
+                         ON CONFLICT DO NOTHING RETURNING sequence",
+                    )
+                    .bind(ids)
+                    .bind(PAYLOAD.as_bytes())
+                    .fetch_all(&pool)
+                    .await
+                    .expect("an insert");
+                }
+            }
+        })
+        .await
+    }
+
+    /// Rows per second, each in a transaction of its own.
+    pub(crate) async fn singles(&self, rows: usize) -> f64 {
+        let each = rows / CLIENTS;
+        throughput(CLIENTS, each, |_| {
+            let (pool, first) = (self.pool.clone(), self.ids(each));
+            async move {
+                for n in 0..each as u64 {
+                    sqlx::query(
+                        "INSERT INTO bare.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+                         VALUES (1, 1, 'acme', $1, 'chat.message', $1, $2, $3) ON CONFLICT DO NOTHING",
+                    )
+                    .bind(format!("e{}", first + n))
+                    .bind(PAYLOAD.as_bytes())
+                    .bind([0u8; 32].as_slice())
+                    .execute(&pool)
+                    .await
+                    .expect("an insert");
+                }
+            }
+        })
+        .await
+    }
+
+    /// Events per second through insert, reading on, and outcome with cursor.
+    pub(crate) async fn pipeline(&self, rows: usize) -> f64 {
+        const BATCH: usize = 200;
+        let rounds = rows / COMMITTERS / BATCH;
+        throughput(COMMITTERS, rounds * BATCH, |lane| {
+            let (pool, lane, first) = (self.pool.clone(), lane as i16, self.ids(rounds * BATCH) as i64);
+            async move {
+                for round in 0..rounds as i64 {
+                    let sequences: Vec<i64> = (0..BATCH as i64).map(|n| first + round * BATCH as i64 + n).collect();
+                    let (from, to) = (sequences[0], sequences[BATCH - 1]);
+                    sqlx::query(
+                        "INSERT INTO bare.log SELECT $1, s, 'e' || s, $3 FROM unnest($2::bigint[]) s ON CONFLICT DO NOTHING",
+                    )
+                    .bind(lane)
+                    .bind(&sequences)
+                    .bind(PAYLOAD.as_bytes())
+                    .execute(&pool)
+                    .await
+                    .expect("an insert");
+                    let read: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+                        "SELECT sequence, payload FROM bare.log WHERE lane = $1 AND sequence BETWEEN $2 AND $3 ORDER BY sequence",
+                    )
+                    .bind(lane)
+                    .bind(from)
+                    .bind(to)
+                    .fetch_all(&pool)
+                    .await
+                    .expect("rows");
+                    assert_eq!(read.len(), BATCH);
+                    sqlx::query(
+                        "WITH done AS (INSERT INTO bare.outcomes SELECT $1, s, 3 FROM unnest($2::bigint[]) s)
+                         UPDATE bare.lanes SET cursor = $3 WHERE lane = $1",
+                    )
+                    .bind(lane)
+                    .bind(&sequences)
+                    .bind(to)
+                    .execute(&pool)
+                    .await
+                    .expect("outcomes");
+                }
+            }
+        })
+        .await
+    }
+
+    /// Jobs per second through the usual queue table.
+    pub(crate) async fn skip_locked(&self, jobs: usize) -> f64 {
+        let begun = std::time::Instant::now();
+        let each = jobs / CLIENTS;
+        let pool = self.pool.clone();
+        let worker = tokio::spawn(async move {
+            let mut left = (each * CLIENTS) as u64;
+            while left > 0 {
+                let claimed = sqlx::query(
+                    "DELETE FROM bare.queue WHERE id IN
+                         (SELECT id FROM bare.queue ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED) RETURNING payload",
+                )
+                .fetch_all(&pool)
+                .await
+                .expect("claims");
+                left -= claimed.len() as u64;
+            }
+        });
+        throughput(CLIENTS, each, |_| {
+            let pool = self.pool.clone();
+            async move {
+                for _ in 0..each {
+                    sqlx::query("INSERT INTO bare.queue (payload) VALUES ($1)")
+                        .bind(PAYLOAD.as_bytes())
+                        .execute(&pool)
+                        .await
+                        .expect("an insert");
+                }
+            }
+        })
+        .await;
+        worker.await.expect("all are claimed");
+        (each * CLIENTS) as f64 / begun.elapsed().as_secs_f64()
+    }
+}

@@ -1,0 +1,123 @@
+//! Days, by which events, outcomes and attempts are kept: one partition of each for every day. See `migrations/0007_days.sql`.
+
+use sqlx::PgPool;
+
+/// A day with partitions of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Day {
+    /// ISO 8601, UTC.
+    pub(crate) day: String,
+    pub(crate) first_sequence: i64,
+    /// The first sequence number that is another day's.
+    pub(crate) end_sequence: i64,
+}
+
+/// The tables that have a partition for each day, in the order in which a day is dropped: what is not in the first is not
+/// seen any more.
+pub(crate) const PARTITIONED: [&str; 3] = ["events", "outcomes", "attempts"];
+
+/// Makes the partitions of today and of the `ahead` days to come.
+pub(crate) async fn prepare(pool: &PgPool, ahead: u16) -> Result<(), sqlx::Error> {
+    for offset in 0..=i32::from(ahead) {
+        // Each in a transaction of its own, so that what was made stays when the next fails.
+        sqlx::query!("SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date + $1::integer)", offset)
+            .execute(pool)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Lets events go into today's partitions from now on. Waits for the transactions that are recording events.
+pub(crate) async fn open(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date)").execute(pool).await?;
+    Ok(())
+}
+
+/// The days that ended more than `keep` days ago, the oldest first. The one that is open is none of them.
+pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Error> {
+    sqlx::query_as!(
+        Day,
+        r#"
+        SELECT d.day::text AS "day!", d.first_sequence AS "first_sequence!", d.next AS "end_sequence!"
+        FROM (SELECT day, first_sequence, lead(first_sequence) OVER (ORDER BY first_sequence) AS next FROM ingest.days) d
+        WHERE d.day < (now() AT TIME ZONE 'UTC')::date - $1::integer
+          AND d.day < (SELECT max(day) FROM ingest.days WHERE open_time IS NOT NULL)
+        ORDER BY d.day
+        "#,
+        i32::from(keep),
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Number of events of a lane and day that have no outcome.
+pub(crate) async fn undecided(pool: &PgPool, lane: i16, day: &Day) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT count(*) AS "count!" FROM ingest.events e
+        WHERE e.lane = $1 AND e.sequence >= $2 AND e.sequence < $3
+          AND NOT EXISTS (SELECT FROM ingest.outcomes o
+              WHERE o.lane = $1 AND o.sequence = e.sequence AND o.sequence >= $2 AND o.sequence < $3)
+        "#,
+        lane,
+        day.first_sequence,
+        day.end_sequence,
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Forgets the latches that were set by the next `rows` events of a lane and day: a latch lasts as long as the event that
+/// set it. Gives the last of those events; `None` if there are no more.
+pub(crate) async fn forget_latches(
+    pool: &PgPool,
+    lane: i16,
+    day: &Day,
+    after: Option<i64>,
+    rows: i64,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        WITH looked AS MATERIALIZED (
+            SELECT sequence, account, conversation_id, template, event_id FROM ingest.events
+            WHERE lane = $1 AND sequence >= $2 AND sequence < $3 AND ($4::bigint IS NULL OR sequence > $4)
+            ORDER BY sequence LIMIT $5
+        ), forgotten AS (
+            DELETE FROM ingest.latches l USING looked
+            WHERE l.account = looked.account AND l.conversation_id = looked.conversation_id
+              AND l.template = looked.template AND l.event_id = looked.event_id
+        )
+        SELECT max(sequence) FROM looked
+        "#,
+        lane,
+        day.first_sequence,
+        day.end_sequence,
+        after,
+        rows,
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Drops a day's partition of one of the [`PARTITIONED`] tables; gives whether it is gone. It stays if an event of
+/// that day has come to wait for something again. Fails when the table is in use for longer than the pool waits for locks.
+pub(crate) async fn drop_partition(pool: &PgPool, table: &str, day: &Day) -> Result<bool, sqlx::Error> {
+    let gone = sqlx::query_scalar!("SELECT ingest.drop_partition($1, $2::text::date)", table, day.day);
+    Ok(gone.fetch_one(pool).await?.unwrap_or_default())
+}
+
+/// Forgets a day whose partitions are gone, and what operators did about its events.
+pub(crate) async fn forget(pool: &PgPool, day: &Day) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        WITH history AS (DELETE FROM ingest.superseded WHERE sequence >= $2 AND sequence < $3)
+        DELETE FROM ingest.days WHERE day = $1::text::date
+        "#,
+        day.day,
+        day.first_sequence,
+        day.end_sequence,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

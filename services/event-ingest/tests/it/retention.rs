@@ -1,0 +1,318 @@
+//! Days: which one an event belongs to, how long its id is known, and when it is dropped.
+
+use std::{collections::HashMap, path::Path};
+
+use chatfn_pg::{
+    migrate::{self, MIGRATIONS, RunOptions},
+    testing::TestDatabase,
+};
+use chatfn_proto::ingest::v1::{DeliveryState, Event, event::PayloadKind};
+use chatfn_rpc::Shutdown;
+use futures_util::future::join_all;
+use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
+use tonic::Code;
+
+use crate::{
+    harness::{Replica, World, config, deployments, event, eventually, patiently, refused, settings},
+    invoker::{FakeInvoker, assert_in_order},
+};
+
+async fn execute(pool: &PgPool, statement: impl Into<String>) {
+    let statement: String = statement.into();
+    sqlx::query(AssertSqlSafe(statement.as_str()))
+        .execute(pool)
+        .await
+        .unwrap_or_else(|error| panic!("`{statement}`: {error}"));
+}
+
+async fn number(pool: &PgPool, statement: &'static str) -> i64 {
+    sqlx::query_scalar(statement).fetch_one(pool).await.unwrap()
+}
+
+/// Which days take events or took some, from today on, as the number of days after today.
+async fn is_open(pool: &PgPool, after_today: i32) -> bool {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM ingest.days WHERE open_time IS NOT NULL
+             AND day = (now() AT TIME ZONE 'UTC')::date + $1)",
+    )
+    .bind(after_today)
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+/// Lets events go into a later day than today's, as if that had come.
+async fn open(pool: &PgPool, after_today: i32) {
+    sqlx::query("SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date + $1)")
+        .bind(after_today)
+        .execute(pool)
+        .await
+        .unwrap();
+    assert!(is_open(pool, after_today).await);
+}
+
+/// A world whose events go into today's partitions.
+async fn today() -> World {
+    let world = World::start().await;
+    eventually(async || is_open(world.database.pool(), 0).await).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_goes_into_the_partitions_of_its_day() {
+    let world = today().await;
+    let pool = world.database.pool();
+    world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    for table in ["events", "outcomes", "attempts"] {
+        let partition: String =
+            sqlx::query_scalar(AssertSqlSafe(format!("SELECT tableoid::regclass::text FROM ingest.{table}")))
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        let expected: String =
+            sqlx::query_scalar("SELECT $1 || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
+                .bind(format!("ingest.{table}_"))
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        assert_eq!(partition, expected);
+    }
+    let prepared = number(pool, "SELECT count(*) FROM ingest.days WHERE open_time IS NULL").await;
+    assert!(prepared >= 3, "{prepared} days are prepared");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_known_for_two_more_days() {
+    let world = today().await;
+    let pool = world.database.pool();
+    let first = world.replica.publish(event("c", "e")).await.unwrap();
+    for day in 1..=2 {
+        open(pool, day).await;
+        let again = world.replica.publish(event("c", "e")).await.unwrap();
+        assert!(again.duplicate && again.sequence == first.sequence, "{again:?} on day {day}");
+        refused(world.replica.publish(event("d", "e")).await, Code::AlreadyExists, "EVENT_ID_REUSED");
+        let other = world.replica.publish(event("c", &format!("e{day}"))).await.unwrap();
+        assert!(other.sequence >= first.sequence + (1 << 32), "it goes into another day");
+    }
+    open(pool, 3).await;
+    assert!(!world.replica.publish(event("c", "e")).await.unwrap().duplicate);
+    assert!(world.replica.publish(event("c", "e2")).await.unwrap().duplicate);
+    let ids = ["e", "e1", "e2", "e"].map(str::to_owned);
+    eventually(async || world.invoker.runs().len() == 4).await;
+    let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
+    assert_eq!(ran, ids, "in order over the days");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_recorded_once_whoever_publishes_it_while_days_change() {
+    const IDS: usize = 60;
+    let world = today().await;
+    let other = Replica::start(world.config(|_| {}), world.deployments()).await;
+    // The same ids in several conversations, hence over lanes and committers that know nothing of each other.
+    let rounds = async |round: usize| {
+        let calls = (0..8).map(|n| {
+            let conversation = format!("c{}", (n + round) % 4);
+            let events: Vec<Event> =
+                (0..IDS).map(|id| event(&format!("{conversation}-{id}"), &format!("e{id}"))).collect();
+            let replica = if n % 2 == 0 { &world.replica } else { &other };
+            async move {
+                let results = replica.publish_all(events).await;
+                (0..IDS).map(|id| format!("{conversation}-{id}")).zip(results).collect::<Vec<_>>()
+            }
+        });
+        join_all(calls).await
+    };
+    let pool = world.database.pool();
+    let (calls, ()) = tokio::join!(
+        async {
+            let mut calls = Vec::new();
+            for round in 0..6 {
+                calls.extend(rounds(round).await);
+            }
+            calls
+        },
+        async {
+            for day in 1..=2 {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                open(pool, day).await;
+            }
+        }
+    );
+    let mut new: HashMap<usize, Vec<String>> = HashMap::new();
+    for call in calls {
+        for (id, (conversation, result)) in call.into_iter().enumerate() {
+            match result {
+                Ok(ack) if !ack.duplicate => new.entry(id).or_default().push(conversation),
+                Ok(_) => {}
+                Err(status) => drop(refused(Err::<(), _>(status), Code::AlreadyExists, "EVENT_ID_REUSED")),
+            }
+        }
+    }
+    assert!((0..IDS).all(|id| new[&id].len() == 1), "{new:?}");
+    assert_eq!(number(pool, "SELECT count(*) FROM ingest.events").await, i64::try_from(IDS).unwrap());
+}
+
+/// An event of a day before today, which has come to an outcome or waits for an operator.
+async fn old_event(pool: &PgPool, days_ago: i32, id: &str, is_parked: bool) {
+    let sequence = format!("ingest.first_sequence((now() AT TIME ZONE 'UTC')::date - {days_ago})");
+    execute(
+        pool,
+        format!(
+            "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+             VALUES (0, {sequence}, 'acme', '{id}', 'chat.start', '{id}', '{{}}', '')"
+        ),
+    )
+    .await;
+    execute(
+        pool,
+        format!(
+            "INSERT INTO ingest.latches (account, conversation_id, template, event_id)
+             VALUES ('acme', '{id}', 'chat.start', '{id}')"
+        ),
+    )
+    .await;
+    let rest = if is_parked {
+        format!(
+            "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, next_attempt_time)
+             VALUES (0, {sequence}, 'acme', '{id}', now() + interval '1 year')"
+        )
+    } else {
+        format!(
+            "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+             VALUES (0, {sequence}, 3, 0, 'acme', now())"
+        )
+    };
+    execute(pool, rest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_is_dropped_when_it_is_old_and_nothing_waits_in_it() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool().clone();
+    for (days_ago, id, is_parked) in [(33, "old", false), (32, "parked", true), (30, "young", false)] {
+        execute(&pool, format!("SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - {days_ago})"))
+            .await;
+        execute(
+            &pool,
+            format!("UPDATE ingest.days SET open_time = now() WHERE day = (now() AT TIME ZONE 'UTC')::date - {days_ago}"),
+        )
+        .await;
+        old_event(&pool, days_ago, id, is_parked).await;
+    }
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    let start =
+        async || Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    let mut replica = start().await;
+    let gone = async |id: &str| match replica.delivery(id).await {
+        Ok(_) => false,
+        Err(status) => {
+            refused(Err::<(), _>(status), Code::NotFound, "DELIVERY_NOT_FOUND");
+            true
+        }
+    };
+    eventually(async || gone("old").await).await;
+    // Days are looked at in their order, so that the last has been when all of this holds.
+    let days = "SELECT count(*) FROM ingest.days WHERE day < (now() AT TIME ZONE 'UTC')::date - 1";
+    eventually(async || number(&pool, days).await == 2).await;
+    assert!(!gone("parked").await && !gone("young").await);
+    let left = number(&pool, "SELECT count(*) FROM ingest.latches").await;
+    assert_eq!(left, 2, "a latch goes with the event that set it, and not before");
+    let tables = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'ingest'::regnamespace
+                  AND relname LIKE '%\\_' || to_char(now() AT TIME ZONE 'UTC' - interval '33 days', 'YYYYMMDD')";
+    assert_eq!(number(&pool, tables).await, 0, "its tables are gone");
+    replica.stop().await;
+
+    // What waited has come to its outcome.
+    execute(
+        &pool,
+        "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+         SELECT lane, sequence, 3, 0, account, now() FROM ingest.parked",
+    )
+    .await;
+    execute(&pool, "DELETE FROM ingest.parked").await;
+    let again = start().await;
+    eventually(async || number(&pool, days).await == 1).await;
+    refused(again.delivery("parked").await, Code::NotFound, "DELIVERY_NOT_FOUND");
+    assert_eq!(again.delivery("young").await.unwrap().state(), DeliveryState::Succeeded);
+    shutdown.force();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_in_which_something_waits_again_is_not_dropped() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    execute(pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - 40)").await;
+    execute(pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date)").await;
+    execute(pool, "SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date)").await;
+    let drop = "SELECT ingest.drop_partition('events', (now() AT TIME ZONE 'UTC')::date - 40)";
+    let dropped = async || sqlx::query_scalar::<_, bool>(drop).fetch_one(pool).await.unwrap();
+    old_event(pool, 40, "e", true).await;
+    assert!(!dropped().await);
+    execute(pool, "DELETE FROM ingest.parked").await;
+    assert!(dropped().await);
+    assert!(dropped().await, "once more changes nothing");
+    assert_eq!(number(pool, "SELECT count(*) FROM ingest.events").await, 0);
+    let today = "SELECT ingest.drop_partition('events', (now() AT TIME ZONE 'UTC')::date)";
+    assert!(
+        !sqlx::query_scalar::<_, bool>(today).fetch_one(pool).await.unwrap(),
+        "the day that is open stays"
+    );
+}
+
+/// The migrations before there were days.
+async fn history_before_days() -> Migrator {
+    let all = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations"));
+    let some = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(all).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if name.ends_with(".sql") && name.as_str() < "0007" {
+            std::fs::copy(entry.path(), some.path().join(name)).unwrap();
+        }
+    }
+    Migrator::new(some.path()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_from_before_there_were_days_goes_on_where_it_was() {
+    let database = TestDatabase::create_with(&history_before_days().await).await;
+    let pool = database.pool();
+    // As the release before wrote them: one that is done, and two that wait in a conversation.
+    let lane = chatfn_domain::lane::lane_of(&"acme".parse().unwrap(), &"c".parse().unwrap());
+    for (sequence, id) in [(1, "done"), (2, "e1"), (3, "e2")] {
+        execute(
+            pool,
+            format!(
+                "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+                 VALUES ({lane}, {sequence}, 'acme', '{id}', 'chat.message', 'c', '{{}}', '')"
+            ),
+        )
+        .await;
+    }
+    execute(pool, format!("UPDATE ingest.lane_heads SET next_sequence = 4 WHERE lane = {lane}")).await;
+    execute(
+        pool,
+        format!(
+            "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+             VALUES ({lane}, 1, 3, 1, 'acme', now())"
+        ),
+    )
+    .await;
+    migrate::run(database.url(), &MIGRATIONS, RunOptions::default()).await.unwrap();
+
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    let replica = Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    eventually(async || is_open(pool, 0).await).await;
+    assert_eq!(replica.delivery("done").await.unwrap().state(), DeliveryState::Succeeded);
+    let new = replica.publish(event("c", "e3")).await.unwrap();
+    assert!(new.sequence > 1 << 32);
+    let mut reused = event("c", "e1");
+    reused.payload_kind = Some(PayloadKind::PayloadJson(r#"{"text":"other"}"#.to_owned()));
+    refused(replica.publish(reused).await, Code::AlreadyExists, "EVENT_ID_REUSED");
+    replica.reaches("e3", DeliveryState::Succeeded).await;
+    assert_in_order(&invoker.runs(), "c", &["e1", "e2", "e3"].map(str::to_owned));
+    patiently(async { shutdown.force() }).await;
+}
