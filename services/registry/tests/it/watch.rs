@@ -319,9 +319,10 @@ async fn a_watch_outlives_lost_connections_to_postgres() {
 async fn watchers_start_anew_when_the_database_was_replaced_by_an_older_one() {
     let world = World::start().await;
     deploy_new(&world.registry, 1).await;
-    deploy_new(&world.registry, 2).await;
     let mut watcher = Watcher::start(&world.registry, false).await;
-    assert_eq!(watcher.snapshot().await.revision, 2);
+    assert_eq!(watcher.snapshot().await.revision, 1);
+    deploy_new(&world.registry, 2).await;
+    assert_eq!(watcher.next().await.unwrap().0, 2, "the registry has seen it, too");
     sqlx::query("UPDATE registry.deployment_revision SET revision = 1")
         .execute(world.database.pool())
         .await
