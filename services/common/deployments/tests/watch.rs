@@ -263,6 +263,14 @@ async fn what_this_release_cannot_read_is_asked_for_again() {
     fixture.expect_start_from("").await;
 }
 
+/// Returns when the file is there. Nobody is told of that, so this looks again and again; the sleep only lets others
+/// work in between.
+async fn written(file: &SnapshotFile) {
+    while !file.path.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_file_is_served_when_the_registry_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
@@ -275,9 +283,7 @@ async fn a_file_is_served_when_the_registry_is_not_there() {
     fixture.expect_start().await;
     fixture.expect_ack(1).await;
     assert_eq!(version(&deployments, START), Some(4));
-    while !file.path.exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    written(&file).await;
 
     // This registry answers no call until it is told how.
     let mut fixture = Fixture::start(0).await;
@@ -305,9 +311,7 @@ async fn a_registry_that_is_there_is_asked_before_a_file_is_served() {
     let call = fixture.calls.pop_front().unwrap();
     call.send(change(1, deployed(START, 4))).await.unwrap();
     call.send(change_to("a", 1, COMPLETE)).await.unwrap();
-    while !file.path.exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    written(&file).await;
 
     let call = fixture.calls.pop_front().unwrap();
     call.send(change(1, Change::Resumed(Resumed {}))).await.unwrap();

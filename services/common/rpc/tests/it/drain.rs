@@ -99,7 +99,7 @@ async fn a_handler_that_blocks_its_thread_cannot_hold_the_process() {
             let (started, released) = (started.clone(), Arc::clone(&released));
             async move {
                 started.send(()).await.expect("the test listens");
-                // What this is about: a handler that holds its thread and never awaits.
+                // What this is about: a handler that holds its thread and never awaits. The sleep only spares the core.
                 while !released.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
