@@ -13,7 +13,7 @@ use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use crate::validators::{camel, is_ours, items_are_checked_elsewhere, module_of, rust_path};
 
 /// Fields that hold the resource name of something that belongs to an account, or of something that belongs to nobody.
-const RESOURCES: [&str; 3] = ["name", "parent", "function"];
+const RESOURCES: [&str; 4] = ["name", "parent", "function", "resource"];
 /// Fields that hold an account's id.
 const ACCOUNTS: [&str; 1] = ["account"];
 

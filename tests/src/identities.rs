@@ -31,6 +31,8 @@ pub enum Call {
     Trusting(Vec<u8>, Option<String>),
     /// A service.
     Service(Security),
+    /// A service that sends a token besides.
+    Both(Security, String),
 }
 
 impl Identities {
@@ -82,7 +84,7 @@ impl Identities {
         ]
     }
 
-    /// The claims of a token that is accepted for a minute.
+    /// The claims of a token that is accepted for an hour.
     pub fn claims(&self, account: &str, roles: &[Role]) -> Value {
         dev_tokens::claims(ISSUER, AUDIENCE, "jane", account, roles, Duration::from_secs(3600))
     }
@@ -128,6 +130,9 @@ impl Call {
         match self {
             Self::Plain => ClientConfig::new(uri),
             Self::Service(security) => ClientConfig::secured(uri, security),
+            Self::Both(security, token) => {
+                ClientConfig::secured(uri, security).with_token(token).expect("a token")
+            }
             Self::Trusting(authorities, token) => {
                 let config = ClientConfig::trusting(uri, authorities).expect("an authority");
                 match token {

@@ -25,6 +25,15 @@ const TRANSPORT: Duration = Duration::from_millis(250);
 const MAX_REPORT_BYTES: usize = 128 * 1024;
 /// Most bytes of a stored text of a failure.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
+/// Why the invoker lets nobody in. It says so before anything runs, and an operator has to mend it: meanwhile events
+/// wait, as they do for an invoker that is down, and lose no attempt.
+const NOT_LET_IN: [&str; 5] = [
+    reasons::TOKEN_MISSING,
+    reasons::TOKENS_NOT_ACCEPTED,
+    reasons::SERVICE_REQUIRED,
+    reasons::ROLE_REQUIRED,
+    reasons::METHOD_UNKNOWN,
+];
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,6 +127,15 @@ fn failed(status: &Status) -> CallEnd {
         // The invoker's snapshot differs from ours for a moment.
         return refused(Verdict::Took);
     }
+    if reason.is_some_and(|reason| NOT_LET_IN.contains(&reason)) {
+        tracing::error!(
+            reason,
+            message = status.message(),
+            "the invoker does not accept this service, and events wait: compare --tls-cert, --tls-ca and the trust domain \
+             of both services, and whether both are of the same release"
+        );
+        return refused(Verdict::Down);
+    }
     if classify(status) == RetryClass::Safe {
         return refused(match status.code() {
             Code::Unavailable => Verdict::Down,
@@ -175,6 +193,11 @@ mod tests {
             (ApiError::unavailable(reasons::CONNECTION_FAILED, ""), Some(Verdict::Down)),
             (ApiError::unavailable("NO_SNAPSHOT", ""), Some(Verdict::Down)),
             (ApiError::unavailable("DRAINING", ""), Some(Verdict::Down)),
+            (ApiError::new(Code::Unauthenticated, reasons::TOKEN_MISSING, ""), Some(Verdict::Down)),
+            (ApiError::new(Code::Unauthenticated, reasons::TOKENS_NOT_ACCEPTED, ""), Some(Verdict::Down)),
+            (ApiError::permission_denied(reasons::SERVICE_REQUIRED, ""), Some(Verdict::Down)),
+            (ApiError::permission_denied(reasons::ROLE_REQUIRED, ""), Some(Verdict::Down)),
+            (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),
             (ApiError::resource_exhausted("OVERLOADED", "", second), Some(Verdict::Overloaded)),
             (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Took)),
             (ApiError::not_found("FUNCTION_NOT_DEPLOYED", "function", "f"), Some(Verdict::Took)),

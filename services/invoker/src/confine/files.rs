@@ -71,12 +71,20 @@ pub(super) enum FilesError {
     NotEnabled,
     #[error("no Landlock for all threads (the process had started {0} before)")]
     Threads(usize),
+    #[error(
+        "no Landlock that is of use (a certificate or key lies in the root folder, and their folders are readable: keep \
+         --tls-cert, --tls-key, --tls-ca and --token-keys in a folder of their own)"
+    )]
+    Everything,
     #[error("no Landlock ({0})")]
     Ruleset(#[from] RulesetError),
 }
 
 /// Restricts this thread and those that it will start.
 pub(super) fn restrict(config: &Config) -> Result<Files, FilesError> {
+    if config.security.folders().any(is_root) {
+        return Err(FilesError::Everything);
+    }
     let cache = config.engine().cache_dir;
     if let Some(dir) = &cache {
         // A folder can be named in a rule only once it exists. If this fails, the engine will say so.
@@ -129,6 +137,11 @@ fn readable(config: &Config) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Whether a rule for this folder would be one for all files.
+fn is_root(folder: &Path) -> bool {
+    fs::canonicalize(folder).is_ok_and(|folder| folder.parent().is_none())
+}
+
 fn abi(status: &RestrictionStatus) -> Result<i32, FilesError> {
     match status.landlock {
         LandlockStatus::Available { effective_abi, kernel_abi } => {
@@ -142,4 +155,17 @@ fn abi(status: &RestrictionStatus) -> Result<i32, FilesError> {
 /// Threads of this process; 0 if the system does not say.
 fn threads() -> usize {
     fs::read_dir(Path::new("/proc/self/task")).map_or(0, Iterator::count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_folder_is_known_by_any_name() {
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        assert!(is_root(Path::new("/")) && is_root(Path::new("/usr/..")) && is_root(&up));
+        assert!(!is_root(Path::new(".")) && !is_root(Path::new("/usr")) && !is_root(Path::new("/no/such")));
+    }
 }

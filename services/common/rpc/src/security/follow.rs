@@ -79,3 +79,68 @@ where
     });
     Ok(receiver)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// As Kubernetes replaces what it mounts: as a whole.
+    fn replace(path: &Path, contents: &str) {
+        let unfinished = path.with_extension("unfinished");
+        fs::write(&unfinished, contents).unwrap();
+        fs::rename(unfinished, path).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_loaded_changes_nothing_and_what_follows_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let [number, unit] = ["number", "unit"].map(|name| folder.path().join(name));
+        replace(&number, "1");
+        replace(&unit, "s");
+        let stop = CancellationToken::new();
+        let (tried, mut tries) = tokio::sync::mpsc::channel(16);
+        let mut value =
+            start("the test's files", [number.clone(), unit.clone()], &stop, move |[number, unit]| {
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                tried.try_send(()).unwrap();
+                let path = PathBuf::from("number");
+                let parsed = text(number).parse::<u8>().map_err(|_| SecurityError::Unreadable {
+                    path,
+                    source: std::io::ErrorKind::InvalidData.into(),
+                })?;
+                Ok((parsed, text(unit)))
+            })
+            .unwrap();
+        tries.recv().await.unwrap();
+        assert_eq!(**value.borrow_and_update(), (1, "s".to_owned()));
+
+        // Tried, refused, and not tried again while it stays the same.
+        replace(&number, "many");
+        tries.recv().await.unwrap();
+        for _ in 0..5 {
+            tokio::time::sleep(RELOAD).await;
+        }
+        assert!(tries.try_recv().is_err());
+        assert!(!value.has_changed().unwrap());
+
+        // Gone for a while, then another: both files are read together.
+        fs::remove_file(&number).unwrap();
+        tokio::time::sleep(2 * RELOAD).await;
+        replace(&unit, "ms");
+        replace(&number, "2");
+        value.changed().await.unwrap();
+        assert_eq!(**value.borrow_and_update(), (2, "ms".to_owned()));
+
+        stop.cancel();
+        assert!(value.changed().await.is_err(), "it ends when it is to stop");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_at_the_start_is_an_error() {
+        let missing = PathBuf::from("/nowhere/at/all");
+        let started = start("the test's files", [missing], &CancellationToken::new(), |_| Ok(()));
+        assert!(started.unwrap_err().to_string().contains("/nowhere/at/all"));
+    }
+}
