@@ -36,6 +36,7 @@ fn main() {
         "package-lock.json",
         "prelude",
         "shim.c",
+        "immortal.c",
         "memory.c",
         "texts.c",
     ] {
@@ -44,6 +45,7 @@ fn main() {
 
     let tools = toolchain::find();
     let quickjs = quickjs::source_dir(&engine);
+    quickjs::write_changed(&quickjs, &out);
     let mut files = prelude::read(&guest.join("prelude"));
     for (name, entry, global) in [
         ("78-intl.js", "modules/intl/index.js", "chatfn.intl"),
@@ -84,9 +86,11 @@ fn compile(tools: &toolchain::Tools, source: &Path, quickjs: &Path, guest: &Path
         .arg(format!("-ffile-prefix-map={}=guest", guest.display()))
         .arg(format!("-ffile-prefix-map={}=out", out.display()))
         .arg("-I")
+        .arg(out)
+        .arg("-I")
         .arg(quickjs)
         .arg("-I")
-        .arg(out)
+        .arg(guest)
         .arg("-o")
         .arg(&object)
         .arg(source);

@@ -65,6 +65,22 @@ static void gather_tables(void)
     resize_shape_hash(rt, bits);
 }
 
+/* Makes the properties that QuickJS makes when somebody first asks for them: every run would ask again. */
+static void make_lazy_properties(void)
+{
+    struct list_head *at; /* what is made joins the end of this list */
+    list_for_each(at, &rt->gc_obj_list) {
+        if (JS_GC_TYPE(list_entry(at, JSGCObjectHeader, link)) != JS_GC_OBJ_TYPE_JS_OBJECT)
+            continue;
+        JSObject *object = list_entry(at, JSObject, header.link);
+        for (int i = 0; i < object->shape->prop_count; i++) {
+            JSShapeProperty *property = get_shape_prop(object->shape) + i;
+            if (property->atom != JS_ATOM_NULL && (property->flags & JS_PROP_TMASK) == JS_PROP_AUTOINIT)
+                JS_AutoInitProperty(ctx, object, property->atom, &object->prop[i], property);
+        }
+    }
+}
+
 /* Lets the collector pass over all objects of today, as if they were held from outside: it would write to
  * each. What they hold is held, as before. */
 static void freeze_objects(void)
@@ -91,12 +107,15 @@ static void wiping_free(void *opaque, void *block)
 static void *wiping_realloc(void *opaque, void *block, size_t size)
 {
     size_t held = block ? malloc_usable_size(block) : 0;
-    if (running || size <= held)
+    if (size <= held && is_immortal(block))
+        return block;
+    if (size <= held || (running && !is_immortal(block)))
         return realloc(block, size);
     void *larger = malloc(size);
     if (larger && block) {
         memcpy(larger, block, held);
-        wiping_free(opaque, block);
+        if (!is_immortal(block))
+            wiping_free(opaque, block);
     }
     return larger;
 }

@@ -1,6 +1,7 @@
 /* The guest: QuickJS-NG with the few entry points that the host calls, and the few host functions that
- * the prelude uses. One translation unit with the engine, because three things have no public function:
- * the seed of Math.random, the stack limit under WASI, and the variables of a module.
+ * the prelude uses. One translation unit with the engine, because much of what follows has no public function: where
+ * memory comes from (memory.c), who counts references (immortal.c), the texts of functions (texts.c), the seed of
+ * Math.random, the stack limit under WASI, the variables of a module, and what bytecode leaves out.
  *
  * Life of an instance:
  *   init     once, at start-up of the host; its memory becomes the image of every later instance
@@ -10,6 +11,8 @@
  *   run      in a fresh instance with those changes applied: runs the lambda, once
  */
 #include "quickjs.c"
+
+_Static_assert(BC_VERSION == 28, "see that bytecode still holds what seal_templates and keep_places expect");
 
 #include "prelude.h"
 
@@ -549,12 +552,15 @@ EXPORT("init") void guest_init(void)
     }
     hide_functions_of_call_sites();
     drain_jobs();
+    make_lazy_properties();
     JS_RunGC(rt);
     freeze_objects();
-    free(plug_holes(2 * HEAP_HEADROOM));
-    gather_tables();
+    char *room = plug_holes(2 * HEAP_HEADROOM);
+    free(room);
     start_fresh_pages();
+    gather_tables();
     free(plug_holes(HEAP_HEADROOM)); /* the old tables left some more */
+    image_end = room;
     wipe_stack();
     host_finish("", 0);
 }
@@ -581,6 +587,8 @@ EXPORT("compile") void guest_compile(size_t len, int32_t as_module)
     if (JS_IsException(code))
         return fail_pending(FAIL_SYNTAX);
     keep_places(code, source, len);
+    if (JS_HasException(ctx)) /* no memory for some of them */
+        return fail_pending(FAIL_THROWN);
     size_t size;
     uint8_t *bytes = JS_WriteObject(ctx, &size, code, JS_WRITE_OBJ_BYTECODE);
     if (!bytes)
@@ -589,8 +597,8 @@ EXPORT("compile") void guest_compile(size_t len, int32_t as_module)
     host_finish("", 0);
 }
 
-/* Bytecode holds the strings of tagged templates, but not that they cannot be changed. Nothing else among the
- * constants is an object. */
+/* Bytecode holds the strings of tagged templates, but not that the lengths of these lists cannot be changed. Nothing else
+ * among the constants is an object. */
 static void seal_templates(JSValueConst code)
 {
     if (JS_VALUE_GET_TAG(code) == JS_TAG_MODULE)
@@ -602,10 +610,11 @@ static void seal_templates(JSValueConst code)
             seal_templates(constant);
         if (!JS_IsObject(constant))
             continue;
-        JSValue raw = JS_GetProperty(ctx, constant, JS_ATOM_raw);
-        seal_template_obj(ctx, raw);
-        JS_DefinePropertyValue(ctx, constant, JS_ATOM_raw, raw, 0);
         seal_template_obj(ctx, constant);
+        JSValue raw = JS_GetProperty(ctx, constant, JS_ATOM_raw);
+        if (JS_IsObject(raw))
+            seal_template_obj(ctx, raw);
+        JS_FreeValue(ctx, raw);
     }
 }
 

@@ -1,10 +1,39 @@
-//! Finds the QuickJS-NG sources inside the `rquickjs-sys` package.
+//! Finds the QuickJS-NG sources inside the `rquickjs-sys` package, and changes what has no other way.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PACKAGE: &str = "rquickjs-sys";
+
+/// What is replaced in `quickjs.c`: a line, and by what. `guest/immortal.c` says why.
+const CHANGES: [(&str, &str); 2] = [
+    (
+        "#define JS_REF_COUNT(p) (js_rc(p)->ref_count)",
+        "#include \"immortal.c\"\n#define JS_REF_COUNT(p) (*ref_count_of(js_rc(p)))",
+    ),
+    (
+        "    if (!ptr)\n        return;\n    b = container_of(ptr, JSMallocBlockHeader, user_data);\n    \
+         if (unlikely(b->u.block_idx == JS_ARENA_FREE_NIL)) {\n        /* large or zero-size block */\n",
+        "    if (!ptr || is_immortal(ptr))\n        return;\n    b = container_of(ptr, JSMallocBlockHeader, user_data);\n    \
+         if (unlikely(b->u.block_idx == JS_ARENA_FREE_NIL)) {\n        /* large or zero-size block */\n",
+    ),
+];
+
+/// Writes the changed `quickjs.c` to a folder, which has to be searched before that of the sources.
+///
+/// # Panics
+///
+/// If a newer QuickJS-NG has what is to be changed in another form, or more than once.
+pub(crate) fn write_changed(sources: &Path, to: &Path) {
+    let mut text = fs::read_to_string(sources.join("quickjs.c")).expect("the package has its sources");
+    for (before, after) in CHANGES {
+        assert_eq!(text.matches(before).count(), 1, "quickjs.c has changed: look at its {before:?}");
+        text = text.replace(before, after);
+    }
+    fs::write(to.join("quickjs.c"), text).expect("cannot write to OUT_DIR");
+}
 
 /// The folder with `quickjs.c`.
 ///

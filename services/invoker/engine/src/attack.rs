@@ -33,6 +33,9 @@ pub struct Attacker {
 /// How large an [`Attacker`]'s memory is.
 pub const MEMORY_BYTES: usize = 2 << 16;
 
+/// What an [`Attacker`] in a run was made from.
+pub const SOURCE: &str = "async function lambda() {}";
+
 /// One import of the guest.
 #[derive(Debug, Clone)]
 pub struct Import {
@@ -86,7 +89,7 @@ pub fn imports() -> &'static [Import] {
 impl Attacker {
     /// In a run of this call.
     pub async fn new(call: Call) -> Self {
-        Self::of(Sandbox::for_run(call, Bytes::from_static(b"async function lambda() {}"))).await
+        Self::of(Sandbox::for_run(call, Bytes::from_static(SOURCE.as_bytes()))).await
     }
 
     pub(crate) async fn of(sandbox: Sandbox) -> Self {
@@ -149,7 +152,11 @@ impl Attacker {
             }
             Some(Verdict::TooLarge(_)) | None => 0,
         };
-        verdict + sandbox.answer.len() + sandbox.ops.held_bytes() + sandbox.logs.held_bytes()
+        verdict
+            + sandbox.bytecode.len()
+            + sandbox.answer.len()
+            + sandbox.ops.held_bytes()
+            + sandbox.logs.held_bytes()
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 /// Settings of an [`Engine`](crate::Engine).
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// How many lambdas may run at once. Further calls wait for a slot until their own deadline. Each slot
-    /// reserves about 4 GiB of address space, of which only touched pages take memory.
+    /// How many lambdas may run at once. Further calls wait for a slot until their own deadline. Each takes two slots,
+    /// one for small functions and one for large ones, which reserve about 8 GiB of address space together. Only touched
+    /// pages take memory: idle ones keep up to 1 MiB and 4 MiB of what was run there.
     pub max_sandboxes: u32,
     /// How many sources may be prepared at once, in slots of their own. Further ones wait likewise.
     pub max_prepares: u32,
@@ -20,25 +21,5 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self { max_sandboxes: 1000, max_prepares: 8, max_memory_bytes: 256 << 20, cache_dir: None }
-    }
-}
-
-/// How the memory of a finished sandbox is brought back to its first state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResetPath {
-    /// The kernel names the pages that were written (Linux 6.7 or later), and only these are restored.
-    PagemapScan,
-    /// All kept pages are restored. Slower for small lambdas.
-    CopyKept,
-}
-
-impl ResetPath {
-    /// A name for logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PagemapScan => "pagemap_scan",
-            Self::CopyKept => "copy_kept",
-        }
     }
 }

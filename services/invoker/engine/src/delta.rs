@@ -1,7 +1,7 @@
 //! The difference between the memory of a prepared sandbox and the image that every sandbox starts from.
 
-use crate::bridges::PAGE;
-
+/// The pages of the kernels that matter here.
+pub(crate) const PAGE: usize = 4096;
 /// A cache line. The kernel copies memory on write in pages, but pages that were written stay with a slot,
 /// so what a run pays for is the bytes that are copied.
 const BLOCK: usize = 64;
@@ -45,12 +45,12 @@ impl Delta {
         self.memory_bytes
     }
 
-    /// The numbers of the pages that [`apply`](Self::apply) writes, ascending.
-    pub(crate) fn pages(&self) -> Vec<usize> {
+    /// How many pages [`apply`](Self::apply) writes to.
+    pub(crate) fn pages(&self) -> usize {
         let all = self.runs.iter().flat_map(|run| run.offset / PAGE..=(run.offset + run.len - 1) / PAGE);
         let mut pages: Vec<usize> = all.collect();
         pages.dedup();
-        pages
+        pages.len()
     }
 
     /// Copies the difference into a fresh memory.
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(delta.memory_bytes(), 6 * BLOCK);
         assert_eq!(delta.runs.len(), 2, "neighbouring blocks are one run, zero blocks are none");
         assert_eq!(delta.data.len(), 3 * BLOCK);
-        assert_eq!(delta.pages(), [0]);
+        assert_eq!(delta.pages(), 1);
 
         let mut fresh = image;
         fresh.resize(6 * BLOCK, 0);

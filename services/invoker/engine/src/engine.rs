@@ -2,17 +2,15 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
-use wasmtime::PoolingAllocationConfig;
 
 use crate::artifact;
-use crate::bridges::{Bridges, PAGE};
-use crate::calibrate;
-use crate::config::{EngineConfig, ResetPath};
-use crate::delta::Delta;
+use crate::config::EngineConfig;
+use crate::delta::{self, Delta};
+use crate::fresh::{Freshness, ResetPath};
 use crate::pool::{Live, Pool, PoolConfig};
 use crate::snapshot;
 use crate::ticker::Ticker;
@@ -26,8 +24,8 @@ static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
 const SMALL_RESIDENT_BYTES: usize = 1 << 20;
 /// As much as the garbage collector lets a run make before it sets in.
 const LARGE_RESIDENT_BYTES: usize = 4 << 20;
-/// The most pages that a run of a small function writes before its lambda begins.
-const SMALL_PAGES: usize = SMALL_RESIDENT_BYTES / PAGE / 4 * 3;
+/// The most pages that are written for a small function before its lambda begins.
+const SMALL_PAGES: usize = SMALL_RESIDENT_BYTES / delta::PAGE / 2;
 
 /// Prepares and runs functions. Cheap to clone; all clones share slots.
 #[derive(Clone)]
@@ -47,10 +45,8 @@ pub(crate) struct Inner {
     pub(crate) prepares: Pool,
     /// Used in the slots of `prepares`.
     pub(crate) typescript: TypeScript,
-    /// The pages that a run of no special kind writes, known once it was tried.
-    ordinary: OnceLock<Vec<usize>>,
     /// The memory that every sandbox starts with.
-    image: Box<[u8]>,
+    image: Arc<[u8]>,
     ticker: Ticker,
     reset: ResetPath,
     from_cache: bool,
@@ -98,6 +94,9 @@ pub enum EngineError {
         #[source]
         source: wasmtime::Error,
     },
+    /// The kernel does not tell which pages were written, although it could.
+    #[error("cannot read /proc/self/pagemap")]
+    Pagemap(#[source] std::io::Error),
     /// The ticker's thread did not start.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -115,7 +114,8 @@ impl Engine {
     /// be read or written only costs time.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let pagemap_scan = PoolingAllocationConfig::is_pagemap_scan_available();
+        let reset = ResetPath::of_this_machine();
+        let pagemap_scan = reset == ResetPath::PagemapScan;
         let small = PoolConfig {
             slots: config.max_sandboxes,
             memory_bytes: config.max_memory_bytes,
@@ -135,28 +135,26 @@ impl Engine {
         let ticker = Ticker::start(vec![small.clone(), large.clone(), prepares.clone()]);
         let slots = |count: u32| Arc::new(Semaphore::new(count as usize));
         let run_slots = slots(config.max_sandboxes);
-        let prepares = Pool::new(prepares, &for_prepares, slots(config.max_prepares))?;
-        let engine = Self {
+        // Nothing is kept there.
+        let prepares = Pool::new(prepares, &for_prepares, slots(config.max_prepares), None)?;
+        // Not of a slot for runs: reading leaves traces there.
+        let image = prepares.read_image()?;
+        let freshness = pagemap_scan.then(|| Freshness::new(Arc::clone(&image)).map(Arc::new)).transpose();
+        let freshness = freshness.map_err(EngineError::Pagemap)?;
+        Ok(Self {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                // Not of a slot for runs: reading leaves traces there.
-                image: prepares.read_image()?,
-                small: Pool::new(small, &module, Arc::clone(&run_slots))?,
-                large: Pool::new(large, &for_large, run_slots)?,
+                image,
+                small: Pool::new(small, &module, Arc::clone(&run_slots), freshness.clone())?,
+                large: Pool::new(large, &for_large, run_slots, freshness)?,
                 prepares,
                 typescript,
-                ordinary: OnceLock::new(),
                 config,
                 ticker: ticker.map_err(EngineError::Thread)?,
-                reset: if pagemap_scan { ResetPath::PagemapScan } else { ResetPath::CopyKept },
+                reset,
                 from_cache,
             }),
-        };
-        if pagemap_scan {
-            let ordinary = calibrate::written_pages(&engine);
-            engine.inner.ordinary.get_or_init(|| ordinary);
-        }
-        Ok(engine)
+        })
     }
 
     /// How memory is reset between sandboxes, for the start-up log: it decides how fast small lambdas are.
@@ -198,16 +196,11 @@ impl Inner {
         }
     }
 
-    /// What a run of a function with this difference should write to besides, and where it should run.
-    pub(crate) fn fit(&self, function: &Delta) -> (Bridges, Size) {
-        let mut written = function.pages();
-        written.extend(self.ordinary.get().into_iter().flatten());
-        written.sort_unstable();
-        written.dedup();
-        let bridges = Bridges::between(&written);
-        let small =
-            function.memory_bytes() <= self.image.len() && written.len() + bridges.len() <= SMALL_PAGES;
-        (bridges, if small { Size::Small } else { Size::Large })
+    /// Where a function with this difference should run.
+    pub(crate) fn size(&self, function: &Delta) -> Size {
+        let small = function.memory_bytes() <= self.image.len() && function.pages() <= SMALL_PAGES;
+        // When all that a slot keeps is restored each time, those that keep much are of no use.
+        if small || self.reset == ResetPath::CopyKept { Size::Small } else { Size::Large }
     }
 
     /// The difference between a sandbox's memory and the image.

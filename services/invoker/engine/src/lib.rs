@@ -44,12 +44,11 @@ mod artifact;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod attack;
-mod bridges;
-mod calibrate;
 mod call;
 mod config;
 mod delta;
 mod engine;
+mod fresh;
 mod host;
 mod imports;
 mod logs;
@@ -68,8 +67,9 @@ mod wire;
 pub use call::{
     Call, Failure, FailureKind, LogEntry, LogLevel, LogLimits, Outcome, Report, RunError, Timing,
 };
-pub use config::{EngineConfig, ResetPath};
+pub use config::EngineConfig;
 pub use engine::{Engine, EngineError};
+pub use fresh::ResetPath;
 pub use host::{
     FetchRequest, FetchResponse, FunctionFailure, FunctionOutcome, FunctionRequest, Host, HostOp, NoHost,
     OpError, OpResult, Redirect, SecretRequest, SecretText, ServiceLocation,

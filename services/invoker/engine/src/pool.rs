@@ -1,12 +1,10 @@
 //! Slots for sandboxes, and the making of a sandbox in one.
 
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
-use nix::sys::mman::{MmapAdvise, madvise};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, InstancePre, Memory, Module, ModuleExport, OptLevel,
@@ -15,6 +13,7 @@ use wasmtime::{
 
 use crate::delta::Delta;
 use crate::engine::EngineError;
+use crate::fresh::{self, Freshness};
 use crate::imports;
 use crate::sandbox::{DeadlinePassed, Sandbox};
 
@@ -78,8 +77,10 @@ pub(crate) struct Pool {
     exports: Exports,
     /// Of this pool, or of several together.
     slots: Arc<Semaphore>,
-    /// Counts the sandboxes that were cleaned, so that each slot is given back now and then.
-    cleaned: AtomicU64,
+    /// Where slots keep what was written, and the reset may overlook some of it.
+    freshness: Option<Arc<Freshness>>,
+    /// Counts the runs, so that each slot's memory is given back now and then.
+    runs: AtomicU64,
 }
 
 struct Exports {
@@ -94,6 +95,8 @@ pub(crate) struct Live {
     pub(crate) store: Store<Sandbox>,
     pub(crate) memory: Memory,
     entry: Entry,
+    /// How large its memory may become for its slot to keep it.
+    kept_up_to: usize,
 }
 
 /// What is done in a sandbox.
@@ -116,6 +119,7 @@ impl Pool {
         engine: wasmtime::Engine,
         module: &Module,
         slots: Arc<Semaphore>,
+        freshness: Option<Arc<Freshness>>,
     ) -> Result<Self, EngineError> {
         let pre = imports::linker(&engine)
             .and_then(|linker| linker.instantiate_pre(module))
@@ -126,7 +130,7 @@ impl Pool {
             prepare: export(module, "prepare")?,
             run: export(module, "run")?,
         };
-        Ok(Self { engine, pre, exports, slots, cleaned: AtomicU64::new(0) })
+        Ok(Self { engine, pre, exports, slots, freshness, runs: AtomicU64::new(0) })
     }
 
     /// Waits for a slot. `None` when there is none by the deadline. Drop the sandbox before the permit.
@@ -156,7 +160,7 @@ impl Pool {
     }
 
     /// The memory that every sandbox starts with.
-    pub(crate) fn read_image(&self) -> Result<Box<[u8]>, EngineError> {
+    pub(crate) fn read_image(&self) -> Result<Arc<[u8]>, EngineError> {
         let mut store = Store::new(&self.engine, Sandbox::for_init());
         store.set_epoch_deadline(u64::MAX / 2);
         let unready = || Err(wasmtime::Error::msg("the guest waits while it is made"));
@@ -212,22 +216,27 @@ impl Pool {
                     let page = usize::try_from(memory.page_size(&store))?;
                     memory.grow(&mut store, lacking.div_ceil(page) as u64)?;
                 }
+                if let Some(freshness) = &self.freshness {
+                    freshness.ensure(memory.data_mut(&mut store))?;
+                }
                 delta.apply(memory.data_mut(&mut store));
                 Entry::Run(entry.typed(&store)?)
             }
         };
-        Ok(Live { store, memory, entry })
+        let kept_up_to = match stage {
+            Stage::Compile { .. } | Stage::Prepare => usize::MAX,
+            Stage::Run(delta) => self.kept_of_run(delta),
+        };
+        Ok(Live { store, memory, entry, kept_up_to })
     }
 
-    /// To be called after a run that began with `usual` bytes of memory. Wasmtime keeps for its slot whatever it wrote,
-    /// the lowest pages first, as far as it may, and restores all of it after every later run there: once that is
-    /// used up, small runs pay for a large one for ever. So the memory of a run that grew goes back to the kernel
-    /// at once, and any other's now and then, for those that wrote much within what there was.
-    pub(crate) fn clean(&self, live: &mut Live, usual: usize) {
-        let cleaned = self.cleaned.fetch_add(1, Ordering::Relaxed);
-        if live.memory_bytes() > usual || cleaned.is_multiple_of(RUNS_TO_GIVE_BACK) {
-            live.give_back();
-        }
+    /// Wasmtime keeps for a slot whatever a run wrote, the lowest pages first, as far as it may, and restores all of it
+    /// after every later run there: once that is used up, small runs pay for a large one for ever. So the memory of a
+    /// run that grew goes back to the kernel at its end, and any other's now and then, for those that wrote much
+    /// within what there was.
+    fn kept_of_run(&self, function: &Delta) -> usize {
+        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+        if runs.is_multiple_of(RUNS_TO_GIVE_BACK) { 0 } else { function.memory_bytes() }
     }
 }
 
@@ -249,28 +258,25 @@ impl Live {
         self.memory.data(&self.store)
     }
 
-    /// Its memory, to change.
-    pub(crate) fn memory_mut(&mut self) -> &mut [u8] {
-        self.memory.data_mut(&mut self.store)
-    }
-
-    /// Gives the pages that it wrote back to the kernel: what is read there afterwards is the image again. For a
-    /// sandbox that has ended.
-    fn give_back(&mut self) {
-        let memory = self.memory_mut();
-        let start = NonNull::from(&mut *memory).cast();
-        // SAFETY: the memory begins and ends with a page and belongs to this sandbox. It holds bytes of which all
-        // values are valid, nobody else looks at them, and Wasmtime does the same with it between two sandboxes.
-        #[expect(unsafe_code, reason = "what the kernel may drop is for the caller to know")]
-        let given = unsafe { madvise(start, memory.len(), MmapAdvise::MADV_DONTNEED) };
-        if let Err(error) = given {
-            tracing::debug!(%error, "the memory of a sandbox stays with its slot");
-        }
+    /// What the host knows of it, once it has ended.
+    pub(crate) fn take_sandbox(&mut self) -> Sandbox {
+        std::mem::replace(self.store.data_mut(), Sandbox::for_init())
     }
 
     /// How large its memory became.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory.data_size(&self.store)
+    }
+}
+
+impl Drop for Live {
+    // Here, so that a run that is cancelled does it, too.
+    fn drop(&mut self) {
+        if self.memory_bytes() > self.kept_up_to
+            && let Err(error) = fresh::give_back(self.memory.data_mut(&mut self.store))
+        {
+            tracing::debug!(%error, "the memory of a sandbox stays with its slot");
+        }
     }
 }
 

@@ -62,12 +62,12 @@ impl Engine {
         let pool = &self.inner.prepares;
         // What compiling leaves in memory would lie between the parts of the function.
         let bytecode = {
-            let sandbox = Sandbox::for_prepare(source.clone(), source.clone(), deadline, memory_bytes);
+            let sandbox = Sandbox::for_compile(source.clone(), deadline, memory_bytes);
             let made = pool.sandbox_for_compile(sandbox, goal == Goal::Module).await;
             let mut live = made.map_err(PrepareError::internal)?;
             let ended = live.enter().await;
             check(&mut live, ended, limits)?;
-            live.store.into_data().bytecode
+            live.take_sandbox().bytecode
         };
         let sandbox = Sandbox::for_prepare(bytecode.into(), source, deadline, memory_bytes);
         let mut live = pool.sandbox_for_prepare(sandbox).await.map_err(PrepareError::internal)?;
@@ -75,13 +75,12 @@ impl Engine {
         check(&mut live, ended, limits)?;
 
         let delta = self.inner.delta(&live);
-        let (bridges, size) = self.inner.fit(&delta);
-        let sandbox = live.store.into_data();
+        let size = self.inner.size(&delta);
+        let sandbox = live.take_sandbox();
         let artifact = Artifact {
             engine_id: self.inner.id,
             source: sandbox.source,
             delta,
-            bridges,
             size,
             logs: sandbox.logs.finish().0,
             reads_clock: sandbox.reads_clock,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::bridges::Bridges;
 use crate::call::LogEntry;
 use crate::delta::Delta;
 use crate::engine::Size;
@@ -19,7 +18,6 @@ pub(crate) struct Artifact {
     pub(crate) engine_id: u64,
     pub(crate) source: Bytes,
     pub(crate) delta: Delta,
-    pub(crate) bridges: Bridges,
     pub(crate) size: Size,
     pub(crate) logs: Vec<LogEntry>,
     pub(crate) reads_clock: bool,
@@ -27,7 +25,7 @@ pub(crate) struct Artifact {
 
 impl Artifact {
     pub(crate) fn size_bytes(&self) -> usize {
-        self.source.len() + self.delta.size_bytes() + self.bridges.len() * size_of::<usize>()
+        self.source.len() + self.delta.size_bytes()
     }
 }
 

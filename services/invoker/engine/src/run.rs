@@ -53,16 +53,14 @@ impl Engine {
         let sandbox = Sandbox::for_run(call, prepared.0.source.clone());
         let made = pool.sandbox_for_run(sandbox, &prepared.0.delta).await;
         let mut live = made.map_err(RunError::Internal)?;
-        prepared.0.bridges.write(live.memory_mut());
         change(&mut live);
         let instantiate = begun.elapsed() - slot;
 
         let ended = live.enter().await;
         let execute = begun.elapsed() - slot - instantiate;
 
-        pool.clean(&mut live, prepared.0.delta.memory_bytes());
         let peak_memory_bytes = live.memory_bytes();
-        let mut sandbox = live.store.into_data();
+        let mut sandbox = live.take_sandbox();
         let outcome = judge(ended, &mut sandbox);
         let (logs, logs_truncated) = sandbox.logs.finish();
         let timing = Timing { total: begun.elapsed(), slot, instantiate, execute };

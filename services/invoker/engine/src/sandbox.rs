@@ -16,6 +16,8 @@ use crate::verdict::Verdict;
 pub(crate) enum Phase {
     /// The image is being made; nothing of the host may get into it.
     Init,
+    /// A source is turned into bytecode.
+    Compile,
     /// Top-level code of a source runs.
     Prepare,
     /// A lambda runs.
@@ -53,11 +55,25 @@ impl Sandbox {
         Self::new(Phase::Init, started, started, usize::MAX, LogLimits::default())
     }
 
-    /// For compiling a source, which is the input, or for running its top-level code, as bytecode.
-    pub(crate) fn for_prepare(input: Bytes, source: Bytes, deadline: Instant, memory_bytes: usize) -> Self {
+    /// For compiling a source.
+    pub(crate) fn for_compile(source: Bytes, deadline: Instant, memory_bytes: usize) -> Self {
+        let limits = LogLimits::default();
+        let mut sandbox = Self::new(Phase::Compile, Instant::now(), deadline, memory_bytes, limits);
+        sandbox.inputs[0] = source.clone();
+        sandbox.source = source;
+        sandbox
+    }
+
+    /// For running the top-level code of a source, as bytecode.
+    pub(crate) fn for_prepare(
+        bytecode: Bytes,
+        source: Bytes,
+        deadline: Instant,
+        memory_bytes: usize,
+    ) -> Self {
         let limits = LogLimits::default();
         let mut sandbox = Self::new(Phase::Prepare, Instant::now(), deadline, memory_bytes, limits);
-        sandbox.inputs[0] = input;
+        sandbox.inputs[0] = bytecode;
         sandbox.source = source;
         sandbox
     }

@@ -3,6 +3,7 @@
 use std::{fs, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use chatfn_deployments::{Deployments, SnapshotFile, WatchConfig};
+use chatfn_engine::ResetPath;
 use chatfn_rpc::{ClientConfig, connect};
 use serde_json::{Value, json};
 use tokio::{
@@ -11,7 +12,6 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use wasmtime::PoolingAllocationConfig;
 
 use crate::{
     PATIENCE,
@@ -128,8 +128,8 @@ async fn a_confined_invoker_serves() {
     assert!(fixed.iter().all(|fixed| fixed == "1"), "{fixed:?}");
 
     let engine = process.until_logged("engine.reset_path").await;
-    let fast = PoolingAllocationConfig::is_pagemap_scan_available();
-    assert_eq!(engine["engine.reset_path"], if fast { "pagemap_scan" } else { "copy_kept" });
+    // Confined, it finds out the same as this process.
+    assert_eq!(engine["engine.reset_path"], ResetPath::of_this_machine().as_str());
 
     // Signals arrive, and the end is an orderly one.
     let id = i32::try_from(process.child.id().unwrap()).unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::{Attacker, MEMORY_BYTES, imports, late_call};
+use super::{Attacker, MEMORY_BYTES, SOURCE, imports, late_call};
 use crate::call::Call;
 use crate::host::{FetchResponse, Host, HostOp, OpError, OpResult};
 use crate::sandbox::Sandbox;
@@ -75,6 +75,7 @@ async fn a_pointer_outside_of_memory_ends_the_guest() {
         ("log", vec![1, END - 1, 2, 0, 0]),
         ("log", vec![1, u64::from(u32::MAX), u64::from(u32::MAX), 0, 0]),
         ("log", vec![1, 0, 1, END - 1, 2]),
+        ("source", vec![0, END - 1, 2]),
         ("random", vec![END - 1, 2]),
         ("finish", vec![END, 1]),
         ("fail", vec![0, 0, 1, END, 1, 0, 1]),
@@ -92,6 +93,10 @@ async fn numbers_that_mean_nothing_end_the_guest() {
     for (name, args) in [
         ("input", vec![3, 0, 2]),
         ("input", vec![0, 0, 1]),
+        ("source", vec![0, 0, SOURCE.len() as u64 + 1]),
+        ("source", vec![SOURCE.len() as u64 + 1, 0, 0]),
+        ("source", vec![u64::from(u32::MAX), 0, u64::from(u32::MAX)]),
+        ("compiled", vec![0, 1]),
         ("log", vec![4, 0, 0, 0, 0]),
         ("random", vec![0, (64 << 10) + 1]),
         ("fail", vec![99, 0, 0, 0, 0, 0, 0]),
@@ -177,6 +182,30 @@ async fn top_level_code_reaches_less() {
     assert_eq!(attacker.call_named("op_start", &[1, 0, request]).await, Some(-1));
     assert_eq!(attacker.call_named("finish", &[0, END]).await, Some(0));
     assert_eq!(attacker.held_by_host(), 0, "it has no result");
+}
+
+#[tokio::test]
+async fn only_who_compiles_hands_over_bytecode() {
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let other = Sandbox::for_prepare(Bytes::new(), Bytes::new(), deadline, 1 << 20);
+    assert_eq!(Attacker::of(other).await.call_named("compiled", &[0, 1]).await, None);
+
+    let mut attacker = Attacker::of(Sandbox::for_compile(Bytes::new(), deadline, 1 << 20)).await;
+    for _ in 0..10 {
+        assert_eq!(attacker.call_named("compiled", &[0, END]).await, Some(0));
+    }
+    assert_eq!(attacker.held_by_host(), MEMORY_BYTES, "the last one alone, and never more than its memory");
+    assert_eq!(attacker.call_named("compiled", &[1, END]).await, None);
+}
+
+#[tokio::test]
+async fn a_source_is_read_in_any_parts() {
+    let mut attacker = Attacker::new(call()).await;
+    let len = SOURCE.len();
+    for (at, part) in [(0, len), (len, 0), (6, 8)] {
+        assert_eq!(attacker.call_named("source", &[at as u64, 100, part as u64]).await, Some(0));
+        assert_eq!(attacker.memory()[100..100 + part], SOURCE.as_bytes()[at..at + part]);
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::call::{Call, FailureKind, Outcome};
 use crate::config::EngineConfig;
-use crate::engine::Engine;
+use crate::engine::{Engine, Size};
+use crate::fresh::ResetPath;
 use crate::host::NoHost;
 use crate::prepared::{PrepareLimits, Prepared};
 
@@ -49,6 +50,34 @@ async fn every_run_begins_with_the_same_bytes() {
     ] {
         let dirty = prepare(&engine, &format!("async function lambda() {{ {body} }}")).await;
         engine.run(&dirty, call(PATIENCE)).await.expect("the platform works");
+        assert!(observe(&engine, &function).await == clean, "something is left of {body}");
+    }
+}
+
+/// A function whose top-level code leaves much, for the slots of large ones.
+const LARGE: &str = "const kept = new Uint8Array(2e6).fill(7); async function lambda(input) { return [kept.length, ...input] }";
+
+#[tokio::test]
+async fn functions_go_where_what_they_leave_fits() {
+    let engine = engine();
+    let small = prepare(&engine, "async function lambda(input) { return input }").await;
+    let large = prepare(&engine, LARGE).await;
+    // All slots are alike when all that they keep is restored.
+    let fast = engine.reset_path() == ResetPath::PagemapScan;
+    assert_eq!(small.0.size, Size::Small);
+    assert_eq!(large.0.size, if fast { Size::Large } else { Size::Small });
+}
+
+#[tokio::test]
+async fn every_run_of_a_large_function_begins_with_the_same_bytes() {
+    let engine = engine();
+    let function = prepare(&engine, LARGE).await;
+    let clean = observe(&engine, &function).await;
+    assert_eq!(clean.1, Outcome::Returned { json: "[2000000,1]".to_owned() });
+    for body in ["kept.fill(0xAB); throw new Error('x')", "while (true) kept.fill(0xAB)"] {
+        let source = LARGE.replace("return [", &format!("{body}; return ["));
+        let dirty = prepare(&engine, &source).await;
+        engine.run(&dirty, call(Duration::from_millis(200))).await.expect("the platform works");
         assert!(observe(&engine, &function).await == clean, "something is left of {body}");
     }
 }

@@ -86,7 +86,7 @@ fn source(mut caller: Caller<'_, Sandbox>, at: u32, to: u32, len: u32) -> Result
 /// Bytecode. It is as safe to load as its source is to compile: a sandbox of the same function does.
 fn compiled(mut caller: Caller<'_, Sandbox>, bytecode: u32, len: u32) -> Result<()> {
     let (memory, sandbox) = parts(&mut caller)?;
-    if sandbox.phase != Phase::Prepare {
+    if sandbox.phase != Phase::Compile {
         return Err(GuestFault("bytecode that nobody asked for").into());
     }
     sandbox.bytecode = read(memory, bytecode, len)?.to_vec();
