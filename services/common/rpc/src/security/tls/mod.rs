@@ -51,13 +51,13 @@ pub enum TlsError {
     Authorities(#[source] VerifierBuilderError),
     /// The certificate does not name the service that uses it.
     #[error(
-        "the certificate of --tls-cert must have the URI {expected} among its alternative names, and no other one of this \
-         trust domain; it has {found}"
+        "the certificate of --tls-cert must have the URI {expected} among its alternative names, and that of no other \
+         service; of the trust domain it has {found}"
     )]
     Name {
         /// The name of this service.
         expected: String,
-        /// What the certificate has.
+        /// The URIs of the trust domain that the certificate has.
         found: String,
     },
 }

@@ -20,13 +20,21 @@ impl Peer {
 
 /// The one service that a certificate names. One that names several is nobody's: it would be anybody's.
 fn service(certificate: &CertificateDer<'_>, trust_domain: &str) -> Option<(String, Service)> {
-    let certificate = EndEntityCert::try_from(certificate).ok()?;
-    let mut services = certificate.valid_uri_names().filter_map(|name| {
-        let path = name.strip_prefix("spiffe://")?.strip_prefix(trust_domain)?.strip_prefix('/')?;
-        Some((name.to_owned(), path.parse::<Service>().ok()?))
-    });
+    let names = names(certificate, trust_domain);
+    let mut services =
+        names.into_iter().filter_map(|(name, path)| Some((name, path.parse::<Service>().ok()?)));
     let first = services.next()?;
     services.next().is_none().then_some(first)
+}
+
+/// The URIs of the trust domain that a certificate has, each with what follows the domain.
+fn names(certificate: &CertificateDer<'_>, trust_domain: &str) -> Vec<(String, String)> {
+    let Ok(certificate) = EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let names = certificate.valid_uri_names().filter_map(|name| {
+        let path = name.strip_prefix("spiffe://")?.strip_prefix(trust_domain)?.strip_prefix('/')?;
+        Some((name.to_owned(), path.to_owned()))
+    });
+    names.collect()
 }
 
 /// Checks that a certificate is `own`'s: others would refuse what it is presented for, one call at a time.
@@ -37,10 +45,13 @@ pub(super) fn require(
 ) -> Result<(), TlsError> {
     match service(certificate, trust_domain) {
         Some((_, service)) if service == own => Ok(()),
-        found => Err(TlsError::Name {
-            expected: format!("spiffe://{trust_domain}/{own}"),
-            found: found.map_or_else(|| "none".to_owned(), |(name, _)| name),
-        }),
+        _ => {
+            let found: Vec<_> = names(certificate, trust_domain).into_iter().map(|(name, _)| name).collect();
+            Err(TlsError::Name {
+                expected: format!("spiffe://{trust_domain}/{own}"),
+                found: if found.is_empty() { "none".to_owned() } else { found.join(", ") },
+            })
+        }
     }
 }
 
@@ -81,10 +92,19 @@ mod tests {
     fn a_service_does_not_start_as_another_one() {
         let invoker = certificate(&["spiffe://chatfn/invoker"]);
         assert!(require(&invoker, "chatfn", Service::Invoker).is_ok());
-        let error = require(&invoker, "chatfn", Service::Registry).expect_err("another's").to_string();
-        assert!(
-            error.contains("spiffe://chatfn/registry") && error.contains("spiffe://chatfn/invoker"),
-            "{error}"
-        );
+        for (names, found) in [
+            (&["spiffe://chatfn/invoker"][..], "it has spiffe://chatfn/invoker"),
+            (
+                &["spiffe://chatfn/registry", "spiffe://chatfn/invoker"],
+                "it has spiffe://chatfn/registry, spiffe://chatfn/invoker",
+            ),
+            (&["spiffe://chatfn/Registry"], "it has spiffe://chatfn/Registry"),
+            (&["spiffe://other/registry"], "it has none"),
+        ] {
+            let certificate = certificate(names);
+            let error =
+                require(&certificate, "chatfn", Service::Registry).expect_err("another's").to_string();
+            assert!(error.contains("the URI spiffe://chatfn/registry") && error.ends_with(found), "{error}");
+        }
     }
 }
