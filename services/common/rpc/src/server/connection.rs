@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, transport::server::TcpConnectInfo};
 use tower_service::Service;
 
-use super::{ServerConfig, call_task::CallExecutor, handshake::Handshakes, stack::Stack};
+use super::{ServerConfig, call_task::CallExecutor, handshake::Handshakes, refused::Refused, stack::Stack};
 use crate::security::Peer;
 
 /// Length of the HTTP/2 connection preface, the first thing that a client sends.
@@ -80,6 +80,7 @@ pub(super) struct Connections {
     /// `None`: plain text.
     pub(super) handshakes: Option<Handshakes>,
     pub(super) handshake_timeout: Duration,
+    pub(super) refused: Refused,
     pub(super) ends: Ends,
 }
 
@@ -103,9 +104,10 @@ impl Connections {
         };
         match shaken {
             Ok(Ok((stream, identity))) => self.speak(stream, info, identity, spoken_by).await,
-            Ok(Err(error)) => tracing::debug!(net.peer = %peer, "closed: the TLS handshake failed: {error}"),
+            Ok(Err(error)) => self.refused.report(peer, format_args!("the TLS handshake failed: {error}")),
             Err(_) => {
-                tracing::debug!(net.peer = %peer, "closed: no TLS handshake within {:?}", self.handshake_timeout);
+                let within = self.handshake_timeout;
+                self.refused.report(peer, format_args!("no TLS handshake within {within:?}"));
             }
         }
     }

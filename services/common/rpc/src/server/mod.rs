@@ -8,6 +8,7 @@ mod connection;
 mod handshake;
 mod health;
 mod peers;
+mod refused;
 mod serve;
 mod stack;
 

@@ -11,6 +11,7 @@ use super::{
     connection::{self, Connections, Ends},
     handshake::Handshakes,
     peers::Peers,
+    refused::Refused,
     require_loopback,
     stack::Stack,
 };
@@ -144,6 +145,7 @@ impl Server {
             stack: self.stack.clone(),
             handshakes: self.security.tls.clone().map(Handshakes::new),
             handshake_timeout: self.config.handshake_timeout,
+            refused: Refused::default(),
             ends: ends.clone(),
         };
         let peers = Peers::new(self.config.max_connections, self.config.max_connections_per_peer);
@@ -157,7 +159,7 @@ impl Server {
                 }
             };
             let Some(slot) = peers.admit(peer.ip()) else {
-                tracing::debug!(net.peer = %peer, "closed: too many connections");
+                connections.refused.report(peer, "there are too many connections");
                 continue;
             };
             let connection = connections.clone().serve(stream, peer);
