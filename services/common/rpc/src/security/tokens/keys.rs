@@ -29,25 +29,17 @@ pub enum KeysError {
         /// Place of the key.
         key: usize,
     },
-    /// A key has no id.
-    #[error("key {key} has no id (kid), by which tokens name it")]
-    NoId {
-        /// Place of the key.
-        key: usize,
-    },
     /// Two keys share an id.
     #[error("key {key} has the id of an earlier one; give each an id of its own")]
     RepeatedId {
         /// Place of the second one.
         key: usize,
     },
-    /// A key cannot check signatures.
-    #[error(
-        "key {key} cannot be used; it must be an Ed25519, P-256, P-384 or RSA key (of 2048 bits or more), and its alg, if it has one, must fit"
-    )]
-    Unusable {
-        /// Place of the key.
-        key: usize,
+    /// No key can check signatures.
+    #[error("no key of the file can be used: {first}")]
+    NoneUsable {
+        /// What is wrong with the first one.
+        first: String,
     },
     /// There are no keys for signatures.
     #[error("there is no key for signatures in the file")]
@@ -69,31 +61,65 @@ struct RawSet {
     keys: Vec<serde_json::Value>,
 }
 
-/// Keys by their ids, at least one.
-pub(super) fn parse(json: &[u8]) -> Result<HashMap<String, VerifyingKey>, KeysError> {
+/// Why a key of a set is left out. `key` counts from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Ignored {
+    #[error("key {0} has no id (kid), by which tokens could name it")]
+    NoId(usize),
+    #[error(
+        "key {0} cannot be used; those that can are Ed25519, P-256, P-384 and RSA keys (of 2048 bits or more), and their alg, \
+         if they have one, fits"
+    )]
+    Unusable(usize),
+}
+
+/// What can be used of a set.
+#[derive(Debug)]
+pub(super) struct KeySet {
+    /// By their ids, at least one.
+    pub(super) keys: HashMap<String, VerifyingKey>,
+    /// What was left out, as a set may have keys that its reader does not understand (RFC 7517, 5).
+    pub(super) ignored: Vec<Ignored>,
+}
+
+/// Reads a set of keys.
+pub(super) fn parse(json: &[u8]) -> Result<KeySet, KeysError> {
     let set: RawSet = serde_json::from_slice(json).map_err(KeysError::NotASet)?;
     if set.keys.len() > MAX_KEYS {
         return Err(KeysError::TooMany);
     }
-    let mut keys = HashMap::new();
+    let (mut keys, mut ignored) = (HashMap::new(), Vec::new());
     for (index, raw) in set.keys.into_iter().enumerate() {
         let key = index + 1;
         // `d` is the private part of all kinds, `k` the whole of a symmetric key.
         if raw.get("d").is_some() || raw.get("k").is_some() {
             return Err(KeysError::Private { key });
         }
-        let jwk: Jwk = serde_json::from_value(raw).map_err(|_| KeysError::Unusable { key })?;
+        let Ok(jwk) = serde_json::from_value::<Jwk>(raw) else {
+            ignored.push(Ignored::Unusable(key));
+            continue;
+        };
         // Issuers publish what they encrypt with in the same set.
         if jwk.common.public_key_use.as_ref().is_some_and(|it| *it != PublicKeyUse::Signature) {
             continue;
         }
-        let id = jwk.common.key_id.clone().filter(|id| !id.is_empty()).ok_or(KeysError::NoId { key })?;
-        let usable = usable(&jwk).ok_or(KeysError::Unusable { key })?;
+        let Some(usable) = usable(&jwk) else {
+            ignored.push(Ignored::Unusable(key));
+            continue;
+        };
+        let Some(id) = jwk.common.key_id.filter(|id| !id.is_empty()) else {
+            ignored.push(Ignored::NoId(key));
+            continue;
+        };
         if keys.insert(id, usable).is_some() {
             return Err(KeysError::RepeatedId { key });
         }
     }
-    if keys.is_empty() { Err(KeysError::Empty) } else { Ok(keys) }
+    match (keys.is_empty(), ignored.first()) {
+        (false, _) => Ok(KeySet { keys, ignored }),
+        (true, None) => Err(KeysError::Empty),
+        (true, Some(first)) => Err(KeysError::NoneUsable { first: first.to_string() }),
+    }
 }
 
 fn usable(jwk: &Jwk) -> Option<VerifyingKey> {
@@ -129,7 +155,7 @@ mod tests {
 
     const ED: &str = r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
 
-    fn set(keys: &[&str]) -> Result<HashMap<String, VerifyingKey>, KeysError> {
+    fn set(keys: &[&str]) -> Result<KeySet, KeysError> {
         let keys: Vec<_> = keys.iter().map(|key| format!("{{{key}}}")).collect();
         parse(format!(r#"{{"keys":[{}]}}"#, keys.join(",")).as_bytes())
     }
@@ -142,8 +168,31 @@ mod tests {
             &format!(r#""kid":"c","use":"enc",{ED}"#),
         ])
         .expect("two keys for signatures");
-        assert_eq!(keys.len(), 2);
-        assert!(keys.values().all(|key| key.algorithm == Algorithm::EdDSA));
+        assert_eq!((keys.keys.len(), keys.ignored.len()), (2, 0));
+        assert!(keys.keys.values().all(|key| key.algorithm == Algorithm::EdDSA));
+    }
+
+    #[test]
+    fn a_key_that_is_not_understood_does_not_take_the_others_out_of_use() {
+        let good = format!(r#""kid":"good",{ED}"#);
+        let later = r#""kid":"later","kty":"AKP","alg":"ML-DSA-44","pub":"AAAA""#;
+        for (other, expected) in [
+            (later, Ignored::Unusable(2)),
+            (r#""kid":"a","kty":"OKP","crv":"Ed448","x":"AAAA""#, Ignored::Unusable(2)),
+            (r#""kid":"a","kty":"EC","crv":"P-521","x":"AAAA","y":"AAAA""#, Ignored::Unusable(2)),
+            // Tokens of such an algorithm are of nobody here.
+            (&format!(r#""kid":"a","alg":"HS256",{ED}"#), Ignored::Unusable(2)),
+            (ED, Ignored::NoId(2)),
+        ] {
+            let read = set(&[&good, other]).expect("one key is good");
+            assert_eq!(read.keys.keys().collect::<Vec<_>>(), ["good"], "{other}");
+            assert_eq!(read.ignored, [expected], "{other}");
+        }
+        let private = r#""kid":"a","kty":"oct","k":"aHVudGVyMg""#;
+        assert!(
+            matches!(set(&[&good, private]), Err(KeysError::Private { key: 2 })),
+            "it is in the open now"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use moka::sync::Cache;
 use tonic::Code;
 
 pub use self::keys::KeysError;
-use self::keys::VerifyingKey;
+use self::keys::{KeySet, VerifyingKey};
 use crate::{ApiError, status::reasons};
 
 /// Tokens that are remembered as valid, so that a signature is checked once and not at every call.
@@ -62,7 +62,11 @@ struct Claims {
 impl Tokens {
     pub(super) fn load(keys: &[u8], rules: Rules) -> Result<Self, KeysError> {
         ring::install();
-        Ok(Self { keys: keys::parse(keys)?, rules, remembered: Cache::new(REMEMBERED) })
+        let KeySet { keys, ignored } = keys::parse(keys)?;
+        for ignored in ignored {
+            tracing::warn!("a key of tokens is left out: {ignored}; tokens that it has signed are refused");
+        }
+        Ok(Self { keys, rules, remembered: Cache::new(REMEMBERED) })
     }
 
     /// Whose token this is.
