@@ -6,8 +6,19 @@ use std::{collections::HashMap, time::Duration};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MethodPolicy {
     pub(crate) limit: TimeLimit,
-    pub(crate) admission: bool,
+    pub(crate) admission: Admission,
     pub(crate) ends_on_drain: bool,
+}
+
+/// Among which calls a method's count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// The calls in progress.
+    Calls,
+    /// The streams that anyone may open.
+    OpenStreams,
+    /// None.
+    Free,
 }
 
 /// Which deadline a method gets.
@@ -24,7 +35,7 @@ pub(crate) enum TimeLimit {
 impl MethodPolicy {
     /// The server's rules, to be modified.
     pub const fn standard() -> Self {
-        Self { limit: TimeLimit::Server, admission: true, ends_on_drain: false }
+        Self { limit: TimeLimit::Server, admission: Admission::Calls, ends_on_drain: false }
     }
 
     /// Its own default (when the caller gives no deadline) and maximum instead of the server's.
@@ -41,7 +52,15 @@ impl MethodPolicy {
     /// Takes no permit: for methods that must answer during overload and are cheap.
     #[must_use]
     pub const fn without_admission(mut self) -> Self {
-        self.admission = false;
+        self.admission = Admission::Free;
+        self
+    }
+
+    /// Takes a permit of a second set, as large as that of the calls: for streams that anyone may open, which must neither
+    /// take the place of calls nor be without limit.
+    #[must_use]
+    pub(crate) const fn admitted_apart(mut self) -> Self {
+        self.admission = Admission::OpenStreams;
         self
     }
 
@@ -91,7 +110,7 @@ mod tests {
         methods.set("/a.B/Watch", MethodPolicy::long_lived());
         methods.set("a.B", MethodPolicy::standard().without_admission());
         assert_eq!(methods.get("/a.B/Watch"), MethodPolicy::long_lived());
-        assert!(!methods.get("/a.B/Get").admission);
+        assert_eq!(methods.get("/a.B/Get").admission, Admission::Free);
         assert_eq!(methods.get("/a.Bc/Get"), MethodPolicy::standard());
         assert_eq!(methods.get("nonsense"), MethodPolicy::standard());
     }

@@ -15,19 +15,30 @@ use tonic::{Status, body::Body};
 use tower_service::Service;
 
 use super::{Answer, BoxFuture, Layered, refuse};
-use crate::{ApiError, method::Methods, status::reasons};
+use crate::{
+    ApiError,
+    method::{Admission, Methods},
+    status::reasons,
+};
+
+/// What calls take one of, and hold until they are over.
+#[derive(Clone, Debug)]
+pub(crate) struct Permits {
+    pub(crate) calls: Arc<Semaphore>,
+    pub(crate) open_streams: Arc<Semaphore>,
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct AdmissionService<S> {
     inner: S,
-    limit: Arc<Semaphore>,
+    permits: Permits,
     retry_after: Duration,
     methods: Arc<Methods>,
 }
 
 impl<S> AdmissionService<S> {
-    pub(crate) fn new(inner: S, limit: Arc<Semaphore>, retry_after: Duration, methods: Arc<Methods>) -> Self {
-        Self { inner, limit, retry_after, methods }
+    pub(crate) fn new(inner: S, permits: Permits, retry_after: Duration, methods: Arc<Methods>) -> Self {
+        Self { inner, permits, retry_after, methods }
     }
 
     fn busy(&self) -> ApiError {
@@ -49,11 +60,13 @@ impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if !self.methods.get(request.uri().path()).admission {
-            return Box::pin(self.inner.call(request));
-        }
+        let permits = match self.methods.get(request.uri().path()).admission {
+            Admission::Calls => &self.permits.calls,
+            Admission::OpenStreams => &self.permits.open_streams,
+            Admission::Free => return Box::pin(self.inner.call(request)),
+        };
         // Refusing beats queueing: a caller that waits here spends its budget on nothing.
-        let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
             let busy = self.busy();
             return Box::pin(async move { Ok(refuse(busy)) });
         };

@@ -78,12 +78,11 @@ const METHODS: &[(&str, &[Role], &[Service])] = &[
     ("chatfn.ingest.v1.ReplayService/CancelReplay", OPERATORS, &[]),
 ];
 
-/// Services that anyone may call: probes and tools come before tokens.
-const OPEN: [&str; 3] = [
-    "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection",
-    "grpc.reflection.v1alpha.ServerReflection",
-];
+/// What probes ask; anyone may: probes come before tokens.
+pub(crate) const HEALTH: &str = "grpc.health.v1.Health";
+/// What tools ask; anyone may, as the contract is no secret.
+pub(crate) const REFLECTION: [&str; 2] =
+    ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
 static TABLE: LazyLock<HashMap<&str, Access>> = LazyLock::new(|| {
     METHODS.iter().map(|(method, roles, services)| (*method, Access { roles, services })).collect()
@@ -97,7 +96,7 @@ pub fn of(method: &str) -> Option<Access> {
 /// Whether the method at this request path is for anyone, known or not.
 pub(crate) fn is_open(path: &str) -> bool {
     let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
-    service.is_some_and(|service| OPEN.contains(&service))
+    service.is_some_and(|service| service == HEALTH || REFLECTION.contains(&service))
 }
 
 /// Whether `caller` may call the method at this request path.

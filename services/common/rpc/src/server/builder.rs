@@ -10,11 +10,8 @@ use super::{Health, ServeError, Server, ServerConfig, stack};
 use crate::{
     Security,
     method::{MethodPolicy, Methods},
+    security::access::{HEALTH, REFLECTION},
 };
-
-const HEALTH: &str = "grpc.health.v1.Health";
-const REFLECTION: [&str; 2] =
-    ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
 /// Collects the services of a [`Server`].
 #[derive(Debug)]
@@ -33,12 +30,10 @@ impl ServerBuilder {
         // Probes and tools must get through when nothing else does, and must not hold up a shutdown.
         let probe = MethodPolicy::standard().without_admission().ended_on_drain();
         methods.set(HEALTH, probe);
-        methods.set(
-            "grpc.health.v1.Health/Watch",
-            MethodPolicy::long_lived().without_admission().ended_on_drain(),
-        );
+        methods
+            .set("grpc.health.v1.Health/Watch", MethodPolicy::long_lived().admitted_apart().ended_on_drain());
         for service in REFLECTION {
-            methods.set(service, MethodPolicy::long_lived().without_admission().ended_on_drain());
+            methods.set(service, MethodPolicy::long_lived().admitted_apart().ended_on_drain());
         }
         Self {
             config,

@@ -12,7 +12,7 @@ use super::ServerConfig;
 use crate::{
     Security,
     layers::{
-        admission::AdmissionService,
+        admission::{AdmissionService, Permits},
         authentication::AuthenticationService,
         catch_panic::CatchPanicService,
         deadline::{DeadlineRules, DeadlineService},
@@ -39,7 +39,9 @@ pub(super) fn compose(
     cutting: CancellationToken,
 ) -> Stack {
     let methods = Arc::new(methods);
-    let permits = Arc::new(Semaphore::new(config.max_calls.min(Semaphore::MAX_PERMITS)));
+    let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
+    let permits =
+        Permits { calls: Arc::new(Semaphore::new(limit)), open_streams: Arc::new(Semaphore::new(limit)) };
     let rules = Arc::new(DeadlineRules {
         default: config.default_timeout,
         max: config.max_timeout,

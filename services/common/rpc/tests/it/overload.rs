@@ -7,6 +7,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1;
 
 use crate::support::{
     Probe, UNARY, eventually, just, note, raw_call, raw_client, raw_status, start, start_at, start_with,
@@ -39,6 +40,33 @@ async fn a_full_server_refuses_at_once_and_health_still_answers() {
     let health = HealthClient::new(client.clone()).check(HealthCheckRequest::default()).await;
     assert_eq!(health.expect("an answer").into_inner().status, 1, "SERVING");
     assert!(within(holding.message()).now_or_never().is_none(), "the stream was open all the time");
+}
+
+#[tokio::test]
+async fn streams_that_anyone_may_open_are_bounded_and_take_no_place_from_calls() {
+    let server = start_with(Probe::new(), one_call()).await;
+    server.health.set_ready().await;
+    let client = server.client();
+    let watch_health = || {
+        let mut health = HealthClient::new(client.clone());
+        let request = Request::new(HealthCheckRequest::default()).without_deadline();
+        async move { health.watch(request).await.map(|response| response.into_inner()) }
+    };
+    let mut first = within(watch_health()).await.expect("a stream");
+    assert!(within(first.message()).await.expect("no error").is_some());
+    let refused = within(watch_health()).await.expect_err("one is allowed");
+    assert_eq!(ErrorReport::from_status(&refused).reason.as_deref(), Some(reasons::SERVER_BUSY));
+    // A stream of reflection is of the same kind.
+    let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(client.clone());
+    let asked = Request::new(stream::pending::<v1::ServerReflectionRequest>()).without_deadline();
+    let refused = within(reflection.server_reflection_info(asked)).await.expect_err("one is allowed");
+    assert_eq!(ErrorReport::from_status(&refused).reason.as_deref(), Some(reasons::SERVER_BUSY));
+
+    assert_eq!(unary(&client, long("x")).await.expect("calls have a place of their own"), "x");
+    let health = HealthClient::new(client.clone()).check(HealthCheckRequest::default()).await;
+    assert_eq!(health.expect("so have probes").into_inner().status, 1, "SERVING");
+    drop(first);
+    eventually(|| async { watch_health().await.ok() }).await;
 }
 
 #[tokio::test]
