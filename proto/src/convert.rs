@@ -59,7 +59,7 @@ pub fn to_settings(field: &str, settings: &wire::FunctionSettings) -> Result<Fun
         allowed_hosts,
         environment: settings.environment.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         retry,
-        language: to_language(settings.language()),
+        language: to_language(known(&format!("{field}.language"), settings.language)?),
         skills: settings.skills.iter().cloned().collect(),
     }
     .checked()
@@ -89,7 +89,7 @@ fn to_retry(field: &str, retry: &wire::RetryPolicy) -> Result<RetryPolicy, Viola
         backoff_multiplier,
         retry_on: to_retry_on(&format!("{field}.retry_on"), retry)?,
         max_age: set_duration(field, "max_age", &retry.max_age)?,
-        after_last_attempt: match retry.after_last_attempt() {
+        after_last_attempt: match known(&format!("{field}.after_last_attempt"), retry.after_last_attempt)? {
             wire::AfterLastAttempt::Unspecified | wire::AfterLastAttempt::Skip => AfterLastAttempt::Skip,
             wire::AfterLastAttempt::Halt => AfterLastAttempt::Halt,
         },
@@ -101,8 +101,8 @@ fn to_retry_on(field: &str, retry: &wire::RetryPolicy) -> Result<RetryOn, Violat
         return Ok(RetryOn::default());
     }
     let mut on = RetryOn { thrown: false, timeout: false, platform: false };
-    for (index, failure) in retry.retry_on().enumerate() {
-        match failure {
+    for (index, failure) in retry.retry_on.iter().enumerate() {
+        match known(&format!("{field}[{index}]"), *failure)? {
             wire::RetryableFailure::Thrown => on.thrown = true,
             wire::RetryableFailure::Timeout => on.timeout = true,
             wire::RetryableFailure::Platform => on.platform = true,
@@ -134,6 +134,12 @@ fn from_retry(retry: &RetryPolicy) -> wire::RetryPolicy {
         max_age: retry.max_age.map(to_duration),
         after_last_attempt: after_last_attempt.into(),
     }
+}
+
+/// The value of an enum. One that a later release has is no default of this one's.
+fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, Violations> {
+    T::try_from(value)
+        .map_err(|_| Violations::one(field, format!("this release does not know the value {value}")))
 }
 
 fn set_duration(
@@ -222,6 +228,25 @@ mod tests {
         assert_eq!(to_settings("settings", &from_settings(&settings)).unwrap(), settings);
         let defaults = to_settings("settings", &wire::FunctionSettings::default()).unwrap();
         assert_eq!(defaults, FunctionSettings::default());
+    }
+
+    #[test]
+    fn what_a_later_release_knows_is_not_taken_for_a_default() {
+        let retry = |retry| wire::FunctionSettings { retry: Some(retry), ..Default::default() };
+        for (settings, field) in [
+            (wire::FunctionSettings { language: 99, ..Default::default() }, "settings.language"),
+            (
+                retry(wire::RetryPolicy { after_last_attempt: 99, ..Default::default() }),
+                "settings.retry.after_last_attempt",
+            ),
+            (
+                retry(wire::RetryPolicy { retry_on: vec![1, 99], ..Default::default() }),
+                "settings.retry.retry_on[1]",
+            ),
+        ] {
+            let violations = to_settings("settings", &settings).unwrap_err();
+            assert_eq!(violations.iter().next().unwrap().field, field);
+        }
     }
 
     #[test]
