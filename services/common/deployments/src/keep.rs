@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
@@ -30,29 +30,36 @@ pub(crate) async fn keep(
     let mut is_failing = false;
     loop {
         // The sender lives as long as `deployments`.
-        let _ = tokio::time::timeout(REFRESH, changed.changed()).await;
+        let is_changed = tokio::time::timeout(REFRESH, changed.changed()).await.is_ok();
         changed.mark_unchanged();
-        // What came from the file is in it.
-        let Some(state) = deployments.state().filter(|_| deployments.contact() == Contact::Now) else {
-            continue;
+        let time = match deployments.contact() {
+            Contact::Now => SystemTime::now(),
+            // The last change may have come just before the watch broke.
+            Contact::Last(time) if is_changed => time,
+            // What came from the file is in it, as is what has been written since.
+            Contact::Never | Contact::File(_) | Contact::Last(_) => continue,
         };
+        let Some(state) = deployments.state() else { continue };
         let (begun, to) = (Instant::now(), file.clone());
-        let saved = tokio::task::spawn_blocking(move || to.save(&state, watcher, include_source)).await;
+        let saved =
+            tokio::task::spawn_blocking(move || to.save((&state, time), watcher, include_source)).await;
         match saved.unwrap_or_else(|panic| Err(SnapshotError::Io(std::io::Error::other(panic)))) {
             Ok(()) if is_failing => {
                 is_failing = false;
                 tracing::info!(file = %file.path.display(), "the snapshot file is written again");
             }
             Ok(()) => tracing::debug!(file = %file.path.display(), "the snapshot file is written"),
-            Err(error) if !is_failing => {
-                is_failing = true;
-                tracing::error!(
-                    file = %file.path.display(),
-                    %error,
-                    "the snapshot file is not kept: {error}; without the registry the next start has what is in it now"
-                );
+            Err(error) => {
+                // Nothing need change for it to be tried again.
+                changed.mark_changed();
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::error!(
+                        file = %file.path.display(),
+                        %error,
+                        "the snapshot file is not kept: {error}; without the registry the next start has what is in it now"
+                    );
+                }
             }
-            Err(_) => {}
         }
         tokio::time::sleep(PAUSE.max(begun.elapsed() * PAUSE_PER_WRITE)).await;
     }

@@ -105,6 +105,8 @@ pub(crate) enum Contact {
     Now,
     /// It was so then.
     Last(SystemTime),
+    /// It was so then, according to the snapshot file, which it came from.
+    File(SystemTime),
 }
 
 impl Deployments {

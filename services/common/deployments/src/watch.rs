@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use chatfn_domain::name::FunctionName;
 use chatfn_proto::registry::v1::{
     WatchAck, WatchDeploymentsRequest, WatchStart,
     deployment_watch_service_client::DeploymentWatchServiceClient, watch_deployments_request::Message,
@@ -13,7 +14,7 @@ use chatfn_proto::registry::v1::{
 use chatfn_rpc::{MAX_MESSAGE_BYTES, RequestExt as _, code_name};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::{
     snapshot::Saved,
@@ -65,7 +66,10 @@ impl Watch {
                 pause = FIRST_PAUSE;
                 self.deployments.set_contact(Contact::Last(SystemTime::now()));
             }
-            self.serve_saved();
+            match &end {
+                Err(status) if is_refusal(status) => self.forget_saved(),
+                _ => self.serve_saved(),
+            }
             match end {
                 Ok(()) => tracing::info!("the registry ended the watch of deployments; calling again"),
                 Err(status) => tracing::warn!(
@@ -83,7 +87,7 @@ impl Watch {
     /// Serves what the file holds, if nothing newer is known.
     fn serve_saved(&self) {
         let Some(Saved { state, time }) = self.saved().take() else { return };
-        let contact = Contact::Last(time);
+        let contact = Contact::File(time);
         tracing::warn!(
             deployments.age_s = age(contact),
             functions = state.functions.len(),
@@ -101,6 +105,26 @@ impl Watch {
             (Ok(part), _) => part,
             (Err(NotReady), Some(saved)) => part(&saved.state),
             (Err(NotReady), None) => T::default(),
+        }
+    }
+
+    /// Puts what is known of the function that a change deploys where the change goes: there it stays if this release
+    /// cannot read the change.
+    fn keep_known(&self, fresh: &mut State, change: &Change) {
+        let Change::Deployment(deployment) = change else { return };
+        let Ok(function) = deployment.function.parse::<FunctionName>() else { return };
+        if let Some(known) = self.known(|it| it.functions.get(&function).cloned()) {
+            fresh.functions.insert(function, known);
+        }
+    }
+
+    /// Leaves the file aside for good: the registry is there, and has refused this service.
+    fn forget_saved(&self) {
+        if self.saved().take().is_some() {
+            tracing::error!(
+                "the registry refuses this service, so the snapshot file is not served: put its certificate right \
+                 (--tls-cert, --tls-trust-domain) and start it again"
+            );
         }
     }
 
@@ -161,7 +185,10 @@ impl Watch {
                     });
                     say(Message::Ack(WatchAck { revision })).await;
                 }
-                Some(change) => _ = apply(&mut fresh, change),
+                Some(change) => {
+                    self.keep_known(&mut fresh, &change);
+                    apply(&mut fresh, change);
+                }
                 // A kind of change that a newer registry knows.
                 None => {}
             }
@@ -170,12 +197,17 @@ impl Watch {
     }
 }
 
+/// Whether the registry answers, and says that this service may not watch: then it does not get what is live in another way.
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+}
+
 /// Seconds since what is live was what the registry said.
 fn age(contact: Contact) -> Option<u64> {
     match contact {
         Contact::Never => None,
         Contact::Now => Some(0),
         // A clock that was set back makes it look fresh; nothing is decided by it.
-        Contact::Last(time) => Some(time.elapsed().unwrap_or_default().as_secs()),
+        Contact::Last(time) | Contact::File(time) => Some(time.elapsed().unwrap_or_default().as_secs()),
     }
 }

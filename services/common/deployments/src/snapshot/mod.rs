@@ -4,10 +4,12 @@
 //! the registry would send them, each with its length. The file is replaced as a whole, and is on the disk before it has
 //! its name. It holds no secrets, which come by a way of their own, but the code of all accounts: it is this user's alone.
 
+mod trust;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +18,7 @@ use chatfn_proto::registry::v1::{WatchDeploymentsResponse, watch_deployments_res
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
+use self::trust::{Untrusted, trust};
 use crate::{
     state::State,
     wire::{apply, changes},
@@ -31,10 +34,16 @@ struct Header {
     watcher: String,
     include_source: bool,
     has_gaps: bool,
-    /// When it was written: milliseconds since 1970.
+    /// When it was what the registry says: milliseconds since 1970.
     saved_millis: u64,
     resume_token: String,
+    /// Who wrote it. Another release may have left out what this one reads, and would not be told it again.
+    #[serde(default)]
+    release: String,
 }
+
+/// The release that writes and reads files here.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// The settings of a snapshot file.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -86,8 +95,8 @@ pub(crate) struct Saved {
 pub(crate) enum SnapshotError {
     #[error("it cannot be read or written: {0}")]
     Io(#[from] io::Error),
-    #[error("others than its owner may write it; chmod 600 it if you trust what is in it")]
-    Writable,
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     #[error("it would have more than {0} bytes; allow more with --snapshot-max-mib")]
     TooLarge(u64),
     #[error("it is damaged; delete it, and a new one is written once the registry is there")]
@@ -120,10 +129,7 @@ impl SnapshotFile {
 
     fn load(&self, watcher: &str, include_source: bool) -> Result<Saved, SnapshotError> {
         let file = File::open(&self.path)?;
-        let metadata = file.metadata()?;
-        if metadata.permissions().mode() & 0o022 != 0 {
-            return Err(SnapshotError::Writable);
-        }
+        trust(&file.metadata()?)?;
         let mut bytes = Vec::new();
         file.take(self.max_bytes + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > self.max_bytes {
@@ -132,14 +138,14 @@ impl SnapshotFile {
         decode(&bytes, watcher, include_source)
     }
 
-    /// Replaces the file.
+    /// Replaces the file with what was live at a time.
     pub(crate) fn save(
         &self,
-        state: &State,
+        (state, time): (&State, SystemTime),
         watcher: &str,
         include_source: bool,
     ) -> Result<(), SnapshotError> {
-        let bytes = encode(state, watcher, include_source, self.max_bytes)?;
+        let bytes = encode((state, time), watcher, include_source, self.max_bytes)?;
         let mut fresh = self.path.clone().into_os_string();
         fresh.push(".new");
         let fresh = PathBuf::from(fresh);
@@ -158,19 +164,20 @@ impl SnapshotFile {
 }
 
 fn encode(
-    state: &State,
+    (state, time): (&State, SystemTime),
     watcher: &str,
     include_source: bool,
     max_bytes: u64,
 ) -> Result<Vec<u8>, SnapshotError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let header = Header {
         format: FORMAT,
         watcher: watcher.to_owned(),
         include_source,
         has_gaps: state.has_gaps,
-        saved_millis: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        saved_millis: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         resume_token: state.resume_token.clone(),
+        release: RELEASE.to_owned(),
     };
     // Room for the checksum, which is known last.
     let mut bytes = vec![b'0'; CHECKSUM_LINE];
@@ -208,8 +215,9 @@ fn decode(bytes: &[u8], watcher: &str, include_source: bool) -> Result<Saved, Sn
     if header.watcher != watcher || header.include_source != include_source {
         return Err(SnapshotError::Foreign { watcher: header.watcher });
     }
-    let mut state =
-        State { resume_token: header.resume_token, has_gaps: header.has_gaps, ..State::default() };
+    let is_ours = header.release == RELEASE;
+    let resume_token = if is_ours { header.resume_token } else { String::new() };
+    let mut state = State { resume_token, has_gaps: header.has_gaps, ..State::default() };
     while !rest.is_empty() {
         let message = WatchDeploymentsResponse::decode_length_delimited(&mut rest);
         match message.map_err(|_| SnapshotError::Damaged)?.change {

@@ -1,0 +1,5 @@
+//! The watch against a scripted registry.
+
+mod harness;
+mod snapshot;
+mod watch;
