@@ -52,11 +52,8 @@ pub(crate) async fn follow(
 /// Publishes what changed after `seen`, and moves `seen` along with it.
 async fn look(hub: &Hub, db: &PgPool, seen: &mut Revision) -> sqlx::Result<()> {
     let mut connection = db.acquire().await?;
-    let now = deployments::revision(&mut connection).await?;
-    let logged = deployments::logged_id(&mut connection, seen.number).await?;
-    // A copy that has gone on since then may be beyond the number already, but has given it to another change.
-    let is_another = matches!((seen.id, logged), (Some(seen), Some(logged)) if seen != logged);
-    if now.number < seen.number || is_another {
+    let (now, went_back) = deployments::revision_since(&mut connection, *seen).await?;
+    if went_back {
         tracing::warn!(
             seen = seen.number,
             revision = now.number,

@@ -92,6 +92,15 @@ pub(crate) async fn revision(db: &mut PgConnection) -> sqlx::Result<Revision> {
     .await
 }
 
+/// The revision of the deployments, and whether it went back since it was `seen`: the database was replaced by an older copy,
+/// which may have gone on and be beyond the number already, but has given it to another change.
+pub(crate) async fn revision_since(db: &mut PgConnection, seen: Revision) -> sqlx::Result<(Revision, bool)> {
+    let now = revision(db).await?;
+    let logged = logged_id(db, seen.number).await?;
+    let is_another = matches!((seen.id, logged), (Some(seen), Some(logged)) if seen != logged);
+    Ok((now, now.number < seen.number || is_another))
+}
+
 /// The id that a revision has in the log. If it is the one that somebody knows the revision by, then what changed after
 /// it is all that they have missed.
 pub(crate) async fn logged_id(db: &mut PgConnection, revision: i64) -> sqlx::Result<Option<Uuid>> {

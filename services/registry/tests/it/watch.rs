@@ -353,3 +353,28 @@ async fn watchers_start_anew_when_a_copy_that_replaced_the_database_has_gone_on(
     let seen = Watcher::start(&world.registry, false).await.snapshot().await;
     assert_eq!((seen.revision, seen.functions.len()), (3, 2));
 }
+
+/// Nobody tells a watcher of it that has not subscribed yet, because it still reads what is live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_was_still_beginning_starts_anew_too() {
+    let world = World::start().await;
+    for account in 0..60 {
+        let name = world.registry.create(&format!("accounts/a{account}"), "chat.start").await.unwrap().name;
+        world.registry.edit(&name, &long_source(account)).await;
+        world.registry.deploy(&name).await.unwrap();
+    }
+    let mut other = Watcher::start(&world.registry, false).await;
+    other.snapshot().await;
+    deploy_new(&world.registry, 60).await;
+    assert_eq!(other.next().await.unwrap().0, 61, "the registry has seen it, too");
+    // What it is told begins with a template, and with the revision that it is told of.
+    let mut beginning = Watcher::start(&world.registry, true).await;
+    assert_eq!(beginning.next().await.unwrap().0, 61);
+
+    sqlx::query("UPDATE registry.deployment_revision SET revision = 1")
+        .execute(world.database.pool())
+        .await
+        .unwrap();
+    refused(Err::<(), _>(other.end().await), Code::Unavailable, "REVISION_WENT_BACK");
+    refused(Err::<(), _>(beginning.end().await), Code::Unavailable, "REVISION_WENT_BACK");
+}

@@ -4,6 +4,7 @@
 //! goes on with what changed meanwhile, and only then takes its changes from the hub. It subscribes to the hub
 //! *before* the last look at the database: a change that was committed earlier is found by that look, a later one comes
 //! through the hub. So none is missed, however long the beginning takes, and nothing is buffered for the watcher meanwhile.
+//! Whether the database is still the one that the watcher was told of is looked up after that, too.
 
 use chatfn_proto::registry::v1::{
     Resumed, SnapshotComplete, WatchDeploymentsResponse, watch_deployments_response::Change,
@@ -48,6 +49,7 @@ impl Feed<'_> {
         self.catch_up(&mut told, Phase::Watching).await?;
         let mut events = self.hub.subscribe();
         self.catch_up(&mut told, Phase::Watching).await?;
+        self.check(told).await?;
         loop {
             match events.recv().await {
                 Ok(Event::Changed(row)) if row.revision > told.number => {
@@ -60,6 +62,13 @@ impl Feed<'_> {
                 Err(RecvError::Closed) => return Ok(()),
             }
         }
+    }
+
+    /// Refuses to go on from where the revision went back since the watcher was told: before the subscription nobody says so,
+    /// and changes of lower numbers would be taken for known ones.
+    async fn check(&self, told: Revision) -> Result<(), RegistryError> {
+        let (_, went_back) = deployments::revision_since(&mut *self.db.acquire().await?, told).await?;
+        if went_back { Err(RegistryError::RevisionWentBack) } else { Ok(()) }
     }
 
     /// The revision up to which the watcher has been told all, if its token says one that it can go on from.
