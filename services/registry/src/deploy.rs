@@ -216,8 +216,10 @@ impl Registry {
         };
         let is_change = before.live_version != Some(number);
         functions::deployed(change.db(), name, is_change).await?;
-        if is_change {
-            deployments::set(change.db(), name, Some(number)).await?;
+        match (is_change, change.is_dry()) {
+            (false, _) => {}
+            (true, false) => deployments::set(change.db(), name, Some(number)).await?,
+            (true, true) => deployments::try_set(change.db(), name, number).await?,
         }
         let after = reread(change.db(), name).await?;
         let number = VersionNumber::new(number).ok_or(sqlx::Error::RowNotFound)?;

@@ -1,11 +1,11 @@
-//! Removes what has been kept long enough: answers for repetitions, and entries of the audit.
+//! Removes what has been kept long enough: answers for repetitions, entries of the audit, and the deployments' log.
 
 use std::{convert::Infallible, time::Duration};
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{audit, requests};
+use crate::store::{audit, deployments, requests};
 
 /// Rows of one statement: few enough not to hold anybody up.
 const BATCH: i64 = 500;
@@ -45,6 +45,7 @@ impl Retention {
         let full = BATCH.unsigned_abs();
         while requests::remove_older(db, self.requests, BATCH).await? == full {}
         while audit::remove_older(db, self.audit, BATCH).await? == full {}
+        while deployments::trim_log(db, BATCH).await? == full {}
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use chatfn_domain::{name::FunctionName, settings::FunctionSettings};
 use futures_util::{Stream, TryStreamExt as _};
-use sqlx::{PgConnection, types::Json};
+use sqlx::{PgConnection, PgExecutor, types::Json};
 use uuid::Uuid;
 
 /// The channel on which a commit that changed a deployment rings. A hint: polling is the truth.
@@ -14,7 +14,7 @@ const MAX_ROWS: i64 = 512;
 /// Most bytes of sources in one [`Batch`], give or take one row.
 const MAX_SOURCE_BYTES: usize = 1024 * 1024;
 
-/// Revisions that are kept in the log: who was away for longer gets a snapshot, which hardly costs more by then.
+/// Revisions that are kept in the log, at least: who was away for longer gets a snapshot, which hardly costs more by then.
 const LOGGED_REVISIONS: i64 = 10_000;
 
 /// What is live of a function.
@@ -212,13 +212,43 @@ pub(crate) async fn set(
     )
     .execute(&mut *db)
     .await?;
-    sqlx::query!(
-        "DELETE FROM registry.deployment_log WHERE revision <= $1::bigint - $2::bigint",
-        revision,
-        LOGGED_REVISIONS
-    )
-    .execute(&mut *db)
-    .await?;
     sqlx::query!("SELECT pg_notify($1, '') AS sent", CHANNEL).execute(db).await?;
     Ok(())
+}
+
+/// As [`set`] with a version, for a transaction that is taken back: no other deployment waits for it.
+pub(crate) async fn try_set(
+    db: &mut PgConnection,
+    function: &FunctionName,
+    live_version: i64,
+) -> sqlx::Result<()> {
+    // A revision that is nobody else's, and that nobody sees.
+    sqlx::query!(
+        "INSERT INTO registry.deployments (account, template, live_version, last_version, revision)
+         VALUES ($1, $2, $3, $3, -(pg_current_xact_id()::text::bigint))
+         ON CONFLICT ON CONSTRAINT deployments_pkey DO UPDATE
+         SET live_version = excluded.live_version,
+             last_version = greatest(deployments.last_version, excluded.last_version)",
+        function.account.as_str(),
+        function.template.as_str(),
+        live_version
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Removes up to `limit` of the revisions that the log need not keep, and says how many.
+pub(crate) async fn trim_log(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<u64> {
+    let removed = sqlx::query!(
+        "DELETE FROM registry.deployment_log WHERE revision IN (
+             SELECT revision FROM registry.deployment_log
+             WHERE revision <= (SELECT revision FROM registry.deployment_revision) - $1::bigint
+             ORDER BY revision LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        LOGGED_REVISIONS,
+        limit
+    )
+    .execute(db)
+    .await?;
+    Ok(removed.rows_affected())
 }

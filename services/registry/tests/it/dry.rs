@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     audit::entries,
-    harness::{ACME, START, World, deploy_request, refused},
+    harness::{ACME, START, World, deploy_request, patiently, refused},
 };
 
 fn create_request() -> CreateFunctionRequest {
@@ -91,4 +91,28 @@ async fn a_deploy_that_is_tried_is_prepared_and_changes_nothing() {
     let missing = DeployFunctionRequest { version: 9, ..dry() };
     refused(world.registry.deploy_request(missing).await, Code::NotFound, "VERSION_NOT_FOUND");
     assert_eq!(entries(&world.registry).await.len(), 4, "create, deploy, edit, deploy");
+}
+
+/// Every deploy waits for every other one. One that is only tried does not: it tells nobody of anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_that_is_tried_waits_for_no_other_account() {
+    let world = World::start().await;
+    world.registry.create(ACME, "chat.start").await.unwrap();
+    let mut deploying = world.database.pool().begin().await.unwrap();
+    let lock = "SELECT FROM registry.deployment_revision FOR UPDATE";
+    sqlx::query(lock).execute(&mut *deploying).await.unwrap();
+    let dry = || DeployFunctionRequest { validate_only: true, ..deploy_request(START) };
+    let tried = patiently(world.registry.deploy_request(dry())).await.unwrap();
+    assert_eq!(tried.version.unwrap().number, 1);
+    deploying.commit().await.unwrap();
+
+    // Nor does it when there is a deployment already.
+    world.registry.deploy(START).await.unwrap();
+    world.registry.edit(START, "function lambda() {}").await;
+    let mut deploying = world.database.pool().begin().await.unwrap();
+    sqlx::query(lock).execute(&mut *deploying).await.unwrap();
+    let tried = patiently(world.registry.deploy_request(dry())).await.unwrap();
+    assert_eq!(tried.version.unwrap().number, 2);
+    deploying.commit().await.unwrap();
+    assert_eq!(world.registry.get(START).await.unwrap().live_version, 1);
 }
