@@ -47,11 +47,11 @@ impl Registry {
         function: wire::Function,
         mutation: Mutation,
     ) -> Result<wire::CreateFunctionResponse, RegistryError> {
-        let draft = Draft::new(self.template(&name.template)?, function)?;
         let mut change = match Change::begin(&self.db, &name.account, mutation).await? {
             Begun::Change(change) => change,
             Begun::Repeated(answer) => return Ok(answer),
         };
+        let draft = Draft::new(self.template(&name.template)?, function)?;
         match functions::insert(change.db(), &name, &draft).await {
             Err(error) if chatfn_pg::classify(&error).violates(functions::UNIQUE_FUNCTION) => {
                 return Err(RegistryError::FunctionExists(name));

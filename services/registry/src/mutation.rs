@@ -17,6 +17,9 @@ use crate::{
     store::{audit, requests},
 };
 
+/// Most answers that are kept for an account. Each may hold a source.
+const MAX_ANSWERS: i64 = 1_000;
+
 /// A request for a change.
 pub(crate) trait MutationRequest: Message {
     /// Tells requests of different methods apart that have equal bytes.
@@ -144,6 +147,7 @@ impl Change {
                     return Ok(Begun::Repeated(answer));
                 }
             }
+            requests::keep_newest(&mut db, account, MAX_ANSWERS).await?;
         }
         Ok(Begun::Change(Self { db, account: account.clone(), mutation }))
     }

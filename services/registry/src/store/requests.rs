@@ -37,6 +37,27 @@ pub(crate) async fn claim(
     Ok(claimed.rows_affected() == 1)
 }
 
+/// Removes some of the account's oldest answers if it has more than `most`: no account fills the table.
+pub(crate) async fn keep_newest(db: &mut PgConnection, account: &AccountId, most: i64) -> sqlx::Result<()> {
+    // Materialized, so that it is found by its account, however the planner thinks of the index by time.
+    sqlx::query!(
+        "WITH own AS MATERIALIZED (
+             SELECT caller, request_id, create_time FROM registry.requests WHERE account = $1
+         ), old AS (
+             SELECT caller, request_id FROM own ORDER BY create_time DESC, caller, request_id OFFSET $2 LIMIT 100
+         )
+         DELETE FROM registry.requests WHERE (account, caller, request_id) IN (
+             SELECT r.account, r.caller, r.request_id FROM registry.requests r
+             JOIN old ON r.account = $1 AND r.caller = old.caller AND r.request_id = old.request_id
+             FOR UPDATE OF r SKIP LOCKED)",
+        account.as_str(),
+        most
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Keeps the answer to the request whose id this transaction has claimed.
 pub(crate) async fn answer(
     db: &mut PgConnection,

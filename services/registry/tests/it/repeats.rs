@@ -214,3 +214,50 @@ async fn answers_and_entries_are_removed_when_they_are_old() {
     // It is a new request by now.
     refused(create(&other, create_request()).await, Code::AlreadyExists, "FUNCTION_EXISTS");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_is_answered_although_the_request_would_be_refused_by_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("acme.own");
+    std::fs::create_dir(&template).unwrap();
+    for (file, contents) in [
+        ("template.json", r#"{"display_name": "Own", "firing": "repeated", "description": ["Ours."]}"#),
+        ("schema.json", r#"{"type": "object"}"#),
+        ("sample.json", "{}"),
+        ("starter.js", "async function lambda() {}"),
+    ] {
+        std::fs::write(template.join(file), contents).unwrap();
+    }
+    let world = World::start_with(|config| config.templates = Some(folder.path().to_owned())).await;
+    let request = CreateFunctionRequest { template: "acme.own".into(), ..create_request() };
+    let first = create(&world.registry, request.clone()).await.unwrap();
+
+    // The operator has taken the template out of the catalogue since.
+    let other = world.another().await;
+    assert_eq!(create(&other, request.clone()).await.unwrap(), first);
+    let another = CreateFunctionRequest { request_id: OTHER_ID.into(), ..request };
+    refused(create(&other, another).await, Code::NotFound, "TEMPLATE_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_has_its_newest_thousand_answers() {
+    let world = World::start().await;
+    let pool = world.database.pool();
+    sqlx::query(
+        "INSERT INTO registry.requests (account, caller, request_id, fingerprint, response, create_time)
+         SELECT account, 'x', gen_random_uuid(), '', '', now() - number * interval '1 second'
+         FROM generate_series(1, 1050) AS number, unnest('{acme,umbrella}'::text[]) AS account",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let first = create(&world.registry, create_request()).await.unwrap();
+    let kept: Vec<(String, i64)> =
+        sqlx::query_as("SELECT account, count(*) FROM registry.requests GROUP BY account ORDER BY account")
+            .fetch_all(pool)
+            .await
+            .unwrap();
+    assert_eq!(kept, [("acme".to_owned(), 1_000), ("umbrella".to_owned(), 1_050)]);
+    // The newest answer is not one that went.
+    assert_eq!(create(&world.registry, create_request()).await.unwrap(), first);
+}
