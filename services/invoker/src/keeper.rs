@@ -7,6 +7,7 @@
 
 use std::{
     env, io,
+    os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
@@ -35,6 +36,8 @@ impl Keeper {
             Command::new(program)
                 .args(env::args_os().skip(1))
                 .arg("--keep-snapshot")
+                // A Ctrl-C is for the invoker, which drains; meanwhile the file is kept, and no end of the keeper is reported.
+                .process_group(0)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .spawn()

@@ -172,6 +172,41 @@ async fn a_confined_invoker_starts_without_the_registry_from_its_file_and_says_h
     assert_eq!(process.until_logged("confinement.landlock_abi").await["confinement.seccomp"], true);
 }
 
+/// The processes that one has started.
+fn children(parent: u32) -> Vec<i32> {
+    let of = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        // A process may have ended meanwhile.
+        let status = fs::read_to_string(path.join("status")).ok()?;
+        let is_child = status.lines().any(|line| line == format!("PPid:\t{parent}"));
+        is_child.then(|| path.file_name()?.to_str()?.parse().ok()).flatten()
+    };
+    fs::read_dir("/proc").unwrap().filter_map(of).collect()
+}
+
+/// A terminal sends its Ctrl-C to a whole process group. The keeper is not of the invoker's: it ends after it, not before.
+#[tokio::test]
+async fn the_keeper_of_the_snapshot_file_is_not_ended_with_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let flag = format!("--snapshot-file={}", folder.path().join("live").display());
+    let mut process = Process::start(&["--registry=http://127.0.0.1:1", &flag]);
+    process.service().await;
+    let invoker = process.child.id().unwrap();
+    let keepers = children(invoker);
+    assert_eq!(keepers.len(), 1, "{keepers:?}");
+    let keeper = nix::unistd::Pid::from_raw(keepers[0]);
+    assert_eq!(nix::unistd::getpgid(Some(keeper)), Ok(keeper));
+
+    process.child.kill().await.unwrap();
+    let ended = async {
+        // One that has ended and was not waited for has no arguments any more.
+        while fs::read(format!("/proc/{keeper}/cmdline")).is_ok_and(|arguments| !arguments.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, ended).await.expect("it ends with its invoker");
+}
+
 #[tokio::test]
 async fn who_wants_no_confinement_reads_that_there_is_none() {
     let mut process = Process::start(&["--confinement=off"]);
