@@ -1,6 +1,10 @@
 //! Who may call what: certificates, tokens, roles, accounts.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use chatfn_proto::{
     FILE_DESCRIPTOR_SET,
@@ -25,7 +29,7 @@ use chatfn_tests::{
 };
 use prost::Message as _;
 use serde_json::json;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 const ADMIN: &str = "admin";
@@ -291,6 +295,53 @@ async fn only_tokens_that_are_in_order_are_accepted() {
     })
     .await;
     assert_eq!(answer(&signed_by_second).await, "OK");
+}
+
+/// How a stream ends, whatever comes before.
+async fn end<T>(stream: &mut Streaming<T>) -> Status {
+    loop {
+        match stream.message().await {
+            Ok(message) => assert!(message.is_some(), "it ends with a reason"),
+            Err(status) => return status,
+        }
+    }
+}
+
+/// A stream goes on for as long as its caller may call, and no longer.
+#[tokio::test]
+async fn a_stream_ends_when_its_token_expires() {
+    use chatfn_proto::ingest::v1::{StreamEventsRequest, TailDeliveriesRequest};
+    use chatfn_rpc::RequestExt as _;
+
+    let identities = Identities::make();
+    let cluster = Cluster::start_secure(&identities).await;
+    // A token that has expired is taken for half a minute more, so this one is for a few seconds.
+    let soon = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let mut claims = identities.claims(api::ACCOUNT, &Role::ALL);
+        claims["exp"] = json!(now - 26);
+        let token = identities.key.sign(&claims).expect("a token");
+        cluster.event_ingest.client_as(&identities.call(&token))
+    };
+    // On a slow machine it may have expired before it is used.
+    let mut tail = eventually("the deliveries are tailed", async || {
+        let request =
+            TailDeliveriesRequest { parent: format!("accounts/{}", api::ACCOUNT), ..Default::default() };
+        let request = Request::new(request).without_deadline();
+        DeliveryServiceClient::new(soon()).tail_deliveries(request).await.ok()
+    })
+    .await
+    .into_inner();
+    let mut events = eventually("events are streamed", async || {
+        let nothing = Request::new(futures_util::stream::pending::<StreamEventsRequest>()).without_deadline();
+        EventIngestServiceClient::new(soon()).stream_events(nothing).await.ok()
+    })
+    .await
+    .into_inner();
+    for end in [end(&mut events).await, end(&mut tail).await] {
+        let end = report(&end);
+        assert_eq!((end.code, end.reason.as_deref()), (Code::Unauthenticated, Some("TOKEN_EXPIRED")));
+    }
 }
 
 /// What is told of a thing, with its name taken out.

@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
-use crate::{Deadline, layers::deadline};
+use crate::{ApiError, Deadline, layers::deadline};
 
 /// How the reader of a body learns that it was cut.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct GuardedBody {
     inner: Option<Body>,
     cut: Cut,
     expiry: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// What has expired then.
+    expired: fn() -> ApiError,
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Cancels the call's token when the body is finished or dropped.
     over: Option<DropGuard>,
@@ -37,7 +39,13 @@ pub(crate) struct GuardedBody {
 impl GuardedBody {
     pub(crate) fn new(inner: Body, cut: Cut, deadline: Option<Deadline>) -> Self {
         let expiry = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
-        Self { inner: Some(inner), cut, expiry, stop: None, over: None }
+        Self { inner: Some(inner), cut, expiry, expired: deadline::expired, stop: None, over: None }
+    }
+
+    /// Says at the deadline that something else is over than the call's time.
+    pub(crate) fn expiring_as(mut self, expired: fn() -> ApiError) -> Self {
+        self.expired = expired;
+        self
     }
 
     /// Ends the body when `token` fires and nothing more is ready: a response with `UNAVAILABLE`, a request
@@ -88,7 +96,7 @@ impl http_body::Body for GuardedBody {
         let this = self.get_mut();
         // Before the inner body, so that a stream that is always ready cannot outrun its deadline.
         if is_ready(&mut this.expiry, cx) {
-            return Poll::Ready(Some(this.end_with(deadline::expired().into())));
+            return Poll::Ready(Some(this.end_with((this.expired)().into())));
         }
         let Some(inner) = this.inner.as_mut() else { return Poll::Ready(None) };
         match Pin::new(inner).poll_frame(cx) {

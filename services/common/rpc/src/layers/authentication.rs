@@ -13,8 +13,10 @@ use tower_service::Service;
 
 use super::{Answer, BoxFuture, Layered, refuse};
 use crate::{
-    ApiError,
-    security::{Peer, Security, Tokens, access},
+    ApiError, Deadline,
+    body::{Cut, GuardedBody},
+    method::{Methods, TimeLimit},
+    security::{Peer, Security, Tokens, access, expired},
     status::reasons,
 };
 
@@ -22,26 +24,50 @@ use crate::{
 pub(crate) struct AuthenticationService<S> {
     inner: S,
     security: Security,
+    methods: Arc<Methods>,
+}
+
+/// Who makes a call.
+struct Identified {
+    caller: Caller,
+    /// When that is over; `None` for who has no token.
+    until: Option<Deadline>,
 }
 
 impl<S> AuthenticationService<S> {
-    pub(crate) fn new(inner: S, security: Security) -> Self {
-        Self { inner, security }
+    pub(crate) fn new(inner: S, security: Security, methods: Arc<Methods>) -> Self {
+        Self { inner, security, methods }
     }
 
-    fn identify(&self, request: &Request<Body>) -> Result<Caller, ApiError> {
+    fn identify(&self, request: &Request<Body>) -> Result<Identified, ApiError> {
         if !self.security.is_closed() {
-            return Ok(Caller::anonymous());
+            return Ok(Identified { caller: Caller::anonymous(), until: None });
         }
-        let caller = match (bearer(request.headers())?, request.extensions().get()) {
+        let identified = match (bearer(request.headers())?, request.extensions().get()) {
             // A token goes before a certificate, and a bad one is not made good by it.
-            (Some(token), _) => tokens(self.security.tokens.as_ref())?.check(token)?,
-            (None, Some(Peer(Some(service)))) => service.clone(),
+            (Some(token), _) => {
+                let tokens = tokens(self.security.tokens.as_ref())?;
+                let valid = tokens.check(token)?;
+                let until = Deadline::after(tokens.remaining(&valid).unwrap_or_default());
+                Identified { caller: valid.caller.clone(), until: Some(until) }
+            }
+            (None, Some(Peer(Some(service)))) => Identified { caller: service.clone(), until: None },
             (None, _) => return Err(missing()),
         };
-        access::check(request.uri().path(), &caller)?;
-        Ok(caller)
+        access::check(request.uri().path(), &identified.caller)?;
+        Ok(identified)
     }
+}
+
+/// Ends a stream when its caller's token expires, as a new call would be refused then.
+async fn until_expiry(response: impl Future<Output = Answer>, until: Deadline) -> Answer {
+    let response = tokio::select! {
+        biased;
+        Ok(response) = response => response,
+        () = until.expired() => return Ok(refuse(expired())),
+    };
+    Ok(response
+        .map(|body| Body::new(GuardedBody::new(body, Cut::Trailers, Some(until)).expiring_as(expired))))
 }
 
 /// The token of the call, if it has one.
@@ -95,13 +121,19 @@ impl<S: Layered> Service<Request<Body>> for AuthenticationService<S> {
         if access::is_open(request.uri().path()) {
             return Box::pin(self.inner.call(request));
         }
-        let caller = match self.identify(&request) {
-            Ok(caller) => caller,
+        let Identified { caller, until } = match self.identify(&request) {
+            Ok(identified) => identified,
             Err(refused) => return Box::pin(async move { Ok(refuse(refused)) }),
         };
         request.extensions_mut().insert(caller);
         // It has done its work; nothing behind this layer can log it or pass it on.
         request.headers_mut().remove(AUTHORIZATION);
-        Box::pin(self.inner.call(request))
+        // Every other call ends soon by itself, and what it has begun is not broken off.
+        let is_long_lived = self.methods.get(request.uri().path()).limit == TimeLimit::Caller;
+        let response = self.inner.call(request);
+        match until.filter(|_| is_long_lived) {
+            None => Box::pin(response),
+            Some(until) => Box::pin(until_expiry(response, until)),
+        }
     }
 }

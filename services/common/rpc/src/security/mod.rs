@@ -22,7 +22,7 @@ pub use self::{
 };
 pub(crate) use self::{
     tls::{H2, Peer, Tls},
-    tokens::Tokens,
+    tokens::{Tokens, expired},
 };
 
 /// What a process proves of itself and asks of its callers: the current contents of the files that

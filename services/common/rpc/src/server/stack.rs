@@ -50,7 +50,7 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = AuthenticationService::new(routes.prepare(), security);
+    let stack = AuthenticationService::new(routes.prepare(), security, Arc::clone(&methods));
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods);
     let stack = DeadlineService::new(stack, rules);
     let stack = CatchPanicService::new(stack);

@@ -43,9 +43,10 @@ pub(crate) struct Tokens {
 }
 
 /// A token that was valid when it was checked; all of it but its expiry still is.
-struct Valid {
-    caller: Caller,
-    /// Seconds since 1970.
+#[derive(Debug)]
+pub(crate) struct Valid {
+    pub(crate) caller: Caller,
+    /// Seconds since 1970, as the token has it.
     expires: u64,
 }
 
@@ -73,21 +74,22 @@ impl Tokens {
     ///
     /// # Errors
     /// `UNAUTHENTICATED` with the reason, and what to do. Repeats nothing of the token but the id of its key.
-    pub(crate) fn check(&self, token: &str) -> Result<Caller, ApiError> {
+    pub(crate) fn check(&self, token: &str) -> Result<Arc<Valid>, ApiError> {
         let id: Option<[u8; 32]> = digest(&SHA256, token.as_bytes()).as_ref().try_into().ok();
         if let Some(valid) = id.and_then(|id| self.remembered.get(&id)) {
-            return if self.has_expired(valid.expires) { Err(expired()) } else { Ok(valid.caller.clone()) };
+            return if self.remaining(&valid).is_none() { Err(expired()) } else { Ok(valid) };
         }
-        let valid = self.verify(token)?;
-        let caller = valid.caller.clone();
+        let valid = Arc::new(self.verify(token)?);
         if let Some(id) = id {
-            self.remembered.insert(id, Arc::new(valid));
+            self.remembered.insert(id, Arc::clone(&valid));
         }
-        Ok(caller)
+        Ok(valid)
     }
 
-    fn has_expired(&self, expires: u64) -> bool {
-        expires.saturating_add(self.rules.leeway.as_secs()) < get_current_timestamp()
+    /// For how long the token goes on being valid; `None` if it has expired. In whole seconds, of which the last counts.
+    pub(crate) fn remaining(&self, valid: &Valid) -> Option<Duration> {
+        let until = valid.expires.saturating_add(self.rules.leeway.as_secs());
+        until.checked_sub(get_current_timestamp()).map(|left| Duration::from_secs(left.saturating_add(1)))
     }
 
     fn verify(&self, token: &str) -> Result<Valid, ApiError> {
@@ -201,7 +203,8 @@ fn signature() -> ApiError {
     )
 }
 
-fn expired() -> ApiError {
+/// What the holder of a token that has expired is told.
+pub(crate) fn expired() -> ApiError {
     unauthenticated(reasons::TOKEN_EXPIRED, "the token has expired (exp); get a new one from its issuer")
 }
 

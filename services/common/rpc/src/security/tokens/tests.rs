@@ -52,13 +52,13 @@ fn a_token_says_who_calls() {
     let token = key.sign(&with(json!({"roles": ["admin", "owner of another program"]}))).expect("a token");
     // The second time it is remembered.
     for _ in 0..2 {
-        let caller = tokens.check(&token).expect("valid");
+        let caller = &tokens.check(&token).expect("valid").caller;
         assert_eq!(caller.subject(), "jane");
         assert!(caller.has_role(Role::Admin) && !caller.has_role(Role::Developer));
         assert!(caller.may_name("acme") && !caller.may_name("other"));
     }
     let platform = key.sign(&with(json!({"account": "*", "aud": ["x", "chatfn"]}))).expect("a token");
-    let caller = tokens.check(&platform).expect("valid");
+    let caller = &tokens.check(&platform).expect("valid").caller;
     assert!(caller.may_name("other") && matches!(caller.identity(), Identity::User { .. }));
 }
 
@@ -96,6 +96,19 @@ fn every_claim_counts() {
     // Clocks differ a little.
     let token = key.sign(&with(json!({"exp": now - 5, "nbf": now + 5}))).expect("a token");
     assert!(tokens.check(&token).is_ok());
+}
+
+#[test]
+fn a_token_is_valid_until_its_expiry_and_the_leeway() {
+    let key = SigningKey::generate("k1").expect("a key");
+    let tokens = tokens(&[&key]);
+    let now = jsonwebtoken::get_current_timestamp();
+    for (expires, least, most) in [(now + 60, 80, 91), (now + 4_000_000_000, 4_000_000_000, u64::MAX)] {
+        let token = key.sign(&with(json!({"exp": expires}))).expect("a token");
+        let valid = tokens.check(&token).expect("valid");
+        let left = tokens.remaining(&valid).expect("some is left").as_secs();
+        assert!((least..=most).contains(&left), "{left}");
+    }
 }
 
 #[test]
@@ -157,7 +170,7 @@ fn rsa_and_curves_of_nist_are_understood() {
     {
         let header = BASE64_URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{algorithm}","kid":"{id}"}}"#));
         let token = format!("{header}.{PAYLOAD}.{signature}");
-        assert_eq!(tokens.check(&token).expect(algorithm).subject(), "jane");
+        assert_eq!(tokens.check(&token).expect(algorithm).caller.subject(), "jane");
         let (other, start) =
             (if algorithm == "ES256" { RS256 } else { ES256 }, &token[..token.len() - signature.len()]);
         assert_eq!(reason(&tokens, &format!("{start}{other}")), "TOKEN_SIGNATURE_INVALID");
