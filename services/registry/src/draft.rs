@@ -174,6 +174,35 @@ mod tests {
     }
 
     #[test]
+    fn a_star_replaces_everything_and_without_a_mask_nothing_is_cleared() {
+        let with_hosts = || {
+            let mut draft = draft();
+            draft.settings.allowed_hosts = vec!["a.example.com".parse().unwrap()];
+            draft
+        };
+        let update = |function: &wire::Function, paths: &[&str]| {
+            let mask = FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() };
+            with_hosts().updated(function, Some(&mask), "Default")
+        };
+        let given = wire::Function { source: "new".to_owned(), ..Default::default() };
+        let replaced = update(&given, &["*"]).unwrap();
+        let expected = Draft {
+            display_name: "Default".into(),
+            description: String::new(),
+            source: "new".into(),
+            settings: FunctionSettings::default(),
+        };
+        assert_eq!(replaced, expected);
+        assert_eq!(field_of(update(&wire::Function::default(), &["*"])), "function.source");
+
+        let given = wire::Function { settings: Some(Default::default()), ..Default::default() };
+        assert_eq!(with_hosts().updated(&given, None, "Default").unwrap(), with_hosts());
+        for paths in [&["settings"][..], &["settings.allowed_hosts"]] {
+            assert!(update(&given, paths).unwrap().settings.allowed_hosts.is_empty(), "{paths:?}");
+        }
+    }
+
+    #[test]
     fn retries_can_be_set_one_by_one() {
         let retry = wire::RetryPolicy { max_attempts: 7, ..Default::default() };
         let given = wire::Function {
@@ -211,9 +240,10 @@ mod tests {
         let source = |source: &str| wire::Function { source: source.to_owned(), ..Default::default() };
         assert_eq!(field_of(update(source("a\0"), &["source"])), "function.source");
         assert_eq!(field_of(update(source(""), &["source"])), "function.source");
-        for path in ["name", "state", "etag", "settings.cpu", "settings.environment.K", "*", ""] {
+        for path in ["name", "state", "etag", "settings.cpu", "settings.environment.K", ""] {
             assert_eq!(field_of(update(wire::Function::default(), &[path])), "update_mask", "{path}");
         }
+        assert_eq!(field_of(update(source("a"), &["source", "*"])), "update_mask", "it stands alone");
         let name = wire::Function { display_name: "\0".to_owned(), ..Default::default() };
         assert_eq!(field_of(update(name, &["display_name"])), "function.display_name");
     }

@@ -56,10 +56,14 @@ fn retry_of(function: &Function) -> RetryPolicy {
     settings_of(function).retry.unwrap_or_default()
 }
 
+/// Stands, alone, for all fields.
+const ALL: &str = "*";
+
 /// The fields that `mask` names; without a mask, or with an empty one, those that are set in `function`, each setting
 /// by itself.
 pub(super) fn fields(function: &Function, mask: Option<&FieldMask>) -> Result<Vec<TakeOver>, Violations> {
     match mask {
+        Some(mask) if mask.paths == [ALL] => Ok(FIELDS.iter().map(|(_, field)| *field).collect()),
         Some(mask) if !mask.paths.is_empty() => mask.paths.iter().map(|path| parse(path)).collect(),
         _ => Ok(FIELDS.iter().map(|(_, field)| *field).filter(|field| is_set(*field, function)).collect()),
     }
@@ -80,7 +84,10 @@ fn parse(path: &str) -> Result<TakeOver, Violations> {
     known.clone().find(|(name, _)| *name == path).map(|(_, field)| *field).ok_or_else(|| {
         let given: String = path.chars().take(64).collect();
         let names: Vec<_> = known.by_ref().map(|(name, _)| *name).collect();
-        Violations::one("update_mask", format!("{given:?} cannot be updated; paths are {}", names.join(", ")))
+        Violations::one(
+            "update_mask",
+            format!("{given:?} cannot be updated; paths are {}, or {ALL:?} alone", names.join(", ")),
+        )
     })
 }
 
