@@ -45,6 +45,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "TemplateService/GetTemplate",
             "FunctionService/GetFunction",
             "FunctionService/ListFunctions",
+            // For the hosts that it may call; egress_policy.rs has the rest.
+            "FunctionService/UpdateFunction",
             "FunctionService/GetVersion",
             "FunctionService/ListVersions",
             "SecretService/SetSecret",

@@ -32,6 +32,9 @@ pub(crate) enum InvokerError {
     /// There is no such template.
     #[error("template {0} does not exist")]
     TemplateNotFound(TemplateName),
+    /// The lambda to test would call a host that only an admin can allow.
+    #[error("the lambda to test may not call {0}")]
+    HostForbidden(String),
     /// The schema of a template cannot be used.
     #[error(transparent)]
     Schema(SchemaError),
@@ -94,6 +97,15 @@ impl From<InvokerError> for Status {
                 format!("{message}: TemplateService.ListTemplates at the registry lists those that do"),
             )
             .resource("chatfn.registry.v1.Template", format!("templates/{template}")),
+            InvokerError::HostForbidden(_) => ApiError::permission_denied(
+                reasons::ROLE_REQUIRED,
+                format!(
+                    "{message}: the function's live version may not, and to allow more needs the role admin as well; leave \
+                     it out of lambda.settings.allowed_hosts, or have an admin add it to the draft and test that"
+                ),
+            )
+            .metadata("roles", "admin")
+            .metadata("field", "lambda.settings.allowed_hosts"),
             InvokerError::Schema(error) => ApiError::internal(error),
             InvokerError::RegistryUnavailable(status) => {
                 tracing::warn!(

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use chatfn_deployments::{Deployment, SchemaProblem, Schemas, Template};
 use chatfn_domain::{
+    caller::Role,
     event::parse_payload,
+    host::HostPattern,
     name::{FunctionName, VersionNumber},
+    settings::FunctionSettings,
 };
 use chatfn_proto::{
     convert::{from_test_settings, parse},
@@ -53,7 +56,10 @@ impl Tester {
         let name: FunctionName = parse("function", &request.function)?;
         let template = self.invoker.deployments.template(&name.template)?;
         let template = template.ok_or_else(|| InvokerError::TemplateNotFound(name.template.clone()))?;
-        let lambda = request.lambda.take();
+        let lambda = request.lambda.take().map(given).transpose()?;
+        if let Some(draft) = &lambda {
+            self.check_hosts(&name, &draft.settings, context)?;
+        }
         let event = event(request, &template);
         let payload_problems = self.payload_problems(&template, &event)?;
         run_deadline(context.deadline, Duration::MAX)?;
@@ -63,7 +69,7 @@ impl Tester {
         })?;
 
         let (source, draft) = match lambda {
-            Some(lambda) => (TestedSource::Given, given(lambda)?),
+            Some(draft) => (TestedSource::Given, draft),
             None => (TestedSource::Draft, self.drafts.get(&name, context).await?),
         };
         let outcome = match self.load(&draft, context.deadline).await? {
@@ -80,6 +86,26 @@ impl Tester {
             event: Some(event),
             payload_problems,
         })
+    }
+
+    /// Refuses hosts that the live version may not call, unless the caller may allow them: the policy is an admin's.
+    fn check_hosts(
+        &self,
+        name: &FunctionName,
+        settings: &FunctionSettings,
+        context: &CallContext,
+    ) -> Result<(), InvokerError> {
+        if context.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Admin)) {
+            return Ok(());
+        }
+        let live = self.invoker.deployments.function(name)?;
+        let is_allowed = |host: &&HostPattern| {
+            live.as_ref().is_some_and(|live| live.settings.allowed_hosts.contains(host))
+        };
+        match settings.allowed_hosts.iter().find(|host| !is_allowed(host)) {
+            None => Ok(()),
+            Some(host) => Err(InvokerError::HostForbidden(host.to_string())),
+        }
     }
 
     /// Where the payload is none of the template's.

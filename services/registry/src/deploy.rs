@@ -19,7 +19,8 @@ use crate::{
     functions::{Registry, check_etag, locked, reread, shown},
     grpc::wire as to_wire,
     mutation::{Begun, Change, Mutation},
-    store::{audit, deployments, functions, versions, versions::Version},
+    permission,
+    store::{audit, deployments, functions, functions::Function, versions, versions::Version},
 };
 
 /// Longest wait for the watchers.
@@ -210,11 +211,15 @@ impl Registry {
             (Some(number), _) => number.get(),
             (None, Some(live)) if before.live_digest.as_deref() == Some(&candidate.digest) => live,
             (None, _) => {
-                let author = change.caller().to_owned();
+                let author = change.caller().subject().to_owned();
                 versions::insert_draft(change.db(), name, &deploy.message, &author).await?
             }
         };
         let is_change = before.live_version != Some(number);
+        if deploy.version.is_some() && is_change {
+            let live = live_settings(change.db(), name, &before).await?;
+            permission::to_roll_back(change.caller(), name, &candidate.settings, [&before.settings, &live])?;
+        }
         functions::deployed(change.db(), name, is_change).await?;
         match (is_change, change.is_dry()) {
             (false, _) => {}
@@ -266,6 +271,18 @@ impl Registry {
             .deadline
             .map_or(longest, |deadline| deadline.shrink(ANSWER_MARGIN).instant().min(longest));
         Ok(self.hub.watchers.propagation(revision, until).await)
+    }
+}
+
+/// The settings of what is live of the function; if nothing is, the default ones.
+async fn live_settings(
+    db: &mut PgConnection,
+    name: &FunctionName,
+    function: &Function,
+) -> Result<FunctionSettings, RegistryError> {
+    match function.live_version.and_then(VersionNumber::new) {
+        Some(number) => Ok(existing(db, name, number).await?.settings.0),
+        None => Ok(FunctionSettings::default()),
     }
 }
 

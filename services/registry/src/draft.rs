@@ -10,6 +10,8 @@ use chatfn_proto::{
 };
 use prost_types::FieldMask;
 
+pub(crate) use self::mask::ALLOWED_HOSTS;
+
 /// A function's editable part: every field within its limits, and none that Postgres could refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Draft {
@@ -61,8 +63,8 @@ impl Draft {
     }
 
     /// The fields in which two drafts differ, as a mask names them.
-    pub(crate) fn differing(self, other: Self) -> Vec<&'static str> {
-        mask::differing(&self.into_wire(), &other.into_wire())
+    pub(crate) fn differing(&self, other: &Self) -> Vec<&'static str> {
+        mask::differing(&self.clone().into_wire(), &other.clone().into_wire())
     }
 
     fn into_wire(self) -> wire::Function {

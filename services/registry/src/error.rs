@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use chatfn_domain::name::{AccountId, FunctionName, SecretName, TemplateName, VersionName};
+use chatfn_domain::{
+    caller::Role,
+    name::{AccountId, FunctionName, SecretName, TemplateName, VersionName},
+};
 use chatfn_pg::Failure;
 use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
@@ -42,6 +45,12 @@ pub(crate) enum RegistryError {
     /// The account has a function for this template.
     #[error("{0} exists")]
     FunctionExists(FunctionName),
+    /// The caller may change other fields of the function, but not this one.
+    #[error("{field} of {function} needs the role {role}")]
+    FieldForbidden { function: FunctionName, field: &'static str, role: Role },
+    /// The version may call a host that neither the draft nor the live version may.
+    #[error("a version of {function} that may call {host} needs the role admin")]
+    HostForbidden { function: FunctionName, host: String },
     /// The function is live.
     #[error("{0} is deployed")]
     FunctionDeployed(FunctionName),
@@ -143,6 +152,26 @@ impl From<RegistryError> for ApiError {
                 ),
             )
             .resource("function", function.to_string()),
+            E::FieldForbidden { function, field, role } => Self::permission_denied(
+                reasons::ROLE_REQUIRED,
+                format!(
+                    "changing {field} needs the role {role}, which the token does not have; leave it as it is, or have \
+                     someone with that role change it by UpdateFunction, with update_mask {field:?}"
+                ),
+            )
+            .resource("function", function.to_string())
+            .metadata("roles", role.as_str())
+            .metadata("field", field),
+            E::HostForbidden { function, host } => Self::permission_denied(
+                reasons::ROLE_REQUIRED,
+                format!(
+                    "the version may call {host}, which neither the draft nor the live version may; have an admin add it to \
+                     the draft's settings.allowed_hosts, or deploy with a token of both roles, admin and developer"
+                ),
+            )
+            .resource("function", function.to_string())
+            .metadata("roles", Role::Admin.as_str())
+            .metadata("field", "settings.allowed_hosts"),
             E::FunctionDeployed(function) => Self::failed_precondition(
                 "FUNCTION_DEPLOYED",
                 format!("{function} is deployed; call UndeployFunction, then delete it"),

@@ -18,6 +18,7 @@ use crate::{
     hub::Hub,
     mutation::{Begun, Change, Mutation},
     page::{ListKey, Page, fill},
+    permission,
     prepare::Invoker,
     store::{functions, functions::Function, versions, versions::Version},
 };
@@ -52,6 +53,7 @@ impl Registry {
             Begun::Repeated(answer) => return Ok(answer),
         };
         let draft = Draft::new(self.template(&name.template)?, function)?;
+        permission::to_create(change.caller(), &name, &draft)?;
         match functions::insert(change.db(), &name, &draft).await {
             Err(error) if chatfn_pg::classify(&error).violates(functions::UNIQUE_FUNCTION) => {
                 return Err(RegistryError::FunctionExists(name));
@@ -112,10 +114,12 @@ impl Registry {
             let function = Some(shown(&change, stored));
             return change.finish(None, wire::UpdateFunctionResponse { function }).await;
         }
+        let changed_fields = draft.differing(&updated);
+        permission::to_change(change.caller(), name, &changed_fields)?;
         functions::update(change.db(), name, &updated).await?;
         let function = reread(change.db(), name).await?;
         let entry = Entry {
-            changed_fields: draft.differing(updated),
+            changed_fields,
             ..Entry::new(AuditAction::UpdateFunction, name)
                 .before(State::draft(&stored))
                 .after(State::draft(&function))

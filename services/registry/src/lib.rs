@@ -30,6 +30,7 @@ mod grpc;
 mod hub;
 mod mutation;
 mod page;
+mod permission;
 mod prepare;
 mod retention;
 mod secrets;

@@ -66,7 +66,7 @@ pub(crate) type Fingerprint = [u8; 32];
 #[derive(Debug, Clone)]
 pub(crate) struct Mutation {
     /// Who asks for it.
-    pub(crate) caller: String,
+    pub(crate) caller: Caller,
     /// What a repetition has, too.
     pub(crate) request_id: Option<Uuid>,
     /// Any of these recognises the request; the first is kept.
@@ -97,7 +97,7 @@ impl Mutation {
             request.encode(&mut *bytes).expect("a vector grows");
             fingerprint(&bytes)
         });
-        Self { caller: caller.subject().to_owned(), request_id, fingerprints, is_dry }
+        Self { caller: caller.clone(), request_id, fingerprints, is_dry }
     }
 
     /// The first answer, if this has been answered before.
@@ -107,7 +107,9 @@ impl Mutation {
         account: &AccountId,
     ) -> Result<Option<R>, RegistryError> {
         let Some(id) = self.request_id else { return Ok(None) };
-        let Some(kept) = requests::find(db, account, &self.caller, id).await? else { return Ok(None) };
+        let Some(kept) = requests::find(db, account, self.caller.subject(), id).await? else {
+            return Ok(None);
+        };
         if !self.fingerprints.iter().any(|fingerprint| kept.fingerprint == fingerprint) {
             return Err(RegistryError::RequestIdReused(id));
         }
@@ -142,7 +144,7 @@ impl Change {
         let mut db = db.begin().await?;
         if let (Some(id), Some(fingerprint)) = (mutation.request_id, mutation.fingerprints.first()) {
             // An answer that is old enough may be removed between the two statements: then this is no repetition.
-            while !requests::claim(&mut db, account, &mutation.caller, id, fingerprint).await? {
+            while !requests::claim(&mut db, account, mutation.caller.subject(), id, fingerprint).await? {
                 if let Some(answer) = mutation.repeated(&mut db, account).await? {
                     return Ok(Begun::Repeated(answer));
                 }
@@ -163,7 +165,7 @@ impl Change {
     }
 
     /// Who makes it.
-    pub(crate) fn caller(&self) -> &str {
+    pub(crate) fn caller(&self) -> &Caller {
         &self.mutation.caller
     }
 
@@ -179,7 +181,8 @@ impl Change {
         }
         if let Some(id) = self.mutation.request_id {
             let bytes = answer.encode_to_vec();
-            requests::answer(&mut self.db, &self.account, &self.mutation.caller, id, &bytes).await?;
+            let caller = self.mutation.caller.subject();
+            requests::answer(&mut self.db, &self.account, caller, id, &bytes).await?;
         }
         if self.mutation.is_dry {
             self.db.rollback().await?;

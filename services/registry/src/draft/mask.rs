@@ -10,6 +10,9 @@ use prost_types::FieldMask;
 /// default.
 pub(super) type TakeOver = fn(&Function, &mut Function);
 
+/// The hosts that a lambda may call: the one field that is not its author's to change.
+pub(crate) const ALLOWED_HOSTS: &str = "settings.allowed_hosts";
+
 /// Fields by themselves.
 const FIELDS: &[(&str, TakeOver)] = &[
     ("display_name", |from, to| to.display_name.clone_from(&from.display_name)),
@@ -17,7 +20,7 @@ const FIELDS: &[(&str, TakeOver)] = &[
     ("source", |from, to| to.source.clone_from(&from.source)),
     ("settings.timeout", |from, to| settings(to).timeout = settings_of(from).timeout),
     ("settings.memory_mib", |from, to| settings(to).memory_mib = settings_of(from).memory_mib),
-    ("settings.allowed_hosts", |from, to| settings(to).allowed_hosts = settings_of(from).allowed_hosts),
+    (ALLOWED_HOSTS, |from, to| settings(to).allowed_hosts = settings_of(from).allowed_hosts),
     ("settings.environment", |from, to| settings(to).environment = settings_of(from).environment),
     ("settings.language", |from, to| settings(to).language = settings_of(from).language),
     ("settings.skills", |from, to| settings(to).skills = settings_of(from).skills),

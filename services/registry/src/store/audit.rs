@@ -51,7 +51,7 @@ pub(crate) async fn insert(
               changed_fields, message, request_id, error_reason)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         account.as_str(),
-        mutation.caller,
+        mutation.caller.subject(),
         entry.action.as_str_name(),
         entry.resource,
         before.map(|state| state.digest.as_str()),
