@@ -29,7 +29,8 @@ static void *plug_holes(size_t len)
 }
 
 /* QuickJS keeps small blocks in pages by size. None of today's is filled any further; every size gets a new
- * one, next to each other. */
+ * one, next to each other. There are 31 sizes, of most of which a small run makes a few: with pages of 1.5 KiB, instead of
+ * 4, it writes to 26 of the system's instead of 47. */
 static void start_fresh_pages(void)
 {
     for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {

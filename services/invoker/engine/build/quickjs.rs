@@ -7,8 +7,9 @@ use std::process::Command;
 
 const PACKAGE: &str = "rquickjs-sys";
 
-/// What is replaced in `quickjs.c`: a line, and by what. `guest/immortal.c` says why.
-const CHANGES: [(&str, &str); 2] = [
+/// What is replaced in `quickjs.c`: a line, and by what. `guest/immortal.c` says why, and `guest/memory.c` of the size.
+const CHANGES: [(&str, &str); 3] = [
+    ("#define JS_ARENA_SIZE              4096", "#define JS_ARENA_SIZE 1536"),
     (
         "#define JS_REF_COUNT(p) (js_rc(p)->ref_count)",
         "#include \"immortal.c\"\n#define JS_REF_COUNT(p) (*ref_count_of(js_rc(p)))",
