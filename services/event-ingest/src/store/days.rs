@@ -68,7 +68,8 @@ pub(crate) async fn undecided(pool: &PgPool, lane: i16, day: &Day) -> Result<i64
 }
 
 /// Forgets the latches that were set by the next `rows` events of a lane and day: a latch lasts as long as the event that
-/// set it. Gives the last of those events; `None` if there are no more.
+/// set it, which is not SUPPRESSED, as one with the same id may be. Gives the last of those events; `None` if there are no
+/// more.
 pub(crate) async fn forget_latches(
     pool: &PgPool,
     lane: i16,
@@ -86,6 +87,8 @@ pub(crate) async fn forget_latches(
             DELETE FROM ingest.latches l USING looked
             WHERE l.account = looked.account AND l.conversation_id = looked.conversation_id
               AND l.template = looked.template AND l.event_id = looked.event_id
+              AND coalesce((SELECT o.state FROM ingest.outcomes o
+                  WHERE o.lane = $1 AND o.sequence = looked.sequence AND o.sequence >= $2 AND o.sequence < $3), 0) <> 5
         )
         SELECT max(sequence) FROM looked
         "#,

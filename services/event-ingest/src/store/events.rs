@@ -183,7 +183,10 @@ async fn insert_rows(
             SELECT lane, sequence, 5, 'ALREADY_FIRED',
                    format('%s fires once per conversation, and event %s has fired it', template, first_event_id),
                    0, account, accept_time
-            FROM first WHERE first_event_id <> event_id
+            -- Whichever id it has: after the days over which ids are known, that which has fired may come again.
+            FROM first WHERE NOT EXISTS (SELECT FROM latched l WHERE l.account = first.account
+                AND l.conversation_id = first.conversation_id AND l.template = first.template
+                AND l.event_id = first.event_id)
         )
         SELECT lane, sequence FROM inserted
         "#,

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
 use tonic::Code;
 
 use crate::{
-    harness::{Replica, World, config, deployments, event, eventually, patiently, refused, settings},
+    harness::{Replica, START, World, config, deployments, event, eventually, patiently, refused, settings},
     invoker::{FakeInvoker, assert_in_order},
 };
 
@@ -102,6 +102,25 @@ async fn an_id_is_known_for_two_more_days() {
     eventually(async || world.invoker.runs().len() == 4).await;
     let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
     assert_eq!(ran, ids, "in order over the days");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fires_once_does_not_fire_again_when_its_id_is_not_known_any_more() {
+    let world = today().await;
+    let pool = world.database.pool();
+    let start = || Event { template: START.to_owned(), ..event("c", "e") };
+    let first = world.replica.publish(start()).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    for day in 1..=3 {
+        open(pool, day).await;
+    }
+    let again = world.replica.publish(start()).await.unwrap();
+    assert!(!again.duplicate && again.sequence > first.sequence, "it is recorded: {again:?}");
+    let told = world.replica.reaches("e", DeliveryState::Suppressed).await;
+    assert_eq!((told.reason.as_str(), told.sequence), ("ALREADY_FIRED", again.sequence));
+    world.replica.publish(event("c", "last")).await.unwrap();
+    world.replica.reaches("last", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("e").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,6 +255,31 @@ async fn a_day_is_dropped_when_it_is_old_and_nothing_waits_in_it() {
     eventually(async || number(&pool, days).await == 1).await;
     refused(again.delivery("parked").await, Code::NotFound, "DELIVERY_NOT_FOUND");
     assert_eq!(again.delivery("young").await.unwrap().state(), DeliveryState::Succeeded);
+    shutdown.force();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_latch_stays_when_an_event_goes_that_it_suppressed() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool().clone();
+    execute(&pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - 20)").await;
+    old_event(&pool, 20, "e", false).await;
+    // The same id on a day that goes before the one whose event has set the latch.
+    execute(&pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - 35)").await;
+    for statement in [
+        "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+         VALUES (0, ingest.first_sequence((now() AT TIME ZONE 'UTC')::date - 35), 'acme', 'e', 'chat.start', 'e', '{}', '')",
+        "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+         VALUES (0, ingest.first_sequence((now() AT TIME ZONE 'UTC')::date - 35), 5, 0, 'acme', now())",
+    ] {
+        execute(&pool, statement).await;
+    }
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    let _replica = Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    let old = "SELECT count(*) FROM ingest.days WHERE day = (now() AT TIME ZONE 'UTC')::date - 35";
+    eventually(async || number(&pool, old).await == 0).await;
+    assert_eq!(number(&pool, "SELECT count(*) FROM ingest.latches").await, 1);
     shutdown.force();
 }
 
