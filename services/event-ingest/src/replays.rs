@@ -28,7 +28,7 @@ pub(crate) async fn run(pool: PgPool, interventions: Interventions, stop: Cancel
         };
         pause = match step {
             Ok(Step::Asked(lanes)) => {
-                lanes.into_iter().for_each(|(lane, number)| interventions.ring(lane, number));
+                lanes.into_iter().for_each(|lane| interventions.ring(lane));
                 // The next step says itself when it is due.
                 Duration::ZERO
             }

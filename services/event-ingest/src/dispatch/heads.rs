@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// polling one small table, 4 to 500 times a second. There is no NOTIFY: it would cost most of the
 /// throughput. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Heads(PerLane);
+pub(crate) struct Heads(PerLane<i64>);
 
 impl Heads {
     /// Nothing known yet.
@@ -30,12 +30,20 @@ impl Heads {
 
     /// Makes the next free sequence number of a lane known; gives whether it was news.
     pub(crate) fn ring(&self, lane: i16, next: i64) -> bool {
-        self.0.ring(lane, next)
+        self.0.of(lane).is_some_and(|sender| {
+            sender.send_if_modified(|current| {
+                let news = next > *current;
+                if news {
+                    *current = next;
+                }
+                news
+            })
+        })
     }
 
     /// Follows the head of a lane.
     pub(crate) fn follow(&self, lane: i16) -> Option<watch::Receiver<i64>> {
-        self.0.follow(lane)
+        self.0.of(lane).map(watch::Sender::subscribe)
     }
 
     /// Looks for what other replicas record, until `stop`.

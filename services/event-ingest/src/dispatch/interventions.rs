@@ -1,4 +1,4 @@
-//! What operators ask of each lane's owner, as far as it is known.
+//! Whether operators ask something of each lane's owner.
 
 use std::time::Duration;
 
@@ -12,10 +12,13 @@ use crate::store;
 /// Pause between looks: how late an owner learns what was asked through another replica.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The number of the newest intervention that each lane's owner is asked for. As with [`super::Heads`], what this process
-/// is told rings at once, and what others are told is found by polling. Cheap to clone.
+/// Rings at the owner of each lane that something is asked of. As with [`super::Heads`], what this process is told rings at
+/// once, and what others are told is found by polling.
+///
+/// Polling rings for as long as anything is asked for and not done. It does not remember how far it has seen: the numbers of
+/// interventions do not rise in the order of their commits, and one that commits late must be found, too. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Interventions(PerLane);
+pub(crate) struct Interventions(PerLane<()>);
 
 impl Interventions {
     /// Nothing known yet.
@@ -24,13 +27,15 @@ impl Interventions {
     }
 
     /// Something is asked of the owner of a lane.
-    pub(crate) fn ring(&self, lane: i16, number: i64) {
-        self.0.ring(lane, number);
+    pub(crate) fn ring(&self, lane: i16) {
+        if let Some(bell) = self.0.of(lane) {
+            bell.send_replace(());
+        }
     }
 
-    /// Follows what is asked of the owner of a lane.
-    pub(super) fn follow(&self, lane: i16) -> Option<watch::Receiver<i64>> {
-        self.0.follow(lane)
+    /// Changes whenever something may be asked of the owner of a lane.
+    pub(super) fn follow(&self, lane: i16) -> Option<watch::Receiver<()>> {
+        self.0.of(lane).map(watch::Sender::subscribe)
     }
 
     /// Looks for what is asked through other replicas, until `stop`.
@@ -38,13 +43,13 @@ impl Interventions {
         let mut is_failing = false;
         while !stop.is_cancelled() {
             let looked = tokio::select! {
-                looked = store::interventions::newest(&pool) => looked,
+                looked = store::interventions::lanes(&pool) => looked,
                 () = stop.cancelled() => return,
             };
             match looked {
-                Ok(newest) => {
+                Ok(lanes) => {
                     is_failing = false;
-                    newest.into_iter().for_each(|(lane, number)| self.ring(lane, number));
+                    lanes.into_iter().for_each(|lane| self.ring(lane));
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {

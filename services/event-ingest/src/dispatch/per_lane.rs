@@ -1,38 +1,27 @@
-//! A number for each lane that only rises, and those who wait for it to.
+//! A value for each lane, and those who wait for it to change.
 
 use std::sync::Arc;
 
 use chatfn_domain::lane::LANES;
 use tokio::sync::watch;
 
-/// The numbers, from zero. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(super) struct PerLane(Arc<[watch::Sender<i64>]>);
+/// The values. Cheap to clone.
+#[derive(Debug)]
+pub(super) struct PerLane<T>(Arc<[watch::Sender<T>]>);
 
-impl PerLane {
+impl<T> Clone for PerLane<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Default> PerLane<T> {
     pub(super) fn new() -> Self {
-        Self((0..LANES).map(|_| watch::Sender::new(0)).collect())
+        Self((0..LANES).map(|_| watch::Sender::new(T::default())).collect())
     }
 
-    /// Makes a number known; gives whether it was news.
-    pub(super) fn ring(&self, lane: i16, number: i64) -> bool {
-        self.of(lane).is_some_and(|sender| {
-            sender.send_if_modified(|current| {
-                let news = number > *current;
-                if news {
-                    *current = number;
-                }
-                news
-            })
-        })
-    }
-
-    /// Follows the number of a lane; `None` if there is no such lane.
-    pub(super) fn follow(&self, lane: i16) -> Option<watch::Receiver<i64>> {
-        self.of(lane).map(watch::Sender::subscribe)
-    }
-
-    fn of(&self, lane: i16) -> Option<&watch::Sender<i64>> {
+    /// The value of a lane; `None` if there is no such lane.
+    pub(super) fn of(&self, lane: i16) -> Option<&watch::Sender<T>> {
         self.0.get(usize::try_from(lane).ok()?)
     }
 }

@@ -169,7 +169,7 @@ impl DeliveryHandler {
         let (lane, sequence) = (halted.lane, halted.sequence);
         let delivery = with_attempts(&self.pool, vec![halted], true).await?.pop().unwrap_or_default();
         match interventions::ask(&self.pool, lane, sequence, action, actor).await.map_err(error::store)? {
-            Asking::Recorded(number) => self.interventions.ring(lane, number),
+            Asking::Recorded => self.interventions.ring(lane),
             Asking::OtherPending => return Err(error::intervention_pending(name).into()),
         }
         Ok(delivery)

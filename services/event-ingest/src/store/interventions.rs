@@ -47,8 +47,8 @@ pub(crate) struct Asked {
 /// What became of asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asking {
-    /// It is asked for: by this call, or by an earlier one. The number rises.
-    Recorded(i64),
+    /// It is asked for: by this call, or by an earlier one.
+    Recorded,
     /// Something else is asked for and not done yet.
     OtherPending,
 }
@@ -62,11 +62,11 @@ pub(crate) async fn ask(
     actor: &str,
 ) -> Result<Asking, sqlx::Error> {
     // The update changes nothing; it makes the row visible that is there.
-    let row = sqlx::query!(
+    let wanted = sqlx::query_scalar!(
         r#"
         INSERT INTO ingest.interventions AS i (lane, sequence, action, actor) VALUES ($1, $2, $3, $4)
         ON CONFLICT (lane, sequence) DO UPDATE SET action = i.action
-        RETURNING number, action
+        RETURNING action
         "#,
         lane,
         sequence,
@@ -75,7 +75,7 @@ pub(crate) async fn ask(
     )
     .fetch_one(pool)
     .await?;
-    Ok(if row.action == action as i16 { Asking::Recorded(row.number) } else { Asking::OtherPending })
+    Ok(if wanted == action as i16 { Asking::Recorded } else { Asking::OtherPending })
 }
 
 /// What is asked of the owner of a lane, in the order in which it was asked for, up to `rows`; first what is about events
@@ -122,13 +122,9 @@ pub(crate) async fn pending(
     asked.collect::<Result<_, NameError>>().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-/// The newest that is asked of each lane of which something is.
-pub(crate) async fn newest(pool: &PgPool) -> Result<Vec<(i16, i64)>, sqlx::Error> {
-    let rows =
-        sqlx::query!(r#"SELECT lane, max(number) AS "number!" FROM ingest.interventions GROUP BY lane"#)
-            .fetch_all(pool)
-            .await?;
-    Ok(rows.into_iter().map(|row| (row.lane, row.number)).collect())
+/// The lanes of whose owners something is asked that is not done yet.
+pub(crate) async fn lanes(pool: &PgPool) -> Result<Vec<i16>, sqlx::Error> {
+    sqlx::query_scalar!("SELECT DISTINCT lane FROM ingest.interventions").fetch_all(pool).await
 }
 
 /// Does what is asked for these events and still wanted, within a transaction that holds their lanes, and strikes it off.
@@ -215,22 +211,22 @@ pub(crate) struct Place {
 }
 
 /// Asks for these events to be run again; what is asked for already stays. With `rerun` they get new idempotency keys.
-/// Gives the newest number of each lane.
+/// Gives the lanes.
 pub(super) async fn ask_for_replay(
     connection: &mut PgConnection,
     replay: Uuid,
     actor: &str,
     rerun: bool,
     places: &[Place],
-) -> Result<Vec<(i16, i64)>, sqlx::Error> {
-    let rows = sqlx::query!(
+) -> Result<Vec<i16>, sqlx::Error> {
+    let mut lanes = sqlx::query_scalar!(
         r#"
         INSERT INTO ingest.interventions (lane, sequence, action, actor, replay, idempotency_key)
         SELECT lane, sequence, 1, $3, $4, CASE WHEN $5 THEN gen_random_uuid() END
         FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS w(lane, sequence, position)
         ORDER BY lane, sequence
         ON CONFLICT DO NOTHING
-        RETURNING lane, number
+        RETURNING lane
         "#,
         &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
         &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
@@ -240,7 +236,8 @@ pub(super) async fn ask_for_replay(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.lane, row.number)).collect())
+    lanes.dedup();
+    Ok(lanes)
 }
 
 /// Number of interventions that are not done yet.

@@ -257,8 +257,8 @@ pub(crate) enum Step {
     Nothing,
     /// The lanes have enough to do.
     TooMuch,
-    /// Some lanes were asked for more: the newest number of each.
-    Asked(Vec<(i16, i64)>),
+    /// These lanes were asked for more.
+    Asked(Vec<i16>),
 }
 
 /// Goes one step on in the replay that has been due longest: as many events as it may have in `interval`.

@@ -150,3 +150,26 @@ async fn a_conversation_stays_halted_over_restarts_and_can_be_resumed_through_an
     resume(&two, "c", "").await.unwrap();
     one.reaches("bad2", DeliveryState::Succeeded).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_in_a_transaction_that_commits_late_is_done_too() {
+    let world = World::start_with(halting(1), |_| {}).await;
+    let lane = |id: &str| chatfn_domain::lane::lane_of(&ACME.parse().unwrap(), &id.parse().unwrap());
+    let ids: Vec<String> = (0..).map(|n| format!("c{n}")).filter(|id| lane(id) == 0).take(2).collect();
+    for id in &ids {
+        world.invoker.script(id, [Answer::Throws]);
+        world.replica.publish(event(id, id)).await.unwrap();
+        world.replica.reaches(id, DeliveryState::Halted).await;
+    }
+    let pool = world.database.pool();
+    let mut late = pool.begin().await.unwrap();
+    let ask = "INSERT INTO ingest.interventions (lane, sequence, action, actor)
+               SELECT lane, sequence, 2, 'late' FROM ingest.events WHERE event_id = $1";
+    sqlx::query(ask).bind(&ids[0]).execute(&mut *late).await.unwrap();
+    // Asked for later, seen and done before.
+    resume(&world.replica, &ids[1], "").await.unwrap();
+    world.replica.reaches(&ids[1], DeliveryState::Succeeded).await;
+    late.commit().await.unwrap();
+    let first = world.replica.reaches(&ids[0], DeliveryState::Succeeded).await;
+    assert_eq!(first.past_states[0].actor, "late");
+}
