@@ -132,11 +132,16 @@ impl Journal {
 
     /// Waits until all that the lane recorded before is durable, and its cursor with it.
     pub(super) async fn flush(&self, lease: &Lease, cursor: i64) {
-        let (done, is_done) = oneshot::channel();
-        self.send(Entry::Flush { lease: lease.clone(), cursor, done }).await;
-        if is_done.await.is_err() {
+        if self.begin_flush(lease, cursor).await.await.is_err() {
             lease.lose();
         }
+    }
+
+    /// Gives what tells when all that the lane recorded before is durable; fails if that will never be.
+    pub(super) async fn begin_flush(&self, lease: &Lease, cursor: i64) -> oneshot::Receiver<()> {
+        let (done, is_done) = oneshot::channel();
+        self.send(Entry::Flush { lease: lease.clone(), cursor, done }).await;
+        is_done
     }
 
     async fn send(&self, entry: Entry) {

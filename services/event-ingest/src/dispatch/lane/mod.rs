@@ -67,7 +67,8 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
     let lane = Lane {
         shared,
         lease,
-        queue: LaneQueue::new(cursor),
+        queue: LaneQueue::new(cursor, read::PLACES),
+        catch_up_at: Instant::now(),
         pending: VecDeque::new(),
         is_failing: false,
         may_be_asked: true,
@@ -84,6 +85,8 @@ struct Lane {
     shared: Shared,
     lease: Lease,
     queue: LaneQueue<LaneEvent>,
+    /// When it may next catch up for an account.
+    catch_up_at: Instant,
     /// Events that may run as soon as the gate lets them.
     pending: VecDeque<LaneEvent>,
     /// Whether the last read failed, which is told once.
@@ -110,6 +113,7 @@ impl Lane {
         let mut entering: Waiting<Permit> = None.into();
         let mut scan: Waiting<read::Scanned> = None.into();
         let mut load: Waiting<read::Loaded> = None.into();
+        let mut catch_up: Waiting<read::CaughtUp> = None.into();
         let mut asking: Waiting<operators::Step> = None.into();
         let (mut is_entering, mut is_scanning, mut is_loading, mut is_asking) = (false, false, false, false);
         loop {
@@ -134,6 +138,9 @@ impl Lane {
                     load = Some(self.read_on()).into();
                     is_loading = true;
                 }
+                if let Some(read) = self.catch_up().await {
+                    catch_up = Some(read).into();
+                }
                 if !is_asking && let Some(look) = self.look_for_interventions() {
                     asking = Some(look).into();
                     is_asking = true;
@@ -144,6 +151,9 @@ impl Lane {
             let may_load = !is_loading && !drain.is_cancelled() && self.has_room();
             let due = self.queue.next_due().filter(|_| may_load);
             let due: OptionFuture<_> = due.map(tokio::time::sleep_until).into();
+            let may_catch_up = !drain.is_cancelled() && self.may_catch_up();
+            let behind: OptionFuture<_> =
+                may_catch_up.then(|| tokio::time::sleep_until(self.catch_up_at)).into();
             tokio::select! {
                 // Interventions first: the queue must know that an event is reopened before it hears of its end.
                 biased;
@@ -171,10 +181,15 @@ impl Lane {
                     load = None.into();
                     self.loaded(loaded).await;
                 }
+                Some(caught_up) = &mut catch_up => {
+                    catch_up = None.into();
+                    self.caught_up(caught_up).await;
+                }
                 // The senders live as long as `shared`.
                 _ = head.changed() => {}
                 _ = asked.changed() => self.may_be_asked = true,
                 Some(()) = due => {}
+                Some(()) = behind => {}
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
             }
         }

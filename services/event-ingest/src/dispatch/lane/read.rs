@@ -7,13 +7,13 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    super::queue::{Head, Load, Parked, Queued},
+    super::queue::{CatchUp, Head, Load, Parked, Queued},
     Lane,
     event::LaneEvent,
 };
 use crate::store::{
     journal::ParkKind,
-    reading::{self, ParkedEvent, Range, Resume, Resumed, StoredEvent},
+    reading::{self, ParkedEvent, PassedOver, Range, Resume, Resumed, StoredEvent},
 };
 
 /// Rows of one read, and events of a lane that are kept in memory.
@@ -28,12 +28,16 @@ const LOAD_BYTES: i64 = READ_BYTES / LOADS as i64;
 const READ_SPAN: i64 = 10_000;
 /// Conversations with events that may run, in memory; beyond, the lane reads no further.
 const MAX_ACTIVE: usize = 4096;
-/// The same with those that wait for another attempt or for an operator: memory for them is small, and bounded.
-const MAX_CONVERSATIONS: usize = 16_384;
+/// The same with those that wait for another attempt or for an operator: memory for them is small, and bounded. Accounts
+/// share them.
+pub(super) const PLACES: usize = 16_384;
+/// Pause between two reads for accounts that catch up.
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);
 /// Pause after a failed read.
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) type Scanned = (Instant, Result<(Vec<StoredEvent>, i64), sqlx::Error>);
+pub(super) type CaughtUp = Result<PassedOver, sqlx::Error>;
 pub(super) type Loaded = (Instant, Vec<Load>, Result<Vec<Resumed>, sqlx::Error>);
 
 impl Lane {
@@ -105,9 +109,7 @@ impl Lane {
     pub(super) fn scan(&self, head: &mut watch::Receiver<i64>) -> Option<BoxFuture<'static, Scanned>> {
         let newest = *head.borrow_and_update() - 1;
         let after = self.queue.read_to();
-        let can_read = self.has_room()
-            && self.queue.active() < MAX_ACTIVE
-            && self.queue.conversations() < MAX_CONVERSATIONS;
+        let can_read = self.has_room() && self.queue.active() < MAX_ACTIVE && !self.queue.is_full();
         if newest <= after || !can_read {
             return None;
         }
@@ -132,6 +134,53 @@ impl Lane {
             }
             Err(error) => self.read_failed(&error).await,
         }
+    }
+
+    /// Whether there are events that were passed over, and room for them.
+    pub(super) fn may_catch_up(&self) -> bool {
+        self.queue.active() < MAX_ACTIVE && self.queue.can_catch_up()
+    }
+
+    /// Reads what was passed over of an account, if there is room for it by now.
+    pub(super) async fn catch_up(&mut self) -> Option<BoxFuture<'static, CaughtUp>> {
+        if self.catch_up_at > Instant::now() || !self.may_catch_up() {
+            return None;
+        }
+        let CatchUp { account, from, to } = self.queue.begin_catch_up()?;
+        let part = reading::Part {
+            lane: self.lease.lane(),
+            from,
+            to,
+            looked_at: READ_SPAN,
+            rows: i64::try_from(WINDOW).unwrap_or(i64::MAX),
+        };
+        // Outcomes that are on their way must be found.
+        let durable = self.shared.journal.begin_flush(&self.lease, self.queue.cursor()).await;
+        let (pool, lost) = (self.shared.pool.clone(), self.lease.clone());
+        let read = async move {
+            if durable.await.is_err() {
+                lost.lose();
+                lost.lost().await;
+            }
+            reading::passed_over(&pool, &account, part).await
+        };
+        Some(read.boxed())
+    }
+
+    pub(super) async fn caught_up(&mut self, read: CaughtUp) {
+        match read {
+            Ok(PassedOver { events, looked_to }) => {
+                self.is_failing = false;
+                let events =
+                    events.into_iter().map(|(sequence, account, id)| (sequence, Arc::new((account, id))));
+                self.queue.catch_up(events.collect(), looked_to);
+            }
+            Err(error) => {
+                self.queue.give_up_catch_up();
+                self.read_failed(&error).await;
+            }
+        }
+        self.catch_up_at = Instant::now() + CATCH_UP_PAUSE;
     }
 
     /// Reads on in conversations that are due, or of which not everything was kept.

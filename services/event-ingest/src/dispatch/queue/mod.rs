@@ -8,9 +8,12 @@
 //! An event that an operator takes up again after its outcome is a *detour*: it runs when the event has ended whose
 //! turn it is, is read by itself, and then the conversation goes on where it was. Reading the conversation from that
 //! event on instead would find events again whose outcomes are not written yet.
+//!
+//! Accounts share the places of a lane: `places` says how.
 
 mod loads;
 mod operators;
+mod places;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -21,7 +24,8 @@ use std::{
 use chatfn_domain::name::{AccountId, ConversationId};
 use tokio::time::Instant;
 
-pub(crate) use self::{loads::Load, operators::Parked};
+use self::places::{CatchingUp, PassedOver};
+pub(crate) use self::{loads::Load, operators::Parked, places::CatchUp};
 
 /// Events of one conversation that are kept in memory; a burst in one conversation must not fill the lane.
 const PER_CONVERSATION: usize = 16;
@@ -72,6 +76,16 @@ pub(crate) struct LaneQueue<E> {
     in_memory: usize,
     bytes_in_memory: usize,
     halted: usize,
+    /// Conversations that there is room for.
+    places: usize,
+    /// How many of them are each account's.
+    held: HashMap<AccountId, usize>,
+    passed_over: BTreeMap<AccountId, PassedOver>,
+    /// Where they begin.
+    first_passed_over: BTreeSet<(i64, AccountId)>,
+    catching_up: Option<CatchingUp>,
+    /// The account that last began to catch up.
+    caught_up: Option<AccountId>,
 }
 
 #[derive(Debug)]
@@ -89,6 +103,8 @@ struct Conversation<E> {
     head: Option<Head>,
     /// Whether `first` is a detour.
     is_detour: bool,
+    /// Whether events of it may have been passed over.
+    is_behind: bool,
     /// Events that operators took up again and that are unfinished. Each has a row in `parked`.
     reopened: BTreeSet<i64>,
 }
@@ -115,14 +131,15 @@ impl<E: Queued> Conversation<E> {
             skipped_to: 0,
             head: None,
             is_detour: false,
+            is_behind: false,
             reopened: BTreeSet::new(),
         }
     }
 }
 
 impl<E: Queued> LaneQueue<E> {
-    /// Nothing read yet; reading starts after `cursor`.
-    pub(crate) fn new(cursor: i64) -> Self {
+    /// Nothing read yet; reading starts after `cursor`. Accounts share so many places.
+    pub(crate) fn new(cursor: i64, places: usize) -> Self {
         Self {
             conversations: HashMap::new(),
             ready: VecDeque::new(),
@@ -134,6 +151,12 @@ impl<E: Queued> LaneQueue<E> {
             in_memory: 0,
             bytes_in_memory: 0,
             halted: 0,
+            places,
+            held: HashMap::new(),
+            passed_over: BTreeMap::new(),
+            first_passed_over: BTreeSet::new(),
+            catching_up: None,
+            caught_up: None,
         }
     }
 
@@ -157,18 +180,28 @@ impl<E: Queued> LaneQueue<E> {
     fn offer_one(&mut self, event: E) {
         let sequence = event.sequence();
         let key = event.conversation();
+        let has_passed_over = self.has_passed_over(&key.0);
         let Some(conversation) = self.conversations.get_mut(&key) else {
+            if has_passed_over || !self.has_place(&key.0) {
+                self.pass_over(&key.0, sequence);
+                return;
+            }
             self.uncovered.insert((sequence, key.clone()));
             self.ready.push_back(key.clone());
             self.in_memory += 1;
             self.bytes_in_memory += event.bytes();
             let mut conversation = Conversation::new(Phase::Ready, sequence);
             conversation.queue.push_back(event);
-            self.conversations.insert(key, conversation);
+            self.insert(key, conversation);
             return;
         };
         if sequence == conversation.first || conversation.reopened.contains(&sequence) {
             // Known already, from `parked`.
+            return;
+        }
+        conversation.is_behind &= has_passed_over;
+        if conversation.is_behind {
+            self.pass_over(&key.0, sequence);
             return;
         }
         let keeps = matches!(conversation.phase, Phase::Ready | Phase::Running);
@@ -195,6 +228,7 @@ impl<E: Queued> LaneQueue<E> {
 
     /// The running event of a conversation, or the one that it is halted at, has its outcome.
     pub(crate) fn finished(&mut self, key: &ConversationKey, sequence: i64) {
+        self.has_ended(key, sequence);
         let Some(conversation) = self.conversations.get_mut(key) else { return };
         if !std::mem::take(&mut conversation.parked) {
             self.uncovered.remove(&(conversation.first, key.clone()));
@@ -228,7 +262,7 @@ impl<E: Queued> LaneQueue<E> {
             self.uncovered.insert((conversation.first, key.clone()));
             self.to_load.push_back(key.clone());
         } else {
-            self.conversations.remove(key);
+            self.remove(key);
         }
     }
 
@@ -254,7 +288,10 @@ impl<E: Queued> LaneQueue<E> {
     /// Every unfinished event up to here belongs to a conversation that has a row in `parked` for it or an event before
     /// it. May move back.
     pub(crate) fn cursor(&self) -> i64 {
-        self.uncovered.first().map_or(self.read_to, |(first, _)| first - 1)
+        let uncovered = self.uncovered.first().map(|(first, _)| *first);
+        let first =
+            uncovered.into_iter().chain(self.first_passed_over.first().map(|(first, _)| *first)).min();
+        first.map_or(self.read_to, |first| first - 1)
     }
 
     /// Everything up to here was offered.
@@ -272,8 +309,9 @@ impl<E: Queued> LaneQueue<E> {
         self.bytes_in_memory
     }
 
-    /// Conversations with unfinished events.
-    pub(crate) fn conversations(&self) -> usize {
+    /// Conversations that take a place.
+    #[cfg(test)]
+    fn conversations(&self) -> usize {
         self.conversations.len()
     }
 

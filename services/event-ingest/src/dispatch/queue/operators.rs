@@ -34,7 +34,7 @@ impl<E: Queued> LaneQueue<E> {
         conversation.head = head_known;
         // Up to where reading starts there may be others of its conversation, which nobody will offer.
         conversation.skipped_to = self.read_to;
-        self.conversations.insert(key, conversation);
+        self.insert(key, conversation);
     }
 
     fn place(&mut self, key: &ConversationKey, sequence: i64, phase: Phase) {
@@ -90,7 +90,8 @@ impl<E: Queued> LaneQueue<E> {
         conversation.is_detour = true;
         // Else it would be known.
         conversation.done_to = self.read_to;
-        self.conversations.insert(key.clone(), conversation);
+        conversation.is_behind = self.has_passed_over(&key.0);
+        self.insert(key.clone(), conversation);
         self.to_load.push_back(key.clone());
     }
 }

@@ -33,8 +33,11 @@ impl Queued for Event {
 }
 
 fn key(number: u8) -> ConversationKey {
-    Arc::new(("acme".parse().unwrap(), format!("c{number}").parse().unwrap()))
+    Arc::new((format!("a{}", number % 2).parse().unwrap(), format!("c{number}").parse().unwrap()))
 }
+
+/// Few, so that some of what is read finds none.
+const PLACES: usize = 4;
 
 fn head(sequence: i64, attempts: u32) -> Head {
     Head { sequence, attempts, died: false, refusals: 0, denials: 0 }
@@ -58,6 +61,8 @@ enum Step {
     Resume(u8),
     Skip(u8),
     Reopen(u8),
+    /// Begins to catch up, or ends that, over so much of the lane; with zero it fails.
+    CatchUp(u8),
     /// So much becomes durable.
     Flush(u8),
     Tick,
@@ -67,8 +72,8 @@ enum Step {
 /// Steps from numbers: these are cheaper to generate than steps, by far.
 fn step(number: u16) -> Step {
     let [kind, which] = number.to_be_bytes();
-    match kind % 47 {
-        0..=5 => Step::Publish(which % 4),
+    match kind % 51 {
+        0..=5 => Step::Publish(which % 9),
         6..=11 => Step::Scan(which % 30 + 1),
         12..=17 => Step::Load(which >= 25),
         18..=23 => Step::Take,
@@ -81,6 +86,7 @@ fn step(number: u16) -> Step {
         38..=40 => Step::Reopen(which),
         41..=43 => Step::Flush(which % 5 + 1),
         44 | 45 => Step::Tick,
+        46..=49 => Step::CatchUp(which % 12),
         _ => Step::TakeOver,
     }
 }
@@ -149,6 +155,7 @@ struct Model {
     running: Vec<(Event, usize)>,
     scan: Option<(Vec<Event>, i64)>,
     loads: Vec<(Load, Vec<Event>, bool)>,
+    catch_up: Option<(Vec<(i64, ConversationKey)>, i64)>,
     queue: LaneQueue<Event>,
     now: Instant,
 }
@@ -168,7 +175,8 @@ impl Model {
             running: Vec::new(),
             scan: None,
             loads: Vec::new(),
-            queue: LaneQueue::new(0),
+            catch_up: None,
+            queue: LaneQueue::new(0, PLACES),
             now: Instant::now(),
         }
     }
@@ -225,6 +233,22 @@ impl Model {
             });
             let is_complete = found.len() == rows && rows < load.rows;
             self.loads.push((load, found, is_complete));
+        }
+    }
+
+    fn catch_up(&mut self, rows: usize) {
+        if let Some((events, looked_to)) = self.catch_up.take() {
+            if rows == 0 {
+                self.queue.give_up_catch_up();
+            } else {
+                self.queue.catch_up(events, looked_to);
+            }
+        } else if let Some(CatchUp { account, from, to }) = self.queue.begin_catch_up() {
+            self.flush(usize::MAX);
+            let looked = self.store.events.range(from..=to).take(rows + 1);
+            let looked_to = looked.last().map_or(to, |(sequence, _)| *sequence);
+            let found = self.store.unfinished(from, looked_to).filter(|(_, key)| key.0 == account);
+            self.catch_up = Some((found.collect(), looked_to));
         }
     }
 
@@ -377,10 +401,11 @@ impl Model {
         self.running.clear();
         self.scan = None;
         self.loads.clear();
+        self.catch_up = None;
         self.ended = self.store.events.iter().filter(|(_, (_, open))| !open).map(|(it, _)| *it).collect();
         self.halted =
             self.store.parked.iter().filter(|(_, kind)| **kind == Kind::Halted).map(|(it, _)| *it).collect();
-        self.queue = LaneQueue::new(self.store.cursor);
+        self.queue = LaneQueue::new(self.store.cursor, PLACES);
         for later in [false, true] {
             for (sequence, kind) in &self.store.parked {
                 let parked = match kind {
@@ -418,6 +443,7 @@ fn run(steps: impl Iterator<Item = Step>) {
             Step::Resume(which) => model.resume(which),
             Step::Skip(which) => model.skip(which),
             Step::Reopen(which) => model.reopen(which),
+            Step::CatchUp(rows) => model.catch_up(rows.into()),
             Step::Flush(most) => model.flush(most.into()),
             Step::Tick => model.now += Duration::from_secs(1),
             Step::TakeOver => model.take_over(),
@@ -431,6 +457,7 @@ fn run(steps: impl Iterator<Item = Step>) {
         model.now += Duration::from_secs(1);
         model.scan(100);
         model.load(100, true);
+        model.catch_up(100);
         model.take();
         model.succeed(0);
         model.resume(0);
@@ -445,6 +472,7 @@ fn run(steps: impl Iterator<Item = Step>) {
     assert_eq!(model.queue.conversations(), 0, "{:?}", model.queue);
     assert_eq!((model.queue.in_memory(), model.queue.bytes_in_memory()), (0, 0));
     assert_eq!((model.queue.active(), model.queue.halted), (0, 0));
+    assert!(model.queue.held.is_empty() && model.queue.passed_over.is_empty(), "{:?}", model.queue);
     assert_eq!(model.queue.cursor(), model.head());
     assert!(model.store.parked.is_empty());
 }
@@ -461,7 +489,7 @@ proptest! {
 #[test]
 fn a_waiting_conversation_takes_no_room_and_stops_nobody() {
     let now = Instant::now();
-    let mut queue = LaneQueue::new(0);
+    let mut queue = LaneQueue::new(0, PLACES);
     let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer((1..=100).map(|sequence| event(sequence, 0)).collect(), 100);
     assert!(queue.in_memory() <= PER_CONVERSATION);
@@ -478,7 +506,7 @@ fn a_waiting_conversation_takes_no_room_and_stops_nobody() {
 #[test]
 fn a_halted_conversation_waits_for_an_operator_and_stops_nobody() {
     let now = Instant::now();
-    let mut queue = LaneQueue::new(0);
+    let mut queue = LaneQueue::new(0, PLACES);
     let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer(vec![event(1, 0), event(2, 0), event(3, 1)], 3);
     let first = queue.next_ready().unwrap();
@@ -491,4 +519,36 @@ fn a_halted_conversation_waits_for_an_operator_and_stops_nobody() {
     queue.resume(&key(0), 1);
     let load = queue.take_loads(now, 1).remove(0);
     assert_eq!((load.from, load.to), (1, 3));
+}
+
+#[test]
+fn an_account_of_which_everything_is_halted_leaves_places_to_others_and_catches_up() {
+    let now = Instant::now();
+    let mut queue = LaneQueue::new(0, 100);
+    // Accounts are a0 and a1 by turns.
+    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
+    queue.offer((0..120).map(|n| event(i64::from(n) + 1, n * 2)).collect(), 120);
+    let mut halted = Vec::new();
+    while let Some(event) = queue.next_ready() {
+        queue.halt(&event.conversation, head(event.sequence, 1), now);
+        halted.push(event);
+    }
+    assert_eq!((halted.len(), queue.conversations()), (50, 50), "half of the places");
+    assert_eq!(queue.cursor(), 50, "the next owner finds what was passed over");
+    queue.offer(vec![event(121, 1), event(122, 200)], 122);
+    assert_eq!(queue.next_ready().unwrap().sequence, 121, "the other account goes on");
+    assert!(queue.next_ready().is_none(), "an account does not overtake itself");
+    assert!(!queue.can_catch_up());
+
+    for event in &halted[..20] {
+        queue.finished(&event.conversation, event.sequence);
+    }
+    let wanted = queue.begin_catch_up().unwrap();
+    assert_eq!((wanted.from, wanted.to), (51, 122));
+    assert!(!queue.can_catch_up(), "one at a time");
+    let found = (51..=120u8).map(|sequence| (i64::from(sequence), key((sequence - 1) * 2)));
+    queue.catch_up(found.chain([(122, key(200))]).collect(), 122);
+    let loads = queue.take_loads(now, usize::MAX);
+    assert_eq!(loads.iter().map(|load| load.from).collect::<Vec<_>>(), (51..=70).collect::<Vec<_>>());
+    assert_eq!(queue.cursor(), 50);
 }
