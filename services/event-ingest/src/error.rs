@@ -43,6 +43,18 @@ pub(crate) fn account_busy(account: &AccountId) -> ApiError {
     )
 }
 
+/// A caller has as many streams open that have brought no event yet as it may have while others call, too.
+pub(crate) fn caller_busy(subject: &str) -> ApiError {
+    ApiError::resource_exhausted(
+        "CALLER_BUSY",
+        format!(
+            "{subject} has too many streams open over which no event of an account has come; end some, or open each when \
+             there is an event to send"
+        ),
+        OVERLOAD_PAUSE,
+    )
+}
+
 /// An account has published as much as it may.
 pub(crate) fn quota_exceeded(account: &AccountId, Exceeded { what, rate, pause }: Exceeded) -> ApiError {
     ApiError::resource_exhausted(

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chatfn_domain::name::AccountId;
+use chatfn_domain::{caller::Caller, name::AccountId};
 use chatfn_proto::ingest::v1::Event;
 use chatfn_rpc::{ApiError, CallContext};
 use prost::Message as _;
@@ -29,19 +29,59 @@ struct Inner {
     intake: Intake,
     quotas: Quotas,
     committers: Committers,
-    calls: Arc<Mutex<Shares>>,
+    calls: Arc<Mutex<Shares<Holder>>>,
 }
 
-/// A call in progress, counted for an account until dropped.
+/// Whom a call in progress is counted for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Holder {
+    Account(AccountId),
+    /// A stream over which no account's event has come yet: who opened it, by name.
+    Caller(String),
+}
+
+/// A call in progress, counted until dropped.
 #[derive(Debug)]
 pub(crate) struct Call {
-    account: AccountId,
-    calls: Arc<Mutex<Shares>>,
+    holder: Holder,
+    calls: Arc<Mutex<Shares<Holder>>>,
+}
+
+impl Call {
+    fn begin(calls: &Arc<Mutex<Shares<Holder>>>, holder: Holder) -> Option<Self> {
+        let mut shares = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shares.allow(&holder, 1) {
+            return None;
+        }
+        shares.take(&holder, 1);
+        Some(Self { holder, calls: Arc::clone(calls) })
+    }
+
+    /// Counts a stream for the account of the first event that comes over it.
+    ///
+    /// # Errors
+    /// The account has its share of the calls; the stream stays its caller's.
+    pub(crate) fn is_of(&mut self, account: &AccountId) -> Result<(), ApiError> {
+        if matches!(self.holder, Holder::Account(_)) {
+            return Ok(());
+        }
+        let mut shares = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let holder = Holder::Account(account.clone());
+        // Its place becomes the account's, and need not be free twice.
+        shares.give_back(&self.holder, 1);
+        if !shares.allow(&holder, 1) {
+            shares.take(&self.holder, 1);
+            return Err(error::account_busy(account));
+        }
+        shares.take(&holder, 1);
+        self.holder = holder;
+        Ok(())
+    }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.account, 1);
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.holder, 1);
     }
 }
 
@@ -116,13 +156,21 @@ impl Publisher {
     }
 
     /// Counts a call for an account, as long as that has not more than its share of them.
-    pub(crate) fn begin_call(&self, account: &AccountId) -> Result<Call, ApiError> {
-        let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if !calls.allow(account, 1) {
-            return Err(error::account_busy(account));
+    fn begin_call(&self, account: &AccountId) -> Result<Call, ApiError> {
+        let holder = Holder::Account(account.clone());
+        Call::begin(&self.0.calls, holder).ok_or_else(|| error::account_busy(account))
+    }
+
+    /// Counts a stream for its caller's account; for the caller itself, if that acts for several, as long as no event has
+    /// told the account. Nobody can have all calls with streams over which nothing comes.
+    pub(crate) fn begin_stream(&self, context: &CallContext) -> Result<Call, ApiError> {
+        let caller = context.caller.as_ref();
+        if let Some(account) = caller.and_then(Caller::account) {
+            return self.begin_call(account);
         }
-        calls.take(account, 1);
-        Ok(Call { account: account.clone(), calls: Arc::clone(&self.0.calls) })
+        let subject = caller.map_or("", Caller::subject);
+        let holder = Holder::Caller(subject.to_owned());
+        Call::begin(&self.0.calls, holder).ok_or_else(|| error::caller_busy(subject))
     }
 
     /// Counts one event for its account.

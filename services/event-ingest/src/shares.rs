@@ -1,6 +1,6 @@
 //! Divides something bounded among accounts.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
 use chatfn_domain::name::AccountId;
 
@@ -9,24 +9,24 @@ use chatfn_domain::name::AccountId;
 /// So an account that takes all it can get holds half of the stock, two of them hold a third each, and so on: a newcomer
 /// finds room whatever the others do, and nothing lies idle for accounts that are not there.
 #[derive(Debug)]
-pub(crate) struct Shares {
+pub(crate) struct Shares<K = AccountId> {
     free: usize,
-    held: HashMap<AccountId, usize>,
+    held: HashMap<K, usize>,
 }
 
-impl Shares {
+impl<K: Clone + Eq + Hash> Shares<K> {
     pub(crate) fn new(stock: usize) -> Self {
         Self { free: stock, held: HashMap::new() }
     }
 
     /// Whether `account` may take another `portion`.
-    pub(crate) fn allow(&self, account: &AccountId, portion: usize) -> bool {
+    pub(crate) fn allow(&self, account: &K, portion: usize) -> bool {
         let held = self.held.get(account).copied().unwrap_or(0);
         portion <= self.free && (held == 0 || held + portion <= self.free)
     }
 
     /// Takes what was allowed.
-    pub(crate) fn take(&mut self, account: &AccountId, portion: usize) {
+    pub(crate) fn take(&mut self, account: &K, portion: usize) {
         self.free -= portion;
         match self.held.get_mut(account) {
             Some(held) => *held += portion,
@@ -35,7 +35,7 @@ impl Shares {
     }
 
     /// Gives back what was taken.
-    pub(crate) fn give_back(&mut self, account: &AccountId, portion: usize) {
+    pub(crate) fn give_back(&mut self, account: &K, portion: usize) {
         self.free += portion;
         if let Some(held) = self.held.get_mut(account) {
             *held -= portion;

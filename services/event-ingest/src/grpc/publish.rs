@@ -67,9 +67,12 @@ impl EventIngestService for PublishHandler {
         &self,
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
+        let context = request.context();
+        let call = self.publisher.begin_stream(&context)?;
         let (answers, stream) = mpsc::channel(ANSWERS);
         let session = Session {
-            context: request.context(),
+            context,
+            call,
             requests: request.into_inner(),
             answers,
             reset: chatfn_rpc::reset_token(),

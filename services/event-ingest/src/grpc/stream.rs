@@ -41,6 +41,8 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 /// A stream and what it needs.
 pub(super) struct Session {
     pub(super) context: CallContext,
+    /// Counts it.
+    pub(super) call: Call,
     pub(super) requests: Streaming<StreamEventsRequest>,
     pub(super) answers: mpsc::Sender<Result<StreamEventsResponse, Status>>,
     /// Ends the call when its client does not take answers.
@@ -89,7 +91,6 @@ impl Session {
         let mut held: Option<Box<Held>> = None;
         let mut end: Option<Result<(), Status>> = None;
         let mut last_sequence = 0;
-        let mut call: Option<Call> = None;
         loop {
             if let Some(end) = end.take_if(|_| in_progress.is_empty()) {
                 return Ok(end);
@@ -122,7 +123,7 @@ impl Session {
                                 continue;
                             }
                             last_sequence = request.client_sequence;
-                            match self.first_stage(request.event, &mut call) {
+                            match self.first_stage(request.event) {
                                 Ok(stage) => held = Some(Box::new(Held::new(last_sequence, stage))),
                                 Err(Refusal::Event(status)) => {
                                     in_progress.push_back(answer(last_sequence, Err(status)));
@@ -172,7 +173,7 @@ impl Held {
 
 impl Session {
     /// The first that has to be done about an event. The stream counts as a call of the account of its first event.
-    fn first_stage(&self, event: Option<Event>, call: &mut Option<Call>) -> Result<Stage, Refusal> {
+    fn first_stage(&mut self, event: Option<Event>) -> Result<Stage, Refusal> {
         let missing = || Refusal::Event(Violations::one("event", "is required").into());
         let event = event.ok_or_else(missing)?;
         check_account(&event, &self.context).map_err(|not_found| Refusal::Event(not_found.into()))?;
@@ -180,9 +181,7 @@ impl Session {
             // The check says what is wrong with it.
             return self.check(event).map(Stage::Unqueued).map_err(Refusal::Event);
         };
-        if call.is_none() {
-            *call = Some(self.publisher.begin_call(&account).map_err(Refusal::Stream)?);
-        }
+        self.call.is_of(&account).map_err(Refusal::Stream)?;
         Ok(Stage::Unpaid(account, event))
     }
 

@@ -32,10 +32,14 @@ struct Publisher {
 
 impl Publisher {
     async fn open(replica: &Replica) -> Self {
+        Self::try_open(replica).await.unwrap()
+    }
+
+    async fn try_open(replica: &Replica) -> Result<Self, Status> {
         let (requests, stream) = mpsc::channel(16);
         let request = Request::new(ReceiverStream::new(stream)).without_deadline();
-        let answers = replica.events().stream_events(request).await.unwrap().into_inner();
-        Self { requests, answers }
+        let answers = replica.events().stream_events(request).await?.into_inner();
+        Ok(Self { requests, answers })
     }
 
     async fn send(&self, client_sequence: i64, event: Event) {
@@ -276,4 +280,28 @@ async fn a_stream_over_its_quota_is_slowed_down_and_not_refused() {
     }
     assert!(begun.elapsed() >= Duration::from_millis(450), "a second's worth is there, the rest must come");
     assert!(publisher.finish().end().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_bring_no_event_leave_calls_to_others() {
+    let world = World::start_with(settings(3), |config| config.rpc.max_calls = 4).await;
+    let mut streams = Vec::new();
+    let refusal = loop {
+        match Publisher::try_open(&world.replica).await {
+            Ok(stream) => streams.push(stream),
+            Err(status) => break status,
+        }
+    };
+    refused(Err::<(), _>(refusal), Code::ResourceExhausted, "CALLER_BUSY");
+    assert_eq!(streams.len(), 2, "half of the calls");
+    // What is wrong with an event does not make it count for an account, and others can still publish.
+    streams[0].send(1, Event { account: "no account".to_owned(), ..event("c", "e") }).await;
+    refused(streams[0].answer(1).await, Code::InvalidArgument, "INVALID_REQUEST");
+    world.replica.publish(event("c", "e1")).await.unwrap();
+    let again = Publisher::try_open(&world.replica).await.map(drop);
+    refused(again, Code::ResourceExhausted, "CALLER_BUSY");
+    // One over which an event comes is its account's from then on.
+    streams[1].send(1, event("c", "e2")).await;
+    streams[1].answer(1).await.unwrap();
+    Publisher::open(&world.replica).await;
 }
