@@ -164,12 +164,13 @@ pub(crate) fn too_many_replays(most: i64) -> ApiError {
     )
 }
 
-/// This replica serves enough streams of deliveries.
-pub(crate) fn too_many_tails(most: usize) -> ApiError {
+/// An account has its share of the streams of deliveries of this replica.
+pub(crate) fn too_many_tails(account: &AccountId) -> ApiError {
     ApiError::resource_exhausted(
         "TOO_MANY_TAILS",
         format!(
-            "this replica serves {most} streams of deliveries already; end one, or list deliveries instead"
+            "this replica serves as many streams of deliveries of accounts/{account} as it can while others want some, too; \
+             end one, or list deliveries instead"
         ),
         Duration::from_secs(10),
     )

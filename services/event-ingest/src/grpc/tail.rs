@@ -1,15 +1,24 @@
 //! `TailDeliveries`: reads the store again and again, since what happens in other replicas is found nowhere else. Nothing is
 //! buffered for a reader beyond a few responses, and reading on waits for it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    ops::Bound::{Excluded, Unbounded},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use chatfn_domain::{lane::LANES, name::AccountName};
+use chatfn_domain::{
+    lane::LANES,
+    name::{AccountId, AccountName},
+};
 use chatfn_proto::{
     convert::parse,
     ingest::v1::{DeliveryState, TailDeliveriesRequest, TailDeliveriesResponse},
 };
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -19,6 +28,7 @@ use super::{
 };
 use crate::{
     error,
+    shares::Shares,
     store::{
         deliveries,
         interventions::Place,
@@ -27,7 +37,7 @@ use crate::{
     },
 };
 
-/// Streams that this replica serves at once.
+/// Streams that this replica serves at once, shared by accounts.
 const MOST: usize = 32;
 /// Responses that may wait for the reader.
 const QUEUE: usize = 4;
@@ -37,6 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SPAN: i64 = 200;
 /// Unfinished deliveries that are followed.
 const FOLLOWED: usize = 10_000;
+/// Those of them, besides new ones, whose states one look reads; the others' turn comes next.
+const LOOKED: usize = 2_000;
 /// Deliveries in one response.
 const TOGETHER: usize = 100;
 /// Pause between looks: short while something happens.
@@ -44,13 +56,35 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 
 /// The streams of this replica. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Tails(Arc<Semaphore>);
+pub(crate) struct Tails(Arc<Mutex<Shares>>);
+
+/// A stream's place among them, until dropped.
+#[derive(Debug)]
+struct Seat {
+    account: AccountId,
+    tails: Tails,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.tails.0.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.account, 1);
+    }
+}
 
 type Responses = mpsc::Sender<Result<TailDeliveriesResponse, Status>>;
 
 impl Tails {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MOST)))
+        Self(Arc::new(Mutex::new(Shares::new(MOST))))
+    }
+
+    fn enter(&self, account: &AccountId) -> Option<Seat> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shares.allow(account, 1) {
+            return None;
+        }
+        shares.take(account, 1);
+        Some(Seat { account: account.clone(), tails: self.clone() })
     }
 
     /// Starts a stream. It ends when nobody reads it.
@@ -75,7 +109,7 @@ impl Tails {
         let keys: Vec<&str> = list.iter().map(String::as_str).collect();
         let lanes = usize::from(LANES.unsigned_abs());
         let read_to = page::numbers(&keys, &request.resume_token, lanes)?;
-        let permit = self.0.clone().try_acquire_owned().map_err(|_| error::too_many_tails(MOST))?;
+        let entered = self.enter(&filter.account).ok_or_else(|| error::too_many_tails(&filter.account))?;
         let read_to = match read_to {
             Some(read_to) => read_to,
             None => newest(&pool).await.map_err(error::store)?,
@@ -89,8 +123,9 @@ impl Tails {
             list,
             read_to,
             followed: BTreeMap::new(),
+            looked_at: (0, 0),
             responses,
-            _permit: permit,
+            _entered: entered,
         };
         tokio::spawn(tail.run());
         Ok(ReceiverStream::new(stream))
@@ -118,8 +153,10 @@ struct Tail {
     read_to: Vec<i64>,
     /// Unfinished deliveries, with the state that they were told in; 0: none yet.
     followed: BTreeMap<(i16, i64), i16>,
+    /// The last of them whose turn it was.
+    looked_at: (i16, i64),
     responses: Responses,
-    _permit: OwnedSemaphorePermit,
+    _entered: Seat,
 }
 
 impl Tail {
@@ -141,6 +178,7 @@ impl Tail {
         loop {
             let has_more = self.read_on().await.map_err(error::store)?;
             let has_told = self.tell_changes().await?;
+            self.let_go();
             pause = if has_more || has_told { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
             if !has_more {
                 tokio::time::sleep(pause).await;
@@ -170,10 +208,15 @@ impl Tail {
         Ok(self.read_to.iter().zip(&newest).any(|(read_to, newest)| read_to < newest))
     }
 
-    /// Tells what has changed; gives whether anything has.
+    /// Tells what has changed of those whose turn it is; gives whether anything has.
     async fn tell_changes(&mut self) -> Result<bool, Status> {
-        let places: Vec<Place> =
-            self.followed.keys().map(|&(lane, sequence)| Place { lane, sequence }).collect();
+        let after = self.followed.range((Excluded(self.looked_at), Unbounded));
+        let turns = after.chain(self.followed.range(..=self.looked_at));
+        let turns: Vec<(i16, i64)> =
+            turns.filter(|(_, state)| **state != 0).take(LOOKED).map(|(place, _)| *place).collect();
+        self.looked_at = turns.last().copied().unwrap_or_default();
+        let new = self.followed.iter().filter(|(_, state)| **state == 0).map(|(place, _)| *place);
+        let places: Vec<Place> = new.chain(turns).map(|(lane, sequence)| Place { lane, sequence }).collect();
         if places.is_empty() {
             return Ok(false);
         }
@@ -197,23 +240,29 @@ impl Tail {
             }
         }
         // What retention has dropped is not followed any more, nor what has its outcome.
-        self.followed = states
-            .into_iter()
-            .filter(|(_, state)| !is_outcome(*state))
-            .map(|(place, state)| ((place.lane, place.sequence), state))
-            .collect();
-        while self.followed.len() > FOLLOWED {
-            self.let_go();
+        let states: HashMap<_, _> =
+            states.into_iter().map(|(place, state)| ((place.lane, place.sequence), state)).collect();
+        for Place { lane, sequence } in places {
+            match states.get(&(lane, sequence)) {
+                Some(state) if !is_outcome(*state) => _ = self.followed.insert((lane, sequence), *state),
+                _ => _ = self.followed.remove(&(lane, sequence)),
+            }
         }
         Ok(has_told)
     }
 
-    /// Stops following the delivery that is furthest behind in its lane.
+    /// Stops following the deliveries that are furthest behind in their lanes, if they are too many.
     fn let_go(&mut self) {
+        let excess = self.followed.len().saturating_sub(FOLLOWED);
+        if excess == 0 {
+            return;
+        }
         let behind =
             |(lane, sequence): &(i16, i64)| self.read_to[usize::from(lane.unsigned_abs())] - sequence;
-        if let Some(oldest) = self.followed.keys().copied().max_by_key(behind) {
-            self.followed.remove(&oldest);
+        let mut all: Vec<(i16, i64)> = self.followed.keys().copied().collect();
+        all.select_nth_unstable_by_key(excess - 1, |place| Reverse(behind(place)));
+        for place in &all[..excess] {
+            self.followed.remove(place);
         }
     }
 
@@ -244,4 +293,60 @@ fn is_outcome(state: i16) -> bool {
         state,
         DeliveryState::Unspecified | DeliveryState::Pending | DeliveryState::Retrying | DeliveryState::Halted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_rpc::ErrorReport;
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::*;
+
+    /// A stream that never gets as far as to read the store.
+    fn tail(responses: Responses) -> Tail {
+        let account: AccountId = "acme".parse().unwrap();
+        Tail {
+            pool: PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
+            filter: Filter { account: account.clone(), template: None, conversation_id: None },
+            states: Vec::new(),
+            list: Default::default(),
+            read_to: vec![0; usize::from(LANES.unsigned_abs())],
+            followed: BTreeMap::new(),
+            looked_at: (0, 0),
+            responses,
+            _entered: Tails::new().enter(&account).unwrap(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_read_is_told_so_when_it_does() {
+        let (responses, mut stream) = mpsc::channel(1);
+        responses.send(Ok(TailDeliveriesResponse::default())).await.unwrap();
+        let running = tokio::spawn(tail(responses).run());
+        tokio::time::sleep(PATIENCE + Duration::from_secs(1)).await;
+        assert!(!running.is_finished(), "it waits to tell why it ends");
+        assert!(stream.recv().await.unwrap().is_ok(), "what was there before");
+        let report = ErrorReport::from_status(&stream.recv().await.unwrap().unwrap_err());
+        assert_eq!(report.reason.as_deref(), Some("TAIL_TOO_SLOW"));
+        assert!(stream.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn of_too_many_those_furthest_behind_are_let_go() {
+        let mut tail = tail(mpsc::channel(1).0);
+        tail.read_to[3] = 1 << 40;
+        let total = i64::try_from(FOLLOWED).unwrap() + 5_000;
+        for sequence in 0..total {
+            tail.followed
+                .insert(if sequence % 2 == 0 { (3, (1 << 40) - sequence) } else { (4, -sequence) }, 1);
+        }
+        tail.let_go();
+        assert_eq!(tail.followed.len(), FOLLOWED);
+        let furthest = tail.followed.keys().map(
+            |(lane, sequence)| {
+                if *lane == 3 { (1 << 40) - sequence } else { -sequence }
+            },
+        );
+        assert_eq!(furthest.max(), Some(i64::try_from(FOLLOWED).unwrap() - 1));
+    }
 }
