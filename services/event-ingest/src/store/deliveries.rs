@@ -115,8 +115,10 @@ pub(crate) async fn get(
     event_id: &EventId,
 ) -> Result<Option<DeliveryRow>, sqlx::Error> {
     deliveries!(
-        // An id that was used again after a long time stands for the last of its events.
-        "FROM ingest.deliveries d WHERE d.account = $1 AND d.event_id = $2 ORDER BY d.sequence DESC LIMIT 1",
+        // An id that was used again after a long time stands for the last of its events, unless an earlier one is halted:
+        // an operator must be able to see and skip it.
+        "FROM ingest.deliveries d WHERE d.account = $1 AND d.event_id = $2
+         ORDER BY d.state = 8 DESC, d.sequence DESC LIMIT 1",
         account.as_str(),
         event_id.as_str(),
     )

@@ -173,3 +173,27 @@ async fn what_is_asked_for_in_a_transaction_that_commits_late_is_done_too() {
     let first = world.replica.reaches(&ids[0], DeliveryState::Succeeded).await;
     assert_eq!(first.past_states[0].actor, "late");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_event_is_found_when_its_id_was_used_again() {
+    let world = World::start_with(halting(1), |_| {}).await;
+    world.invoker.script("e", [Answer::Throws]);
+    let first = world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Halted).await;
+    // After the days over which ids are known.
+    for day in 1..=3 {
+        sqlx::query("SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date + $1)")
+            .bind(day)
+            .execute(world.database.pool())
+            .await
+            .unwrap();
+    }
+    let again = world.replica.publish(event("d", "e")).await.unwrap();
+    assert!(!again.duplicate && again.sequence > first.sequence);
+    world.invoker.until(|runs| runs.iter().any(|run| run.conversation_id == "d")).await;
+    let told = world.replica.delivery("e").await.unwrap();
+    assert_eq!((told.state(), told.sequence), (DeliveryState::Halted, first.sequence));
+    skip(&world.replica, "e").await.unwrap();
+    let told = world.replica.reaches("e", DeliveryState::Succeeded).await;
+    assert_eq!(told.sequence, again.sequence);
+}
