@@ -15,6 +15,7 @@ use tonic::Code;
 use crate::{
     harness::{Replica, START, World, config, deployments, event, eventually, patiently, refused, settings},
     invoker::{FakeInvoker, assert_in_order},
+    obstacle::is_waiting,
 };
 
 async fn execute(pool: &PgPool, statement: impl Into<String>) {
@@ -290,19 +291,107 @@ async fn a_day_in_which_something_waits_again_is_not_dropped() {
     execute(pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - 40)").await;
     execute(pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date)").await;
     execute(pool, "SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date)").await;
-    let drop = "SELECT ingest.drop_partition('events', (now() AT TIME ZONE 'UTC')::date - 40)";
-    let dropped = async || sqlx::query_scalar::<_, bool>(drop).fetch_one(pool).await.unwrap();
-    old_event(pool, 40, "e", true).await;
-    assert!(!dropped().await);
+    old_event(pool, 40, "e", false).await;
+
+    // A lane's owner takes the event up again, as it does in one transaction, while the day is being dropped.
+    let mut owner = pool.begin().await.unwrap();
+    for statement in [
+        "DELETE FROM ingest.outcomes o WHERE EXISTS (
+             SELECT FROM ingest.events e WHERE e.lane = o.lane AND e.sequence = o.sequence)",
+        "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, next_attempt_time, kind)
+         SELECT lane, sequence, account, conversation_id, now(), 2 FROM ingest.events",
+    ] {
+        assert_eq!(sqlx::query(statement).execute(&mut *owner).await.unwrap().rows_affected(), 1);
+    }
+    let dropping = tokio::spawn({
+        let pool = pool.clone();
+        async move { is_dropped(&pool, 40).await }
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+                 AND query LIKE '%drop_partition%'";
+    eventually(async || number(pool, waits).await == 1).await;
+    owner.commit().await.unwrap();
+    assert!(!patiently(dropping).await.unwrap(), "what it waited for counts");
+    assert_eq!(number(pool, "SELECT count(*) FROM ingest.events").await, 1);
+
     execute(pool, "DELETE FROM ingest.parked").await;
-    assert!(dropped().await);
-    assert!(dropped().await, "once more changes nothing");
+    assert!(is_dropped(pool, 40).await);
+    assert!(is_dropped(pool, 40).await, "once more changes nothing");
     assert_eq!(number(pool, "SELECT count(*) FROM ingest.events").await, 0);
-    let today = "SELECT ingest.drop_partition('events', (now() AT TIME ZONE 'UTC')::date)";
-    assert!(
-        !sqlx::query_scalar::<_, bool>(today).fetch_one(pool).await.unwrap(),
-        "the day that is open stays"
-    );
+    assert!(!is_dropped(pool, 0).await, "the day that is open stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_an_event_whose_day_is_being_dropped_comes_to_nothing() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    execute(pool, "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - 20)").await;
+    old_event(pool, 20, "e", false).await;
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    let replica = Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    eventually(async || is_open(pool, 0).await).await;
+    // Its lane has been read further than that.
+    let lane = |id: &str| chatfn_domain::lane::lane_of(&"acme".parse().unwrap(), &id.parse().unwrap());
+    let conversation = (0..).map(|n| format!("c{n}")).find(|id| lane(id) == 0).unwrap();
+    replica.publish(event(&conversation, "later")).await.unwrap();
+    replica.reaches("later", DeliveryState::Succeeded).await;
+
+    let mut dropping = pool.begin().await.unwrap();
+    let drop = "SELECT ingest.drop_partition('events', (now() AT TIME ZONE 'UTC')::date - 20)";
+    assert!(sqlx::query_scalar::<_, bool>(drop).fetch_one(&mut *dropping).await.unwrap());
+    // Asked for after it was seen that nothing is.
+    let ask = "INSERT INTO ingest.interventions (lane, sequence, action, actor)
+               VALUES (0, ingest.first_sequence((now() AT TIME ZONE 'UTC')::date - 20), 1, 'x')";
+    execute(pool, ask).await;
+    eventually(|| is_waiting(pool, "read")).await;
+    dropping.commit().await.unwrap();
+    eventually(async || number(pool, "SELECT count(*) FROM ingest.interventions").await == 0).await;
+    assert_eq!(number(pool, "SELECT count(*) FROM ingest.parked").await, 0);
+    assert!(invoker.runs_of("e").is_empty());
+    shutdown.force();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_are_kept_by_those_who_record_events_and_new_ones_have_the_grants_of_the_tables() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    // Roles are the whole server's.
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    execute(pool, format!("CREATE ROLE {role}")).await;
+    execute(pool, format!("GRANT USAGE ON SCHEMA ingest TO {role}")).await;
+    execute(pool, format!("GRANT SELECT ON ingest.attempts TO {role}")).await;
+    let today = "(now() AT TIME ZONE 'UTC')::date";
+    for call in [
+        format!("ingest.prepare_day({today} + 100)"),
+        format!("ingest.open_day({today})"),
+        format!("ingest.drop_partition('events', {today} - 100)"),
+        "ingest.copy_grants('events', 'outcomes')".to_owned(),
+    ] {
+        let mut connection = pool.begin().await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("SET LOCAL ROLE {role}"))).execute(&mut *connection).await.unwrap();
+        let error =
+            sqlx::query(AssertSqlSafe(format!("SELECT {call}"))).execute(&mut *connection).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("42501"), "{call}: {error}");
+    }
+    execute(pool, format!("SELECT ingest.prepare_day({today} + 100)")).await;
+    let may_read = async |table: &str| -> bool {
+        let name = format!("'ingest.{table}_' || to_char({today} + 100, 'YYYYMMDD')");
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT has_table_privilege('{role}', {name}, 'SELECT')")))
+            .fetch_one(pool)
+            .await
+            .unwrap()
+    };
+    assert!(may_read("attempts").await && !may_read("events").await);
+    let paths: i64 = number(
+        pool,
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = 'ingest'::regnamespace AND prosecdef
+             AND NOT coalesce(proconfig @> '{\"search_path=pg_catalog, pg_temp\"}', false)",
+    )
+    .await;
+    assert_eq!(paths, 0, "functions with their owner's rights look nowhere else");
+    execute(pool, format!("DROP OWNED BY {role}")).await;
+    execute(pool, format!("DROP ROLE {role}")).await;
 }
 
 /// The migrations before there were days.
