@@ -155,6 +155,15 @@ pub(crate) fn intervention_pending(delivery: &DeliveryName) -> ApiError {
     .retry_after(OUTAGE_PAUSE)
 }
 
+/// A request id was used for another replay.
+pub(crate) fn request_id_reused() -> ApiError {
+    ApiError::invalid_argument(
+        "REQUEST_ID_REUSED",
+        "the request_id was used for another replay of this account; make up a new one for each",
+    )
+    .field("request_id", "must be new, or the request the same as the first time")
+}
+
 /// An account has enough replays in progress.
 pub(crate) fn too_many_replays(most: i64) -> ApiError {
     ApiError::resource_exhausted(

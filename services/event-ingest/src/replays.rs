@@ -33,6 +33,11 @@ pub(crate) async fn run(pool: PgPool, interventions: Interventions, stop: Cancel
                 Duration::ZERO
             }
             Ok(Step::Nothing | Step::TooMuch) => PAUSE,
+            Ok(Step::Failed { replay, has_ended, error }) => {
+                let next = if has_ended { "it has ended, FAILED" } else { "trying again later" };
+                tracing::warn!(%replay, "a replay cannot go on; {next}: {}", chatfn_pg::error::describe(&error));
+                Duration::ZERO
+            }
             Err(error) => {
                 tracing::warn!(
                     "cannot go on with replays; trying again: {}",

@@ -110,8 +110,9 @@ fn replay_name(account: &AccountId, id: Uuid) -> String {
 pub(super) fn replay(row: ReplayRow) -> Result<Replay, ConvertError> {
     let state = match (row.finish_time, &row.cancel_actor) {
         (None, _) => ReplayState::Running,
-        (Some(_), None) => ReplayState::Done,
         (Some(_), Some(_)) => ReplayState::Canceled,
+        (Some(_), None) if row.failures > 0 => ReplayState::Failed,
+        (Some(_), None) => ReplayState::Done,
     };
     Ok(Replay {
         name: replay_name(&row.account.parse()?, row.replay),
@@ -129,6 +130,7 @@ pub(super) fn replay(row: ReplayRow) -> Result<Replay, ConvertError> {
         state: state.into(),
         finish_time: row.finish_time.map(Time::to_wire),
         cancel_actor: row.cancel_actor.unwrap_or_default(),
+        failure_message: row.failure,
         requested_count: row.requested,
         reopened_count: row.reopened,
         covered_to_time: Some(row.after_time).filter(|time| *time > Time::MIN).map(Time::to_wire),

@@ -28,7 +28,7 @@ use crate::{
     store::{
         Time,
         deliveries::{self, Key},
-        replays::{self, Filter, Look},
+        replays::{self, Filter, Look, NewReplay},
     },
 };
 
@@ -69,17 +69,15 @@ impl ReplayService for ReplayHandler {
             };
             return Ok(Response::new(self.dry_run(filter, wanted, deadline).await?));
         }
-        let id = Uuid::now_v7();
-        let created =
-            replays::create(&self.pool, id, &filter, rate, asked.rerun, caller.subject(), MOST_RUNNING)
-                .await
-                .map_err(error::store)?;
-        if !created {
-            return Err(error::too_many_replays(MOST_RUNNING).into());
-        }
-        let name = ReplayName { account: filter.account, replay: id.into() };
-        tracing::info!(replay = %name, actor = caller.subject(), "{name} was started");
-        let replay = Some(self.read(&name).await?);
+        let new = NewReplay {
+            replay: Uuid::now_v7(),
+            filter,
+            events_per_second: rate,
+            rerun: asked.rerun,
+            actor: caller.subject().to_owned(),
+            request_id: request.request_id.parse().ok(),
+        };
+        let replay = Some(self.create(new).await?);
         Ok(Response::new(CreateReplayResponse { replay, ..CreateReplayResponse::default() }))
     }
 
@@ -129,6 +127,28 @@ impl ReplayService for ReplayHandler {
 }
 
 impl ReplayHandler {
+    /// Starts a replay, or finds the one that this very request has started.
+    async fn create(&self, new: NewReplay) -> Result<Replay, Status> {
+        let account = &new.filter.account;
+        let created = replays::create(&self.pool, &new, MOST_RUNNING).await.map_err(error::store)?;
+        if created {
+            let name = ReplayName { account: account.clone(), replay: new.replay.into() };
+            tracing::info!(replay = %name, actor = new.actor, "{name} was started");
+            return self.read(&name).await;
+        }
+        let earlier = match new.request_id {
+            Some(request_id) => {
+                replays::of_request(&self.pool, account, request_id).await.map_err(error::store)?
+            }
+            None => None,
+        };
+        match earlier {
+            Some(row) if new.is(&row) => Ok(convert::replay(row).map_err(ApiError::internal)?),
+            Some(_) => Err(error::request_id_reused().into()),
+            None => Err(error::too_many_replays(MOST_RUNNING).into()),
+        }
+    }
+
     async fn read(&self, name: &ReplayName) -> Result<Replay, Status> {
         let row = replays::get(&self.pool, &name.account, uuid(name)).await.map_err(error::store)?;
         let row = row.ok_or_else(|| error::replay_not_found(name))?;

@@ -11,6 +11,8 @@ const SCAN: i64 = 5_000;
 
 /// Attempts, and past states, of one delivery that are read: it may be replayed without end.
 const NEWEST: i64 = 100;
+/// Past states of one delivery that are kept.
+pub(super) const NEWEST_PAST: i32 = 100;
 /// Bytes of the reports of one delivery that are read. A report has at most a little over 1 MiB, so the newest one is.
 const REPORT_BYTES: i64 = 1536 * 1024;
 

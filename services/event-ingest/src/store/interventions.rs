@@ -6,7 +6,7 @@ use chatfn_proto::ingest::v1::OperatorAction;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::journal::Intervene;
+use super::{deliveries, journal::Intervene};
 
 /// What an operator asks for, of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +166,12 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
                        WHERE s.lane = p.lane AND s.sequence = p.sequence ORDER BY s.number DESC LIMIT 1))
             FROM past p JOIN asked a ON a.lane = p.lane AND a.sequence = p.sequence
             RETURNING lane, sequence, attempts, idempotency_key
+        ), trimmed AS (
+            -- More than this is never told.
+            DELETE FROM ingest.superseded s USING past p
+            WHERE s.lane = p.lane AND s.sequence = p.sequence
+              AND s.number <= (SELECT max(n.number) FROM ingest.superseded n
+                  WHERE n.lane = p.lane AND n.sequence = p.sequence) + 1 - $5
         ), reopened AS (
             INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time,
                                        attempts_before, idempotency_key)
@@ -197,6 +203,7 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
         &rows.iter().map(|row| row.sequence).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.epoch).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.is_wanted).collect::<Vec<_>>(),
+        deliveries::NEWEST_PAST,
     )
     .execute(connection)
     .await?;
@@ -219,11 +226,16 @@ pub(super) async fn ask_for_replay(
     rerun: bool,
     places: &[Place],
 ) -> Result<Vec<i16>, sqlx::Error> {
+    // The same ones if the replay asks again.
+    let key = |place: &Place| {
+        rerun.then(|| Uuid::new_v5(&replay, format!("{}/{}", place.lane, place.sequence).as_bytes()))
+    };
+    let keys: Vec<Option<Uuid>> = places.iter().map(key).collect();
     let mut lanes = sqlx::query_scalar!(
         r#"
         INSERT INTO ingest.interventions (lane, sequence, action, actor, replay, idempotency_key)
-        SELECT lane, sequence, 1, $3, $4, CASE WHEN $5 THEN gen_random_uuid() END
-        FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS w(lane, sequence, position)
+        SELECT lane, sequence, 1, $3, $4, key
+        FROM unnest($1::smallint[], $2::bigint[], $5::uuid[]) AS w(lane, sequence, key)
         ORDER BY lane, sequence
         ON CONFLICT DO NOTHING
         RETURNING lane
@@ -232,7 +244,7 @@ pub(super) async fn ask_for_replay(
         &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
         actor,
         replay,
-        rerun,
+        &keys as _,
     )
     .fetch_all(connection)
     .await?;

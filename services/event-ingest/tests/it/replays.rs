@@ -29,7 +29,8 @@ fn dead() -> Replay {
 }
 
 async fn create(replica: &Replica, replay: Replay, dry_run: bool) -> Result<CreateReplayResponse, Status> {
-    let request = CreateReplayRequest { parent: format!("accounts/{ACME}"), replay: Some(replay), dry_run };
+    let parent = format!("accounts/{ACME}");
+    let request = CreateReplayRequest { parent, replay: Some(replay), dry_run, ..Default::default() };
     Ok(replica.replays().create_replay(request).await?.into_inner())
 }
 
@@ -309,4 +310,135 @@ async fn a_delivery_that_was_replayed_without_end_can_still_be_told() {
     let page = world.replica.deliveries().get_conversation(request).await.unwrap().into_inner();
     let ids: Vec<&str> = page.deliveries.iter().map(|delivery| delivery.event_id.as_str()).collect();
     assert_eq!(ids, ["e", "last"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_waits_while_enough_of_what_it_took_up_has_not_ended() {
+    const EVENTS: i64 = 550;
+    const MOST: i64 = 500;
+    let world = World::start_with(settings(1), |_| {}).await;
+    let pool = world.database.pool();
+    world.invoker.fail_all(true);
+    for part in [0..EVENTS / 2, EVENTS / 2..EVENTS] {
+        let batch = part.map(|n| event(&format!("c{}", n % 10), &format!("e{n}"))).collect();
+        assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
+    }
+    for n in EVENTS - 10..EVENTS {
+        world.replica.reaches(&format!("e{n}"), DeliveryState::DeadLettered).await;
+    }
+    world.invoker.fail_all(false);
+    // While these run, nothing else of their conversations does.
+    let release = tokio_util::sync::CancellationToken::new();
+    for n in 0..10 {
+        let id = format!("runs{n}");
+        world.invoker.script(&id, [Answer::ReturnsAfter(release.clone())]);
+        world.replica.publish(event(&format!("c{n}"), &id)).await.unwrap();
+        world.invoker.started(&id, 1).await;
+    }
+
+    let name = create(&world.replica, dead(), false).await.unwrap().replay.unwrap().name;
+    let requested = async || get(&world.replica, &name).await.requested_count;
+    eventually(async || requested().await >= MOST).await;
+    // Another replay of the account comes to nothing, too, and each has looked again by the time that it has.
+    let other = create(&world.replica, dead(), false).await.unwrap().replay.unwrap().name;
+    let step = "SELECT next_step_time > now() FROM ingest.replays WHERE replay = $1::text::uuid";
+    let id = |name: &str| name.rsplit('/').next().unwrap().to_owned();
+    for name in [&other, &name] {
+        eventually(async || {
+            sqlx::query_scalar::<_, bool>(step).bind(id(name)).fetch_one(pool).await.unwrap()
+        })
+        .await;
+    }
+    assert_eq!((requested().await, get(&world.replica, &other).await.requested_count), (MOST, 0));
+    release.cancel();
+    // Whichever of the two finds them.
+    eventually(async || {
+        let (one, other) = (get(&world.replica, &name).await, get(&world.replica, &other).await);
+        one.reopened_count + other.reopened_count == EVENTS
+    })
+    .await;
+    for n in [0, EVENTS - 1] {
+        world.replica.reaches(&format!("e{n}"), DeliveryState::Succeeded).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_cannot_go_on_ends_and_stops_no_other() {
+    let world = World::start_with(settings(1), |_| {}).await;
+    world.invoker.script("bad", [Answer::Throws]);
+    world.replica.publish(event("c", "bad")).await.unwrap();
+    world.replica.reaches("bad", DeliveryState::DeadLettered).await;
+    let pool = world.database.pool();
+    // No template has such a name; and it is due before all others.
+    sqlx::query(
+        "INSERT INTO ingest.replays (replay, account, states, template, start_time, end_time, rerun, events_per_second,
+                                     actor, after_time, next_step_time)
+         VALUES ('018f0000-0000-7000-8000-000000000000', 'acme', '{7}', 'NO TEMPLATE', '-infinity', now(), false, 50, 'x',
+                 now(), now() - interval '1 hour')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(replay(&world.replica, dead()).await.requested_count, 1);
+    world.replica.reaches("bad", DeliveryState::Succeeded).await;
+
+    let name = format!("accounts/{ACME}/replays/018f0000-0000-7000-8000-000000000000");
+    eventually(async || {
+        let hurry = "UPDATE ingest.replays SET next_step_time = now() WHERE template = 'NO TEMPLATE'";
+        sqlx::query(hurry).execute(pool).await.unwrap();
+        get(&world.replica, &name).await.finish_time.is_some()
+    })
+    .await;
+    let failed = get(&world.replica, &name).await;
+    assert_eq!(failed.state(), ReplayState::Failed);
+    assert!(!failed.failure_message.is_empty(), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_starts_one_replay() {
+    let world = World::start().await;
+    world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    let request = CreateReplayRequest {
+        parent: format!("accounts/{ACME}"),
+        replay: Some(Replay { rerun: true, ..of(&[DeliveryState::Succeeded]) }),
+        request_id: "7c9e6679-7425-40de-944b-e07fc1f90ae7".to_owned(),
+        ..Default::default()
+    };
+    let create = async |request: &CreateReplayRequest| {
+        world.replica.replays().create_replay(request.clone()).await.map(|it| it.into_inner().replay.unwrap())
+    };
+    let first = create(&request).await.unwrap();
+    eventually(async || get(&world.replica, &first.name).await.reopened_count == 1).await;
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    let again = create(&request).await.unwrap();
+    assert_eq!((&again.name, again.state()), (&first.name, ReplayState::Done));
+    let other = CreateReplayRequest { replay: Some(of(&[DeliveryState::Succeeded])), ..request.clone() };
+    refused(create(&other).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    let list = ListReplaysRequest { parent: request.parent, ..Default::default() };
+    assert_eq!(world.replica.replays().list_replays(list).await.unwrap().into_inner().replays.len(), 1);
+    assert_eq!(world.invoker.runs_of("e").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_a_delivery_had_come_to_the_newest_hundred_are_kept() {
+    let world = World::start().await;
+    world.replica.publish(event("c", "e")).await.unwrap();
+    world.replica.reaches("e", DeliveryState::Succeeded).await;
+    let pool = world.database.pool();
+    sqlx::query(
+        "INSERT INTO ingest.superseded (lane, sequence, number, state, reason, reason_message, finish_time, attempts,
+                                        action, actor)
+         SELECT lane, sequence, n, 7, '', '', now(), n, 1, 'somebody' FROM ingest.events, generate_series(1, 150) n",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    replay(&world.replica, of(&[DeliveryState::Succeeded])).await;
+    let kept: (i64, i32, i32) =
+        sqlx::query_as("SELECT count(*), min(number), max(number) FROM ingest.superseded")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    assert_eq!(kept, (100, 52, 151));
 }
