@@ -4,9 +4,10 @@
 //! done. Nothing breaks when nobody does: events go into the last day that was opened for as long as that takes.
 //!
 //! A day goes as a whole, and only when each of its events has its outcome. One that waits for another attempt, or that
-//! is halted and waits for an operator, keeps its day, whatever its age; the log says so at every look.
+//! is halted and waits for an operator, keeps its day, whatever its age; the log says so at every look. A day that cannot be
+//! dropped keeps no other from it.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use chatfn_domain::lane::LANES;
 use sqlx::PgPool;
@@ -14,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RetentionConfig,
-    store::days::{self, Day, PARTITIONED},
+    store::{
+        days::{self, Day, Looked, PARTITIONED},
+        replays,
+    },
 };
 
 /// Time between looks: how late a day may begin.
@@ -23,6 +27,10 @@ const PERIOD: Duration = Duration::from_secs(60);
 const AHEAD: u16 = 3;
 /// Events of an old day that are looked at in one statement.
 const ROWS: i64 = 5_000;
+/// Events that wait in an old day are counted up to here.
+const COUNTED: i64 = 1_000;
+/// Days for which ended replays are kept beyond the events that they may have run.
+const REPLAYS_LONGER: u16 = 1;
 
 /// Keeps the days until `stop`. `pool` should wait only shortly for locks, behind which everybody else waits.
 pub(crate) async fn run(
@@ -30,9 +38,10 @@ pub(crate) async fn run(
     pool: PgPool,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
+    let mut keeper = Keeper { config, pool, progress: HashMap::new() };
     loop {
         let looked = tokio::select! {
-            looked = look(&config, &pool) => looked,
+            looked = keeper.look() => looked,
             () = stop.cancelled() => return Ok(()),
         };
         if let Err(error) = looked {
@@ -49,55 +58,168 @@ pub(crate) async fn run(
     }
 }
 
-/// Does what has to be done now.
-pub(crate) async fn look(config: &RetentionConfig, pool: &PgPool) -> Result<(), sqlx::Error> {
-    days::prepare(pool, AHEAD).await?;
-    days::open(pool).await?;
-    for day in days::ended(pool, config.retention_days).await? {
-        match undecided(pool, &day).await? {
-            0 => drop_day(pool, &day).await?,
-            undecided => tracing::warn!(
+struct Keeper {
+    config: RetentionConfig,
+    pool: PgPool,
+    /// Of old days that are still there.
+    progress: HashMap<String, Progress>,
+}
+
+/// How far an old day has been looked through. It gets no more events, and one that has had its outcome and is taken up
+/// again is parked, which is looked at each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// All events before this lane and sequence number have their outcomes.
+    Decided(i16, i64),
+    /// All have, and their latches are forgotten.
+    Forgotten,
+}
+
+impl Keeper {
+    /// Does what has to be done now.
+    async fn look(&mut self) -> Result<(), sqlx::Error> {
+        days::prepare(&self.pool, AHEAD).await?;
+        days::open(&self.pool).await?;
+        let ended = days::ended(&self.pool, self.config.retention_days).await?;
+        self.progress.retain(|day, _| ended.iter().any(|it| it.day == *day));
+        for day in ended {
+            if let Err(error) = self.end(&day).await {
+                tracing::warn!(
+                    day = day.day,
+                    "cannot drop the events of {}, and tries again: {}",
+                    day.day,
+                    chatfn_pg::error::describe(&error)
+                );
+            }
+        }
+        replays::forget(&self.pool, self.config.retention_days.saturating_add(REPLAYS_LONGER)).await
+    }
+
+    /// Drops an old day, unless something keeps it.
+    async fn end(&mut self, day: &Day) -> Result<(), sqlx::Error> {
+        let waiting = days::waiting(&self.pool, day, COUNTED).await?;
+        if waiting > 0 {
+            let or_more = if waiting == COUNTED { " or more" } else { "" };
+            tracing::warn!(
                 day = day.day,
-                undecided,
-                "{} is {} days old and is kept: {undecided} of its events have no outcome; list those that are halted \
-                 and resume or skip them",
+                waiting,
+                "{} is {} days ago and is kept: {waiting}{or_more} of its events wait for another attempt or for an \
+                 operator; list those that are HALTED, and resume or skip them",
                 day.day,
-                config.retention_days,
-            ),
-        }
-    }
-    Ok(())
-}
-
-async fn undecided(pool: &PgPool, day: &Day) -> Result<i64, sqlx::Error> {
-    let mut undecided = 0;
-    for lane in 0..LANES {
-        undecided += days::undecided(pool, lane, day).await?;
-    }
-    Ok(undecided)
-}
-
-async fn forget_latches(pool: &PgPool, day: &Day) -> Result<(), sqlx::Error> {
-    for lane in 0..LANES {
-        let mut after = None;
-        loop {
-            after = match days::forget_latches(pool, lane, day, after, ROWS).await? {
-                None => break,
-                last => last,
-            };
-        }
-    }
-    Ok(())
-}
-
-async fn drop_day(pool: &PgPool, day: &Day) -> Result<(), sqlx::Error> {
-    forget_latches(pool, day).await?;
-    for table in PARTITIONED {
-        if !days::drop_partition(pool, table, day).await? {
+                day.age,
+            );
             return Ok(());
         }
+        if let Some((lane, sequence)) = self.undecided(day).await? {
+            tracing::warn!(
+                day = day.day,
+                lane,
+                sequence,
+                "{} is {} days ago and is kept: the event with sequence number {sequence} in lane {lane} has no outcome, \
+                 and others may have none; if its conversation is HALTED at an earlier event, resume or skip that",
+                day.day,
+                day.age,
+            );
+            return Ok(());
+        }
+        self.drop_day(day).await
     }
-    days::forget(pool, day).await?;
-    tracing::info!(day = day.day, "dropped the events of {}", day.day);
-    Ok(())
+
+    /// The first event without an outcome. Goes on from where it was the last time: a day is looked through once.
+    async fn undecided(&mut self, day: &Day) -> Result<Option<(i16, i64)>, sqlx::Error> {
+        let progress =
+            self.progress.entry(day.day.clone()).or_insert(Progress::Decided(0, day.first_sequence));
+        while let Progress::Decided(lane, from) = *progress {
+            if lane >= LANES {
+                break;
+            }
+            let Looked { last, undecided } = days::undecided(&self.pool, lane, day, from, ROWS).await?;
+            *progress = match (undecided, last) {
+                (Some(undecided), _) => Progress::Decided(lane, undecided),
+                (None, Some(last)) => Progress::Decided(lane, last + 1),
+                (None, None) => Progress::Decided(lane + 1, day.first_sequence),
+            };
+            if let Some(undecided) = undecided {
+                return Ok(Some((lane, undecided)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn forget_latches(&self, day: &Day) -> Result<(), sqlx::Error> {
+        for lane in 0..LANES {
+            let mut after = None;
+            loop {
+                after = match days::forget_latches(&self.pool, lane, day, after, ROWS).await? {
+                    None => break,
+                    last => last,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_day(&mut self, day: &Day) -> Result<(), sqlx::Error> {
+        if self.progress.get(&day.day) != Some(&Progress::Forgotten) {
+            self.forget_latches(day).await?;
+            self.progress.insert(day.day.clone(), Progress::Forgotten);
+        }
+        for table in PARTITIONED {
+            if !days::drop_partition(&self.pool, table, day).await? {
+                return Ok(());
+            }
+        }
+        days::forget(&self.pool, day).await?;
+        tracing::info!(day = day.day, "dropped the events of {}", day.day);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_pg::testing::TestDatabase;
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_day_that_is_kept_is_looked_through_once() {
+        let database = TestDatabase::create().await;
+        let pool = database.pool().clone();
+        let day = "(now() AT TIME ZONE 'UTC')::date - 40";
+        // More than is looked at in one statement, in two lanes, and the last one has no outcome.
+        for statement in [
+            format!("SELECT ingest.prepare_day({day})"),
+            format!(
+                "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
+                                            content_hash)
+                 SELECT n % 2 + 3, ingest.first_sequence({day}) + n, 'acme', 'e' || n, 'chat.message', 'c', '{{}}', ''
+                 FROM generate_series(0, 12000) n"
+            ),
+            format!(
+                "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+                 SELECT n % 2 + 3, ingest.first_sequence({day}) + n, 3, 0, 'acme', now()
+                 FROM generate_series(0, 12000) n WHERE n <> 11999"
+            ),
+        ] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+        }
+        let config = RetentionConfig::default();
+        let mut keeper = Keeper { config, pool: pool.clone(), progress: HashMap::new() };
+        keeper.look().await.unwrap();
+        let old = days::ended(&pool, 30).await.unwrap().remove(0);
+        let undecided = old.first_sequence + 11_999;
+        assert_eq!((old.age, keeper.progress[&old.day]), (40, Progress::Decided(4, undecided)));
+
+        // What has been looked at is not looked at again: or it would be found that this one is gone.
+        let forgotten = format!("DELETE FROM ingest.outcomes WHERE sequence = {}", old.first_sequence);
+        sqlx::query(AssertSqlSafe(forgotten)).execute(&pool).await.unwrap();
+        assert_eq!(keeper.undecided(&old).await.unwrap(), Some((4, undecided)));
+
+        let decided = "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+                       SELECT lane, sequence, 3, 0, account, now() FROM ingest.events WHERE event_id = 'e11999'";
+        sqlx::query(decided).execute(&pool).await.unwrap();
+        keeper.look().await.unwrap();
+        assert_eq!(days::ended(&pool, 30).await.unwrap(), []);
+    }
 }

@@ -1,5 +1,6 @@
 //! Days, by which events, outcomes and attempts are kept: one partition of each for every day. See `migrations/0007_days.sql`.
 
+use chatfn_domain::lane::LANES;
 use sqlx::PgPool;
 
 /// A day with partitions of its own.
@@ -10,6 +11,8 @@ pub(crate) struct Day {
     pub(crate) first_sequence: i64,
     /// The first sequence number that is another day's.
     pub(crate) end_sequence: i64,
+    /// How many days ago it was.
+    pub(crate) age: i32,
 }
 
 /// The tables that have a partition for each day, in the order in which a day is dropped: what is not in the first is not
@@ -38,7 +41,8 @@ pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Er
     sqlx::query_as!(
         Day,
         r#"
-        SELECT d.day::text AS "day!", d.first_sequence AS "first_sequence!", d.next AS "end_sequence!"
+        SELECT d.day::text AS "day!", d.first_sequence AS "first_sequence!", d.next AS "end_sequence!",
+               (now() AT TIME ZONE 'UTC')::date - d.day AS "age!"
         FROM (SELECT day, first_sequence, lead(first_sequence) OVER (ORDER BY first_sequence) AS next FROM ingest.days) d
         WHERE d.day < (now() AT TIME ZONE 'UTC')::date - $1::integer
           AND d.day < (SELECT max(day) FROM ingest.days WHERE open_time IS NOT NULL)
@@ -50,18 +54,56 @@ pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Er
     .await
 }
 
-/// Number of events of a lane and day that have no outcome.
-pub(crate) async fn undecided(pool: &PgPool, lane: i16, day: &Day) -> Result<i64, sqlx::Error> {
+/// Number of events of a day that wait for another attempt or for an operator, counted up to `most`.
+pub(crate) async fn waiting(pool: &PgPool, day: &Day, most: i64) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"
-        SELECT count(*) AS "count!" FROM ingest.events e
-        WHERE e.lane = $1 AND e.sequence >= $2 AND e.sequence < $3
-          AND NOT EXISTS (SELECT FROM ingest.outcomes o
-              WHERE o.lane = $1 AND o.sequence = e.sequence AND o.sequence >= $2 AND o.sequence < $3)
+        SELECT count(*) AS "count!" FROM (
+            SELECT FROM ingest.parked WHERE lane = ANY($1) AND sequence >= $2 AND sequence < $3 LIMIT $4
+        ) p
         "#,
-        lane,
+        &(0..LANES).collect::<Vec<_>>(),
         day.first_sequence,
         day.end_sequence,
+        most,
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// What a look at some events of a lane and day found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// The last of them; `None` if there are none.
+    pub(crate) last: Option<i64>,
+    /// The first of them that has no outcome.
+    pub(crate) undecided: Option<i64>,
+}
+
+/// Looks for outcomes of the next `rows` events of a lane and day, from `from` on.
+pub(crate) async fn undecided(
+    pool: &PgPool,
+    lane: i16,
+    day: &Day,
+    from: i64,
+    rows: i64,
+) -> Result<Looked, sqlx::Error> {
+    sqlx::query_as!(
+        Looked,
+        r#"
+        SELECT max(e.sequence) AS last, min(e.sequence) FILTER (WHERE e.state IS NULL) AS undecided
+        FROM (
+            SELECT sequence, (SELECT o.state FROM ingest.outcomes o
+                WHERE o.lane = $1 AND o.sequence = events.sequence AND o.sequence >= $2 AND o.sequence < $3) AS state
+            FROM ingest.events
+            WHERE lane = $1 AND sequence >= $2 AND sequence < $3
+            ORDER BY sequence LIMIT $4
+        ) e
+        "#,
+        lane,
+        from,
+        day.end_sequence,
+        rows,
     )
     .fetch_one(pool)
     .await
@@ -113,12 +155,13 @@ pub(crate) async fn drop_partition(pool: &PgPool, table: &str, day: &Day) -> Res
 pub(crate) async fn forget(pool: &PgPool, day: &Day) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"
-        WITH history AS (DELETE FROM ingest.superseded WHERE sequence >= $2 AND sequence < $3)
+        WITH history AS (DELETE FROM ingest.superseded WHERE lane = ANY($4) AND sequence >= $2 AND sequence < $3)
         DELETE FROM ingest.days WHERE day = $1::text::date
         "#,
         day.day,
         day.first_sequence,
         day.end_sequence,
+        &(0..LANES).collect::<Vec<_>>(),
     )
     .execute(pool)
     .await?;

@@ -285,6 +285,62 @@ async fn a_latch_stays_when_an_event_goes_that_it_suppressed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_cannot_be_dropped_keeps_no_other() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool().clone();
+    for (days_ago, id) in [(36, "held"), (35, "old")] {
+        execute(&pool, format!("SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - {days_ago})"))
+            .await;
+        old_event(&pool, days_ago, id, false).await;
+    }
+    for (age, is_kept) in [(31, true), (33, false)] {
+        execute(
+            &pool,
+            format!(
+                "INSERT INTO ingest.replays (replay, account, states, start_time, end_time, rerun, events_per_second, actor,
+                                             after_time, finish_time)
+                 SELECT (lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') || repeat('7', 20))::uuid, 'acme', '{{7}}',
+                        t, t, {is_kept}, 1, 'x', t, t + interval '1 hour'
+                 FROM (SELECT now() - interval '{age} days' AS t) x"
+            ),
+        )
+        .await;
+    }
+    // Somebody reads the partition of the first.
+    let mut reader = pool.begin().await.unwrap();
+    let partition: String = sqlx::query_scalar(
+        "SELECT 'ingest.events_' || to_char((now() AT TIME ZONE 'UTC')::date - 36, 'YYYYMMDD')",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    sqlx::query(AssertSqlSafe(format!("LOCK TABLE {partition} IN ACCESS SHARE MODE")))
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    let _replica = Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    let old = "SELECT count(*) FROM ingest.days WHERE day < (now() AT TIME ZONE 'UTC')::date - 30";
+    eventually(async || number(&pool, old).await == 1).await;
+    // Replays go after the days.
+    eventually(async || number(&pool, "SELECT count(*) FROM ingest.replays").await == 1).await;
+    assert_eq!(number(&pool, "SELECT count(*) FROM ingest.replays WHERE rerun").await, 1);
+    assert_eq!(number(&pool, "SELECT count(*) FROM ingest.events").await, 1);
+    reader.rollback().await.unwrap();
+    shutdown.force();
+}
+
+/// Whether a day's events are gone after an attempt to drop them.
+async fn is_dropped(pool: &PgPool, days_ago: i32) -> bool {
+    sqlx::query_scalar("SELECT ingest.drop_partition('events', (now() AT TIME ZONE 'UTC')::date - $1)")
+        .bind(days_ago)
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_day_in_which_something_waits_again_is_not_dropped() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
