@@ -64,18 +64,22 @@ impl<E: Queued> LaneQueue<E> {
         {
             first.remember(&head);
         }
+        let is_complete = is_complete || events.last().is_some_and(|last| last.sequence() >= load.to);
         if !conversation.is_detour && is_complete && conversation.skipped_to <= load.to {
             conversation.skipped_to = 0;
         }
         let Some(first) = events.first().map(Queued::sequence) else {
-            // All of it had an outcome.
-            self.finished(key, load.to);
+            // All of it had an outcome when it was read. What was taken up again since is not among it.
+            if conversation.is_detour {
+                self.finished(key, load.to);
+            } else {
+                self.go_on(key, load.to);
+            }
             return;
         };
         if !conversation.is_detour && !is_complete {
-            let last = events.last().map_or(first, Queued::sequence);
-            // There may be more; looking once too often is cheap.
-            conversation.skipped_to = conversation.skipped_to.max(load.to).max(last + 1);
+            // There may be more up to there; but not further, which the next read of the lane offers.
+            conversation.skipped_to = conversation.skipped_to.max(load.to);
         }
         if !conversation.parked {
             self.uncovered.remove(&(conversation.first, key.clone()));

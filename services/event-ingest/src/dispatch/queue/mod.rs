@@ -229,6 +229,14 @@ impl<E: Queued> LaneQueue<E> {
     /// The running event of a conversation, or the one that it is halted at, has its outcome.
     pub(crate) fn finished(&mut self, key: &ConversationKey, sequence: i64) {
         self.has_ended(key, sequence);
+        if let Some(conversation) = self.conversations.get_mut(key) {
+            conversation.reopened.remove(&sequence);
+        }
+        self.go_on(key, sequence);
+    }
+
+    /// All of a conversation up to this sequence number has its outcome, but for what was taken up again.
+    fn go_on(&mut self, key: &ConversationKey, sequence: i64) {
         let Some(conversation) = self.conversations.get_mut(key) else { return };
         if !std::mem::take(&mut conversation.parked) {
             self.uncovered.remove(&(conversation.first, key.clone()));
@@ -239,7 +247,6 @@ impl<E: Queued> LaneQueue<E> {
         conversation.head = None;
         conversation.is_detour = false;
         conversation.done_to = conversation.done_to.max(sequence);
-        conversation.reopened.remove(&sequence);
         let next = conversation.queue.front().map_or(i64::MAX, Queued::sequence);
         if let Some(detour) = conversation.reopened.first().copied().filter(|detour| *detour < next) {
             conversation.first = detour;

@@ -552,3 +552,37 @@ fn an_account_of_which_everything_is_halted_leaves_places_to_others_and_catches_
     assert_eq!(loads.iter().map(|load| load.from).collect::<Vec<_>>(), (51..=70).collect::<Vec<_>>());
     assert_eq!(queue.cursor(), 50);
 }
+
+#[test]
+fn an_event_that_is_taken_up_again_while_its_conversation_is_read_is_not_forgotten() {
+    let now = Instant::now();
+    let mut queue: LaneQueue<Event> = LaneQueue::new(3, PLACES);
+    queue.add_parked(key(0), head(1, 1), Parked::Halted);
+    queue.finished(&key(0), 1);
+    let load = queue.take_loads(now, 1).remove(0);
+    assert_eq!((load.from, load.to), (2, 3));
+    // The store was read before this was durable.
+    queue.reopen(&key(0), 3);
+    queue.loaded(&load, Vec::new(), true);
+    let load = queue.take_loads(now, 1).remove(0);
+    assert_eq!((load.from, load.to), (3, 3));
+}
+
+#[test]
+fn what_the_lane_has_not_been_read_to_is_not_read_by_conversation() {
+    let now = Instant::now();
+    let mut queue = LaneQueue::new(0, PLACES);
+    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
+    queue.offer(vec![event(1, 0)], 1);
+    let first = queue.next_ready().unwrap();
+    queue.wait(&first.conversation, head(1, 1), now, true);
+    let load = queue.take_loads(now, 1).remove(0);
+    assert_eq!((load.from, load.to, load.rows), (1, 1, 1));
+    // As many as were wanted: whether there are more is not known.
+    queue.loaded(&load, vec![event(1, 0)], false);
+    let first = queue.next_ready().unwrap();
+    queue.finished(&first.conversation, 1);
+    // Else an event after it would run, and be offered again by the next read, before its outcome is durable.
+    assert!(!queue.has_loads(now));
+    assert_eq!(queue.cursor(), 1);
+}
