@@ -303,6 +303,7 @@ mod tests {
     use super::*;
 
     /// A stream that never gets as far as to read the store.
+    #[expect(clippy::disallowed_methods, reason = "a pool that never connects")]
     fn tail(responses: Responses) -> Tail {
         let account: AccountId = "acme".parse().unwrap();
         Tail {

@@ -1,7 +1,9 @@
 //! Days, by which events, outcomes and attempts are kept: one partition of each for every day. See `migrations/0007_days.sql`.
 
 use chatfn_domain::lane::LANES;
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
+
+use super::Time;
 
 /// A day with partitions of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,34 @@ pub(crate) async fn prepare(pool: &PgPool, ahead: u16) -> Result<(), sqlx::Error
 pub(crate) async fn open(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query!("SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date)").execute(pool).await?;
     Ok(())
+}
+
+/// Between which sequence numbers (the second is not one of them) all events lie that were accepted from `start` to `end`: so
+/// that a statement about a time opens the partitions of its days only.
+///
+/// Which day an event belongs to is decided when it is recorded, a little after its `accept_time`; and by which day is open,
+/// whatever the date. A clock that is set back by less than a day changes nothing.
+pub(crate) async fn sequences(
+    executor: impl PgExecutor<'_>,
+    start: Time,
+    end: Time,
+) -> Result<(i64, i64), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"
+        SELECT coalesce(max(first_sequence) FILTER (WHERE open_time <= $1::timestamptz - interval '1 day'),
+                        -9223372036854775808) AS "first!",
+               -- What was there before there were days came to be one later than it was accepted.
+               coalesce(min(first_sequence) FILTER (WHERE open_time > $2::timestamptz + interval '1 day'
+                            AND first_sequence > -9223372036854775808),
+                        9223372036854775807) AS "past!"
+        FROM ingest.days
+        "#,
+        start as _,
+        end as _,
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok((row.first, row.past))
 }
 
 /// The days that ended more than `keep` days ago, the oldest first. The one that is open is none of them.

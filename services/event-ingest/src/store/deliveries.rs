@@ -4,7 +4,7 @@ use chatfn_domain::name::{AccountId, ConversationId, EventId, TemplateName};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Time, interventions::Place};
+use super::{Time, days, interventions::Place, span};
 
 /// Events that a filtered page looks at, at most: bounds what one call can cost, however rare a match is.
 const SCAN: i64 = 5_000;
@@ -146,14 +146,18 @@ pub(crate) async fn halted(
 
 /// The deliveries in these places, each lane's in its order.
 pub(crate) async fn in_places(pool: &PgPool, places: &[Place]) -> Result<Vec<DeliveryRow>, sqlx::Error> {
+    let (first, last) = span(places.iter().map(|place| place.sequence));
     deliveries!(
         "FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
          CROSS JOIN LATERAL (
-             SELECT * FROM ingest.deliveries v WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence LIMIT 1
+             SELECT * FROM ingest.deliveries v
+             WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
          ) d
          ORDER BY d.lane, d.sequence",
         &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
         &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+        first,
+        last,
     )
     .fetch_all(pool)
     .await
@@ -193,13 +197,15 @@ pub(crate) async fn list(
     } else {
         end_of_scan(pool, &filter.account, after).await?
     };
+    let since = end.map_or(Time::MIN, |end| end.accept_time);
+    let (first, past) = days::sequences(pool, since, after.accept_time).await?;
     let (account, template) = (filter.account.as_str(), filter.template.as_ref().map(TemplateName::as_str));
     let found = match filter.state {
         Some(state @ 4..) if !is_parked => {
             deliveries!(
                 "FROM ingest.outcomes o JOIN ingest.deliveries d ON d.lane = o.lane AND d.sequence = o.sequence
                  WHERE o.account = $1 AND o.state = $2 AND o.state <> 3 AND ($3::text IS NULL OR d.template = $3)
-                   AND (o.accept_time, o.lane, o.sequence) < ($4, $5, $6)
+                   AND (o.accept_time, o.lane, o.sequence) < ($4, $5, $6) AND o.sequence < $8
                  ORDER BY o.accept_time DESC, o.lane DESC, o.sequence DESC LIMIT $7",
                 account,
                 state,
@@ -208,6 +214,7 @@ pub(crate) async fn list(
                 after.lane,
                 after.sequence,
                 rows,
+                past,
             )
             .fetch_all(pool)
             .await?
@@ -236,6 +243,7 @@ pub(crate) async fn list(
                  WHERE d.account = $1 AND ($2::smallint IS NULL OR d.state = $2) AND ($3::text IS NULL OR d.template = $3)
                    AND (d.accept_time, d.lane, d.sequence) < ($4, $5, $6)
                    AND (d.accept_time, d.lane, d.sequence) >= ($7, $8, $9)
+                   AND d.sequence >= $11 AND d.sequence < $12
                  ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $10",
                 account,
                 state,
@@ -247,6 +255,8 @@ pub(crate) async fn list(
                 end.lane,
                 end.sequence,
                 rows,
+                first,
+                past,
             )
             .fetch_all(pool)
             .await?
@@ -278,17 +288,20 @@ async fn end_of_scan(pool: &PgPool, account: &AccountId, after: Key) -> Result<O
 
 /// What the attempts of each of these deliveries weigh, in bytes, as [`attempts`] reads them.
 pub(crate) async fn weights(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<usize>, sqlx::Error> {
+    let (first, last) = span(of.iter().map(|row| row.sequence));
     let weights = sqlx::query_scalar!(
         r#"
         SELECT least(coalesce((
             SELECT sum(octet_length(a.report)) FROM ingest.attempts a
-            WHERE a.lane = wanted.lane AND a.sequence = wanted.sequence), 0), $3::bigint) AS "weight!: i64"
+            WHERE a.lane = wanted.lane AND a.sequence = wanted.sequence AND a.sequence BETWEEN $4 AND $5), 0), $3::bigint) AS "weight!: i64"
         FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS wanted(lane, sequence, position)
         ORDER BY wanted.position
         "#,
         &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
         &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
         REPORT_BYTES,
+        first,
+        last,
     )
     .fetch_all(pool)
     .await?;
@@ -298,6 +311,7 @@ pub(crate) async fn weights(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<usi
 /// The newest attempts of deliveries, each delivery's in their order; the older ones without their reports when these are
 /// more than fits.
 pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<AttemptRow>, sqlx::Error> {
+    let (first, last) = span(of.iter().map(|row| row.sequence));
     sqlx::query_as!(
         AttemptRow,
         r#"
@@ -310,7 +324,7 @@ pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<At
             SELECT *, sum(octet_length(t.report)) OVER (ORDER BY t.number DESC) AS newer
             FROM (
                 SELECT * FROM ingest.attempts
-                WHERE lane = wanted.lane AND sequence = wanted.sequence
+                WHERE lane = wanted.lane AND sequence = wanted.sequence AND sequence BETWEEN $5 AND $6
                 ORDER BY number DESC LIMIT $3
             ) t
         ) a
@@ -320,6 +334,8 @@ pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<At
         &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
         NEWEST,
         REPORT_BYTES,
+        first,
+        last,
     )
     .fetch_all(pool)
     .await

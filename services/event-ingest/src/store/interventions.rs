@@ -6,7 +6,7 @@ use chatfn_proto::ingest::v1::OperatorAction;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{deliveries, journal::Intervene};
+use super::{deliveries, journal::Intervene, span};
 
 /// What an operator asks for, of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,7 @@ pub(crate) async fn lanes(pool: &PgPool) -> Result<Vec<i16>, sqlx::Error> {
 /// Does what is asked for these events and still wanted, within a transaction that holds their lanes, and strikes it off.
 /// Once it is struck off, doing it again changes nothing.
 pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> Result<(), sqlx::Error> {
+    let (first, last) = span(rows.iter().map(|row| row.sequence));
     sqlx::query!(
         r#"
         WITH asked AS (
@@ -141,8 +142,10 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
         ), closed AS (
             DELETE FROM ingest.outcomes o USING asked a
             WHERE a.is_wanted AND a.action = 1 AND o.lane = a.lane AND o.sequence = a.sequence AND o.state <> 5
+              AND o.sequence BETWEEN $6 AND $7
               -- Not after retention has dropped it.
-              AND EXISTS (SELECT FROM ingest.events e WHERE e.lane = a.lane AND e.sequence = a.sequence)
+              AND EXISTS (SELECT FROM ingest.events e
+                  WHERE e.lane = a.lane AND e.sequence = a.sequence AND e.sequence BETWEEN $6 AND $7)
             RETURNING o.lane, o.sequence, o.state, o.reason, o.reason_message, o.finish_time, o.account
         ), halted AS (
             SELECT a.lane, a.sequence, a.action, a.actor, a.epoch, p.account, p.reason, p.reason_message, p.park_time
@@ -160,7 +163,7 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
                        WHERE s.lane = p.lane AND s.sequence = p.sequence), 0) + 1,
                    p.state, p.reason, p.reason_message, p.finish_time,
                    coalesce((SELECT max(t.number) FROM ingest.attempts t
-                       WHERE t.lane = p.lane AND t.sequence = p.sequence), 0),
+                       WHERE t.lane = p.lane AND t.sequence = p.sequence AND t.sequence BETWEEN $6 AND $7), 0),
                    a.action, a.actor, a.replay,
                    coalesce(a.idempotency_key, (SELECT s.idempotency_key FROM ingest.superseded s
                        WHERE s.lane = p.lane AND s.sequence = p.sequence ORDER BY s.number DESC LIMIT 1))
@@ -176,7 +179,8 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
             INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time,
                                        attempts_before, idempotency_key)
             SELECT c.lane, c.sequence, c.account,
-                   (SELECT e.conversation_id FROM ingest.events e WHERE e.lane = c.lane AND e.sequence = c.sequence),
+                   (SELECT e.conversation_id FROM ingest.events e
+                       WHERE e.lane = c.lane AND e.sequence = c.sequence AND e.sequence BETWEEN $6 AND $7),
                    2, now(), k.attempts, k.idempotency_key
             FROM closed c JOIN kept k ON k.lane = c.lane AND k.sequence = c.sequence
             ON CONFLICT (lane, sequence) DO UPDATE
@@ -195,7 +199,8 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
         INSERT INTO ingest.outcomes (lane, sequence, state, reason, reason_message, epoch, account, accept_time)
         SELECT h.lane, h.sequence, 7, 'SKIPPED', format('%s had the conversation go on without it; %s', h.actor, h.reason_message),
                h.epoch, h.account,
-               (SELECT e.accept_time FROM ingest.events e WHERE e.lane = h.lane AND e.sequence = h.sequence)
+               (SELECT e.accept_time FROM ingest.events e
+                   WHERE e.lane = h.lane AND e.sequence = h.sequence AND e.sequence BETWEEN $6 AND $7)
         FROM halted h WHERE h.action = 3
         ON CONFLICT DO NOTHING
         "#,
@@ -204,6 +209,8 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> 
         &rows.iter().map(|row| row.epoch).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.is_wanted).collect::<Vec<_>>(),
         deliveries::NEWEST_PAST,
+        first,
+        last,
     )
     .execute(connection)
     .await?;

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Time, interventions, millis};
+use super::{Time, interventions, millis, span};
 
 /// What a lane's owner must hold, and what the lane's row becomes.
 #[derive(Debug, Clone, Copy)]
@@ -208,6 +208,7 @@ async fn insert_starts(connection: &mut PgConnection, starts: &[Start]) -> Resul
 }
 
 async fn update_ends(connection: &mut PgConnection, ends: &[End]) -> Result<(), sqlx::Error> {
+    let (first, last) = span(ends.iter().map(|end| end.sequence));
     sqlx::query!(
         r#"
         UPDATE ingest.attempts a
@@ -216,6 +217,7 @@ async fn update_ends(connection: &mut PgConnection, ends: &[End]) -> Result<(), 
         FROM unnest($1::smallint[], $2::bigint[], $3::integer[], $4::bytea[], $5::text[], $6::text[])
             AS i(lane, sequence, number, report, platform_error, platform_error_message)
         WHERE a.lane = i.lane AND a.sequence = i.sequence AND a.number = i.number AND a.finish_time IS NULL
+          AND a.sequence BETWEEN $7 AND $8
         "#,
         &ends.iter().map(|end| end.lane).collect::<Vec<_>>(),
         &ends.iter().map(|end| end.sequence).collect::<Vec<_>>(),
@@ -223,6 +225,8 @@ async fn update_ends(connection: &mut PgConnection, ends: &[End]) -> Result<(), 
         &ends.iter().map(|end| end.report.as_deref()).collect::<Vec<_>>() as _,
         &ends.iter().map(|end| end.platform_error.as_str()).collect::<Vec<_>>() as _,
         &ends.iter().map(|end| end.platform_error_message.as_str()).collect::<Vec<_>>() as _,
+        first,
+        last,
     )
     .execute(connection)
     .await?;
@@ -230,15 +234,19 @@ async fn update_ends(connection: &mut PgConnection, ends: &[End]) -> Result<(), 
 }
 
 async fn delete_voids(connection: &mut PgConnection, voids: &[Void]) -> Result<(), sqlx::Error> {
+    let (first, last) = span(voids.iter().map(|void| void.sequence));
     sqlx::query!(
         r#"
         DELETE FROM ingest.attempts a
         USING unnest($1::smallint[], $2::bigint[], $3::integer[]) AS i(lane, sequence, number)
         WHERE a.lane = i.lane AND a.sequence = i.sequence AND a.number = i.number AND a.finish_time IS NULL
+          AND a.sequence BETWEEN $4 AND $5
         "#,
         &voids.iter().map(|void| void.lane).collect::<Vec<_>>(),
         &voids.iter().map(|void| void.sequence).collect::<Vec<_>>(),
         &voids.iter().map(|void| void.number).collect::<Vec<_>>(),
+        first,
+        last,
     )
     .execute(connection)
     .await?;

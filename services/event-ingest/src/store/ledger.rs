@@ -3,7 +3,7 @@
 use chatfn_domain::name::AccountId;
 use sqlx::PgPool;
 
-use super::{Time, deliveries::Key};
+use super::{Time, days, deliveries::Key};
 
 /// A number of events of a template that are in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,11 +24,13 @@ pub(crate) async fn page_end(
     end: Time,
     events: i64,
 ) -> Result<Option<Key>, sqlx::Error> {
+    let (first, past) = days::sequences(pool, after.accept_time, end).await?;
     sqlx::query_as!(
         Key,
         r#"
         SELECT accept_time AS "accept_time: Time", lane, sequence FROM ingest.events
         WHERE account = $1 AND (accept_time, lane, sequence) > ($2, $3, $4) AND accept_time < $5
+          AND sequence >= $7 AND sequence < $8
         ORDER BY accept_time, lane, sequence OFFSET $6 LIMIT 1
         "#,
         account.as_str(),
@@ -37,6 +39,8 @@ pub(crate) async fn page_end(
         after.sequence,
         end as _,
         events - 1,
+        first,
+        past,
     )
     .fetch_optional(pool)
     .await
@@ -53,6 +57,7 @@ pub(crate) async fn counts(
     last: Key,
     end: Time,
 ) -> Result<Vec<Count>, sqlx::Error> {
+    let (first, past) = days::sequences(pool, after.accept_time, end.min(last.accept_time)).await?;
     sqlx::query_as!(
         Count,
         r#"
@@ -68,6 +73,7 @@ pub(crate) async fn counts(
             FROM ingest.deliveries d
             WHERE d.account = $1 AND (d.accept_time, d.lane, d.sequence) > ($2, $3, $4)
               AND (d.accept_time, d.lane, d.sequence) <= ($5, $6, $7) AND d.accept_time < $8
+              AND d.sequence >= $9 AND d.sequence < $10
         ) e
         GROUP BY e.template, e.state
         ORDER BY e.template, e.state
@@ -80,6 +86,8 @@ pub(crate) async fn counts(
         last.lane,
         last.sequence,
         end as _,
+        first,
+        past,
     )
     .fetch_all(pool)
     .await

@@ -29,6 +29,13 @@ use std::time::Duration;
 
 pub(crate) use self::time::Time;
 
+/// The first and the last of these sequence numbers, by which a statement says which partitions matter.
+fn span(sequences: impl IntoIterator<Item = i64>) -> (i64, i64) {
+    sequences
+        .into_iter()
+        .fold((i64::MAX, i64::MIN), |(first, last), sequence| (first.min(sequence), last.max(sequence)))
+}
+
 /// Milliseconds for `$n * interval '1 millisecond'`.
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
-    Time,
+    Time, days,
     deliveries::Key,
     interventions::{self, Place},
     millis,
@@ -222,6 +222,8 @@ pub(crate) async fn look(
 ) -> Result<Look, sqlx::Error> {
     let (account, conversation) =
         (filter.account.as_str(), filter.conversation_id.as_ref().map(ConversationId::as_str));
+    let (first, past) =
+        days::sequences(&mut *connection, after.accept_time.max(filter.start_time), filter.end_time).await?;
     // Two statements, so that each has the index that it needs, whatever the planner knows.
     struct Row {
         lane: i16,
@@ -236,9 +238,11 @@ pub(crate) async fn look(
             SELECT e.lane, e.sequence, e.accept_time AS "accept_time: Time",
                    e.accept_time >= $4 AND e.accept_time < $5 AND ($6::text IS NULL OR e.template = $6)
                    AND coalesce((SELECT o.state = ANY($7) AND o.finish_time < coalesce($8::timestamptz, 'infinity')
-                       FROM ingest.outcomes o WHERE o.lane = e.lane AND o.sequence = e.sequence), false) AS "matches!"
+                       FROM ingest.outcomes o WHERE o.lane = e.lane AND o.sequence = e.sequence
+                         AND o.sequence >= $10 AND o.sequence < $11), false) AS "matches!"
             FROM ingest.events e
             WHERE e.account = $1 AND e.conversation_id = $2 AND e.sequence > $3
+              AND e.sequence >= $10 AND e.sequence < $11
             ORDER BY e.sequence LIMIT $9
             "#,
             account,
@@ -250,6 +254,8 @@ pub(crate) async fn look(
             &filter.states,
             before as _,
             LOOK,
+            first,
+            past,
         )
         .fetch_all(connection)
         .await?
@@ -260,9 +266,11 @@ pub(crate) async fn look(
             SELECT e.lane, e.sequence, e.accept_time AS "accept_time: Time",
                    ($6::text IS NULL OR e.template = $6)
                    AND coalesce((SELECT o.state = ANY($7) AND o.finish_time < coalesce($8::timestamptz, 'infinity')
-                       FROM ingest.outcomes o WHERE o.lane = e.lane AND o.sequence = e.sequence), false) AS "matches!"
+                       FROM ingest.outcomes o WHERE o.lane = e.lane AND o.sequence = e.sequence
+                         AND o.sequence >= $10 AND o.sequence < $11), false) AS "matches!"
             FROM ingest.events e
-            WHERE e.account = $1 AND (e.accept_time, e.lane, e.sequence) > ($2, $3, $4) AND e.accept_time < $5
+            WHERE e.account = $1 AND e.sequence >= $10 AND e.sequence < $11
+              AND (e.accept_time, e.lane, e.sequence) > ($2, $3, $4) AND e.accept_time < $5
             ORDER BY e.accept_time, e.lane, e.sequence LIMIT $9
             "#,
             account,
@@ -274,6 +282,8 @@ pub(crate) async fn look(
             &filter.states,
             before as _,
             LOOK,
+            first,
+            past,
         )
         .fetch_all(connection)
         .await?

@@ -4,7 +4,7 @@
 use chatfn_domain::name::{AccountId, ConversationId, TemplateName};
 use sqlx::PgPool;
 
-use super::interventions::Place;
+use super::{interventions::Place, span};
 
 /// Which deliveries are followed.
 #[derive(Debug, Clone)]
@@ -22,14 +22,21 @@ pub(crate) struct Part {
     pub(crate) to: i64,
 }
 
+/// The first and the last sequence number that may be in these parts.
+fn span_of(parts: &[Part]) -> (i64, i64) {
+    span(parts.iter().flat_map(|part| [part.after, part.to]))
+}
+
 /// The beginnings of these parts, each with at most `most` events. (Not that many numbers: those jump from day to day.)
 pub(crate) async fn shortened(pool: &PgPool, parts: &[Part], most: i64) -> Result<Vec<Part>, sqlx::Error> {
+    let (first, last) = span_of(parts);
     sqlx::query_as!(
         Part,
         r#"
         SELECT part.lane AS "lane!", part.after AS "after!",
                coalesce((SELECT sequence FROM ingest.events
                    WHERE lane = part.lane AND sequence > part.after AND sequence <= part.last
+                     AND sequence BETWEEN $5 AND $6
                    ORDER BY sequence OFFSET $4::bigint - 1 LIMIT 1), part.last) AS "to!"
         FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS part(lane, after, last)
         "#,
@@ -37,6 +44,8 @@ pub(crate) async fn shortened(pool: &PgPool, parts: &[Part], most: i64) -> Resul
         &parts.iter().map(|part| part.after).collect::<Vec<_>>(),
         &parts.iter().map(|part| part.to).collect::<Vec<_>>(),
         most,
+        first,
+        last,
     )
     .fetch_all(pool)
     .await
@@ -48,6 +57,7 @@ pub(crate) async fn accepted(
     filter: &Filter,
     parts: &[Part],
 ) -> Result<Vec<Place>, sqlx::Error> {
+    let (first, last) = span_of(parts);
     sqlx::query_as!(
         Place,
         r#"
@@ -56,6 +66,7 @@ pub(crate) async fn accepted(
         CROSS JOIN LATERAL (
             SELECT lane, sequence FROM ingest.events
             WHERE lane = part.lane AND sequence > part.after AND sequence <= part.last
+              AND sequence BETWEEN $7 AND $8
               AND account = $4 AND ($5::text IS NULL OR template = $5)
               AND ($6::text IS NULL OR conversation_id = $6)
         ) e
@@ -67,6 +78,8 @@ pub(crate) async fn accepted(
         filter.account.as_str(),
         filter.template.as_ref().map(TemplateName::as_str),
         filter.conversation_id.as_ref().map(ConversationId::as_str),
+        first,
+        last,
     )
     .fetch_all(pool)
     .await
@@ -74,17 +87,20 @@ pub(crate) async fn accepted(
 
 /// The states of the deliveries in these places; what retention has dropped is left out.
 pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<(Place, i16)>, sqlx::Error> {
+    let (first, last) = span(places.iter().map(|place| place.sequence));
     let rows = sqlx::query!(
         r#"
         SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.state AS "state!"
         FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
         CROSS JOIN LATERAL (
             SELECT v.lane, v.sequence, v.state FROM ingest.deliveries v
-            WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence LIMIT 1
+            WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
         ) d
         "#,
         &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
         &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+        first,
+        last,
     )
     .fetch_all(pool)
     .await?;

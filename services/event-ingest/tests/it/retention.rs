@@ -6,7 +6,9 @@ use chatfn_pg::{
     migrate::{self, MIGRATIONS, RunOptions},
     testing::TestDatabase,
 };
-use chatfn_proto::ingest::v1::{DeliveryState, Event, event::PayloadKind};
+use chatfn_proto::ingest::v1::{
+    CreateReplayRequest, DeliveryState, Event, ReconcileRequest, Replay, ReplayFilter, event::PayloadKind,
+};
 use chatfn_rpc::Shutdown;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
@@ -328,6 +330,69 @@ async fn a_day_that_cannot_be_dropped_keeps_no_other() {
     assert_eq!(number(&pool, "SELECT count(*) FROM ingest.replays WHERE rerun").await, 1);
     assert_eq!(number(&pool, "SELECT count(*) FROM ingest.events").await, 1);
     reader.rollback().await.unwrap();
+    shutdown.force();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_about_a_time_opens_no_partitions_of_other_days() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let day = |days_ago: i32| format!("(now() AT TIME ZONE 'UTC')::date - {days_ago}");
+    for days_ago in [28, 20, 10] {
+        execute(pool, format!("SELECT ingest.prepare_day({})", day(days_ago))).await;
+        let opened = format!("UPDATE ingest.days SET open_time = day WHERE day = {}", day(days_ago));
+        execute(pool, opened).await;
+        old_event(pool, days_ago, &format!("e{days_ago}"), false).await;
+        let accepted = format!(
+            "UPDATE ingest.events SET accept_time = now() - interval '{days_ago} days'
+                                WHERE event_id = 'e{days_ago}'"
+        );
+        execute(pool, accepted).await;
+    }
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    let replica = Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    eventually(async || is_open(pool, 0).await).await;
+    replica.publish(event("c", "new")).await.unwrap();
+    replica.reaches("new", DeliveryState::Succeeded).await;
+
+    // Whoever opened it would wait.
+    let old: String = sqlx::query_scalar(AssertSqlSafe(format!("SELECT to_char({}, 'YYYYMMDD')", day(28))))
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    let mut obstacle = pool.begin().await.unwrap();
+    let lock = format!("LOCK TABLE ingest.events_{old} IN ACCESS EXCLUSIVE MODE");
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *obstacle).await.unwrap();
+
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let days_ago = |days: u64| {
+        let seconds = i64::try_from(seconds - days * 86_400).unwrap();
+        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    };
+    let parent = "accounts/acme".to_owned();
+    for (start, accepted) in [(5, 1), (12, 2)] {
+        let request =
+            ReconcileRequest { parent: parent.clone(), start_time: days_ago(start), ..Default::default() };
+        let told = replica.deliveries().reconcile(request).await.unwrap().into_inner();
+        assert_eq!((told.accepted_count, told.unaccounted_count), (accepted, 0));
+        for conversation_id in ["", "c"] {
+            let filter = ReplayFilter {
+                states: vec![DeliveryState::Succeeded.into()],
+                conversation_id: conversation_id.to_owned(),
+                start_time: days_ago(start),
+                ..Default::default()
+            };
+            let replay = Some(Replay { filter: Some(filter), ..Default::default() });
+            let request =
+                CreateReplayRequest { parent: parent.clone(), replay, dry_run: true, ..Default::default() };
+            let told = replica.replays().create_replay(request).await.unwrap().into_inner();
+            assert_eq!(told.matched_count, if conversation_id.is_empty() { accepted } else { 1 });
+        }
+    }
+    obstacle.rollback().await.unwrap();
+    let request = ReconcileRequest { parent, end_time: days_ago(5), ..Default::default() };
+    assert_eq!(replica.deliveries().reconcile(request).await.unwrap().into_inner().accepted_count, 3);
     shutdown.force();
 }
 
