@@ -3,6 +3,7 @@
 mod bad_input;
 mod egress_policy;
 mod faults;
+mod health;
 mod identity;
 mod isolation;
 mod main_job;

@@ -155,6 +155,21 @@ impl Service {
         answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving)
     }
 
+    /// What the program's sub-command `health` says of the process that its settings name: nothing if all is well.
+    pub fn health(&self, flags: &[&str]) -> Result<(), String> {
+        let mut command = Command::new(binary(self.name));
+        let asked = command.args(&self.arguments).arg("health").args(flags).stdin(Stdio::null()).output();
+        let output = asked.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    }
+
+    /// Asks the process to stop, and does not wait.
+    pub fn terminate(&self) {
+        let process = self.process.as_ref().expect("the process runs");
+        kill(pid(process), Signal::SIGTERM).expect("a child can be signalled");
+    }
+
     /// Ends the process as a crash does: at once, without a chance to do anything.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("the process runs");
@@ -164,8 +179,8 @@ impl Service {
 
     /// Asks the process to stop and waits until it has, with success.
     pub async fn stop(&mut self) {
+        self.terminate();
         let mut process = self.process.take().expect("the process runs");
-        kill(pid(&process), Signal::SIGTERM).expect("a child can be signalled");
         let status = eventually(&format!("{} stops", self.name), async || process.try_wait().unwrap()).await;
         assert!(status.success(), "{} stopped with {status}", self.name);
     }

@@ -246,6 +246,13 @@ impl Config {
         }
     }
 
+    /// The longest that a shutdown takes; a container's termination grace must be longer.
+    pub fn longest_shutdown(&self) -> Duration {
+        // Committers, lanes and the journal, one after the other.
+        let tasks = 3 * crate::FLUSH_GRACE + self.dispatch.drain_runs;
+        self.rpc.longest_drain() + tasks + crate::CLOSE_GRACE
+    }
+
     /// Checks that the settings fit together.
     ///
     /// # Errors

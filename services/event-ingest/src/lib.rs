@@ -89,6 +89,8 @@ pub use self::{
 
 /// How long tasks have to empty their queues after the last call and the last run.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
+/// How long connections to Postgres have to be closed.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves event-ingest on `listener` until `shutdown` begins, then drains: health says NOT_SERVING, no new
 /// lane is taken, runs in progress end (for at most `drain_runs`), what they came to is recorded, and
@@ -280,7 +282,7 @@ impl Pools {
                 self.serve.close()
             )
         };
-        let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
+        let _ = tokio::time::timeout(CLOSE_GRACE, all).await;
     }
 }
 

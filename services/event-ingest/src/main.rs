@@ -1,8 +1,10 @@
 //! `chatfn-event-ingest`: event-ingest as a process of its own.
 
+use std::process::ExitCode;
+
 use chatfn_event_ingest::Config;
-use chatfn_rpc::{Shutdown, TelemetryArgs};
-use clap::Parser;
+use chatfn_rpc::{HealthArgs, Shutdown, TelemetryArgs};
+use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
@@ -16,11 +18,28 @@ struct Cli {
 
     #[command(flatten)]
     telemetry: TelemetryArgs,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks the event-ingest that runs here with these settings whether calls should be sent to it
+    Health(HealthArgs),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let Cli { config, telemetry, command } = Cli::parse();
+    match command {
+        Some(Command::Health(health)) => return Ok(health.run(config.listen, &config.security)),
+        None => serve(config, telemetry)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Cli { config, telemetry } = Cli::parse();
+async fn serve(config: Config, telemetry: TelemetryArgs) -> anyhow::Result<()> {
     chatfn_rpc::init_telemetry(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen, &config.security).await?;

@@ -135,6 +135,11 @@ impl Config {
         }
     }
 
+    /// The longest that a shutdown takes; a container's termination grace must be longer.
+    pub fn longest_shutdown(&self) -> Duration {
+        self.rpc.longest_drain() + crate::TASK_GRACE
+    }
+
     /// Settings of the engine: a sandbox for every run, for every run that another one waits for, and for every
     /// preparation besides. So nobody who has a sandbox ever waits for one.
     pub(crate) fn engine(&self) -> EngineConfig {

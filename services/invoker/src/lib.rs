@@ -179,6 +179,23 @@ async fn serve(
     Ok(())
 }
 
+/// Compiles the engine into the cache folder, unless it is there already, and says so on standard output.
+///
+/// # Errors
+/// There is no folder, or the engine cannot be made or kept.
+pub fn compile_engine(config: &Config) -> anyhow::Result<()> {
+    let settings = config.engine();
+    let dir = settings.cache_dir.clone().context("--cache-dir is not set, and this user has no home")?;
+    let engine = Engine::new(settings.clone()).context("cannot compile the engine")?;
+    let state = if engine.is_from_cache() { "was in" } else { "is now in" };
+    drop(engine);
+    // What cannot be kept is no error for a service; here it is the point.
+    let kept = Engine::new(settings).context("cannot load what was compiled")?.is_from_cache();
+    anyhow::ensure!(kept, "{} does not keep the engine; it must be writable", dir.display());
+    println!("the compiled engine {state} {}", dir.display());
+    Ok(())
+}
+
 /// Loads or compiles the engine, and says which: it decides how long a start takes and how fast runs are.
 async fn start_engine(config: &Config) -> anyhow::Result<Engine> {
     let begun = Instant::now();

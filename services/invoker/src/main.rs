@@ -1,16 +1,50 @@
 //! The invoker as a process of its own.
 
+use std::process::ExitCode;
+
 use chatfn_invoker::{
-    Config,
+    Config, compile_engine,
     confine::Confinement,
     keeper::{self, Keeper},
     run_confined,
 };
-use chatfn_rpc::{Shutdown, bind, init_telemetry};
-use clap::Parser as _;
+use chatfn_rpc::{HealthArgs, Shutdown, bind, init_telemetry};
+use clap::{Parser, Subcommand};
 
-fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+#[derive(Parser)]
+#[command(
+    name = "chatfn-invoker",
+    version,
+    about = "Runs lambdas: each run in a fresh sandbox, never past its deadline"
+)]
+struct Cli {
+    #[command(flatten)]
+    config: Config,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks the invoker that runs here with these settings whether calls should be sent to it
+    Health(HealthArgs),
+    /// Compiles the engine into --cache-dir and ends: for an image, so that no start has to. What is compiled serves
+    /// machines whose processor has the same features as this one's; on others a start compiles
+    CompileEngine,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let Cli { config, command } = Cli::parse();
+    match command {
+        Some(Command::Health(health)) => return Ok(health.run(config.listen, &config.security)),
+        Some(Command::CompileEngine) => compile_engine(&config)?,
+        None => serve(config)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
     init_telemetry(&config.telemetry)?;
     if config.keep_snapshot {
         return keeper::run(&config);

@@ -135,6 +135,12 @@ impl Default for SecretsConfig {
 }
 
 impl Config {
+    /// The longest that a shutdown takes; a container's termination grace must be longer.
+    pub fn longest_shutdown(&self) -> Duration {
+        // Background tasks, then connections.
+        self.rpc.longest_drain() + 2 * crate::GRACE
+    }
+
     /// The defaults of the command line, for a database and an invoker.
     pub fn new(database: PoolConfig, invoker: Uri) -> Self {
         Self {

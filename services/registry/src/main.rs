@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use chatfn_registry::Config;
-use chatfn_rpc::{Shutdown, TelemetryArgs};
-use clap::Parser;
+use chatfn_rpc::{HealthArgs, Shutdown, TelemetryArgs};
+use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "chatfn-registry", version, about = "chatfn's control plane")]
@@ -14,11 +14,23 @@ struct Cli {
 
     #[command(flatten)]
     telemetry: TelemetryArgs,
+
+    #[command(subcommand)]
+    command: Option<Command>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+#[derive(Subcommand)]
+enum Command {
+    /// Asks the registry that runs here with these settings whether calls should be sent to it
+    Health(HealthArgs),
+}
+
+fn main() -> ExitCode {
+    let Cli { config, telemetry, command } = Cli::parse();
+    if let Some(Command::Health(health)) = command {
+        return health.run(config.listen, &config.security);
+    }
+    match serve(config, telemetry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Everything that ends up here is for the operator: a sentence with its causes, no backtrace.
@@ -28,7 +40,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(Cli { config, telemetry }: Cli) -> anyhow::Result<()> {
+#[tokio::main]
+async fn serve(config: Config, telemetry: TelemetryArgs) -> anyhow::Result<()> {
     chatfn_rpc::init_telemetry(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen, &config.security).await?;

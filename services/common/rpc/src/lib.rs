@@ -29,6 +29,7 @@ mod client;
 mod config;
 mod context;
 mod deadline;
+mod health;
 mod layers;
 mod lifecycle;
 mod method;
@@ -43,6 +44,7 @@ pub use client::{Client, ClientConfig, ClientConfigError, RetryClass, classify, 
 pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};
 pub use deadline::Deadline;
+pub use health::{HEALTH_LIMIT, HealthArgs};
 pub use lifecycle::{Shutdown, TaskError, TaskGroup};
 pub use method::MethodPolicy;
 pub use security::{

@@ -36,14 +36,16 @@ struct Process {
 impl Process {
     fn start(flags: &[&str]) -> Self {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-cache");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_chatfn-invoker"))
-            .arg(format!("--cache-dir={}", cache.display()))
-            .args(["--listen=127.0.0.1:0", "--max-runs=8", "--log-format=json"])
-            .args(flags)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        Self::of(
+            Command::new(env!("CARGO_BIN_EXE_chatfn-invoker"))
+                .arg(format!("--cache-dir={}", cache.display()))
+                .args(["--listen=127.0.0.1:0", "--max-runs=8", "--log-format=json"])
+                .args(flags),
+        )
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
         Self { child, log, logged: Vec::new() }
     }
@@ -214,4 +216,26 @@ async fn who_wants_no_confinement_reads_that_there_is_none() {
     let messages: Vec<_> = process.logged.iter().filter_map(|line| line["message"].as_str()).collect();
     assert!(messages.contains(&"this process is not confined: --confinement=off"), "{messages:?}");
     assert!(process.of_each_thread("Seccomp").iter().all(|mode| mode == "0"));
+}
+
+#[tokio::test]
+async fn the_engine_can_be_compiled_before_anything_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("engine");
+    let compile = async || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chatfn-invoker"));
+        let output = command.arg("--cache-dir").arg(&cache).arg("compile-engine").output().await.unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (succeeded, said) = compile().await;
+    assert!(succeeded && said.contains("is now in"), "{said}");
+    let (succeeded, said) = compile().await;
+    assert!(succeeded && said.contains("was in"), "{said}");
+
+    // A service that finds it there serves from it.
+    let cache = format!("--cache-dir={}", cache.display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chatfn-invoker"));
+    command.arg(cache).args(["--listen=127.0.0.1:0", "--max-runs=8", "--log-format=json"]);
+    let mut process = Process::of(&mut command);
+    assert_eq!(process.until_logged("engine.from_cache").await["engine.from_cache"], true);
 }
