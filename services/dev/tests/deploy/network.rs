@@ -1,0 +1,103 @@
+//! Who reaches whom: network policies and the names in certificates.
+
+use crate::{
+    manifests::{Overlay, SERVICES, container, environment, list, text, texts},
+    programs::Settings,
+};
+
+/// The ports of rules that are from, or to, pods named `name`.
+fn ports(rules: &[serde_json::Value], side: &str, name: &str) -> Vec<u64> {
+    let is_about = |peer: &serde_json::Value| {
+        let selector = &peer["podSelector"];
+        let listed =
+            list(&selector["matchExpressions"]).iter().any(|it| texts(&it["values"]).contains(&name));
+        selector["matchLabels"]["app.kubernetes.io/name"] == name || listed
+    };
+    let about = rules.iter().filter(|rule| list(&rule[side]).iter().any(is_about));
+    about.flat_map(|rule| list(&rule["ports"])).filter_map(|it| it["port"].as_u64()).collect()
+}
+
+#[test]
+fn services_reach_what_they_call_and_nothing_else_is_open() {
+    for overlay in Overlay::all() {
+        let deny = overlay.get("NetworkPolicy", "default-deny");
+        assert_eq!(texts(&deny["spec"]["policyTypes"]), ["Ingress", "Egress"]);
+        assert_eq!(deny["spec"]["podSelector"], serde_json::json!({}));
+        for service in SERVICES {
+            let settings = Settings::read(service, &environment(container(overlay.pod(service))));
+            let policy = |name: &str| &overlay.get("NetworkPolicy", name)["spec"];
+            for call in &settings.calls {
+                let callee = call.host().expect("a host");
+                let port = vec![u64::from(call.port_u16().expect("a port"))];
+                assert_eq!(
+                    ports(list(&policy(service)["egress"]), "to", callee),
+                    port,
+                    "{service} to {callee}"
+                );
+                assert_eq!(
+                    ports(list(&policy(callee)["ingress"]), "from", service),
+                    port,
+                    "{callee} from {service}"
+                );
+            }
+            for rule in list(&policy(service)["ingress"]) {
+                let open: Vec<_> = list(&rule["ports"]).iter().filter_map(|it| it["port"].as_u64()).collect();
+                assert_eq!(open, [u64::from(settings.listen.port())], "{service}");
+            }
+        }
+        for user in ["registry", "event-ingest", "migrate"] {
+            let selector = &overlay.get("NetworkPolicy", "database")["spec"]["podSelector"];
+            assert!(
+                texts(&selector["matchExpressions"][0]["values"]).contains(&user),
+                "{user} has no database"
+            );
+        }
+    }
+}
+
+#[test]
+fn lambdas_reach_no_private_address() {
+    for overlay in Overlay::all() {
+        let rules = list(&overlay.get("NetworkPolicy", "invoker")["spec"]["egress"]);
+        let blocks = rules.iter().flat_map(|rule| list(&rule["to"])).filter(|it| it["ipBlock"].is_object());
+        let blocks: Vec<_> =
+            blocks.map(|it| (text(&it["ipBlock"]["cidr"]), texts(&it["ipBlock"]["except"]))).collect();
+        assert_eq!(blocks.iter().map(|(cidr, _)| *cidr).collect::<Vec<_>>(), ["0.0.0.0/0", "2000::/3"]);
+        for private in [
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+        ] {
+            assert!(blocks[0].1.contains(&private), "{}: {private} is open", overlay.name);
+        }
+    }
+}
+
+#[test]
+fn certificates_name_their_service() {
+    let production = Overlay::all().into_iter().find(|it| it.name == "production").expect("an overlay");
+    for service in SERVICES {
+        let spec = &production.get("Certificate", service)["spec"];
+        let domain = Settings::read(service, &environment(container(production.pod(service))))
+            .security
+            .tls_trust_domain;
+        assert_eq!(texts(&spec["uris"]), [format!("spiffe://{domain}/{service}")]);
+        let names = texts(&spec["dnsNames"]);
+        // By others, and by its own probes.
+        assert!(names.contains(&service) && names.contains(&"localhost"), "{names:?}");
+        for usage in ["digital signature", "server auth", "client auth"] {
+            assert!(texts(&spec["usages"]).contains(&usage), "{service} lacks {usage}");
+        }
+        let volumes = list(&production.pod(service)["volumes"]);
+        let secret = volumes.iter().find(|it| it["name"] == "tls").map(|it| &it["secret"]["secretName"]);
+        assert_eq!(secret, Some(&spec["secretName"]));
+        let issuer = text(&spec["issuerRef"]["name"]);
+        production.get("Issuer", issuer);
+    }
+    let kinds: Vec<_> =
+        production.of("Certificate").filter(|it| it["apiVersion"] != "cert-manager.io/v1").collect();
+    assert!(kinds.is_empty());
+}
