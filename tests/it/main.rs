@@ -5,6 +5,7 @@ mod egress_policy;
 mod faults;
 mod health;
 mod identity;
+mod interop;
 mod isolation;
 mod main_job;
 mod snapshot;

@@ -42,6 +42,7 @@ pub struct Witness {
 struct Shared {
     calls: Mutex<Vec<Call>>,
     seen: watch::Sender<usize>,
+    abandoned: watch::Sender<usize>,
     /// Calls to `/gate` are answered one by one, as permits are given.
     gate: Semaphore,
 }
@@ -54,6 +55,7 @@ impl Witness {
         let shared = Arc::new(Shared {
             calls: Mutex::new(Vec::new()),
             seen: watch::Sender::new(0),
+            abandoned: watch::Sender::new(0),
             gate: Semaphore::new(0),
         });
         let mut server = JoinSet::new();
@@ -79,11 +81,19 @@ impl Witness {
 
     /// Waits until there were `count` calls.
     pub async fn seen(&self, count: usize) {
-        let seen = self.shared.seen.subscribe();
-        let mut seen = seen;
+        let mut seen = self.shared.seen.subscribe();
         tokio::time::timeout(crate::PATIENCE, seen.wait_for(|seen| *seen >= count))
             .await
             .unwrap_or_else(|_| panic!("{count} calls expected, {} seen", self.calls().len()))
+            .unwrap();
+    }
+
+    /// Waits until `count` calls were given up by their callers before they were answered.
+    pub async fn abandoned(&self, count: usize) {
+        let mut abandoned = self.shared.abandoned.subscribe();
+        tokio::time::timeout(crate::PATIENCE, abandoned.wait_for(|abandoned| *abandoned >= count))
+            .await
+            .unwrap_or_else(|_| panic!("no {count} calls were given up"))
             .unwrap();
     }
 
@@ -106,7 +116,19 @@ async fn answer(
     shared.calls.lock().unwrap().push(Call { path, body, idempotency_key });
     shared.seen.send_modify(|seen| *seen += 1);
     if gated {
+        // Dropped in the middle when the caller closes its connection.
+        let given_up = GivenUp(&shared);
         shared.gate.acquire().await.unwrap().forget();
+        std::mem::forget(given_up);
     }
     Ok(Response::new(Full::new(Bytes::from_static(b"{}"))))
+}
+
+/// Counts a call whose answer is dropped before it is there.
+struct GivenUp<'a>(&'a Shared);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.abandoned.send_modify(|abandoned| *abandoned += 1);
+    }
 }
