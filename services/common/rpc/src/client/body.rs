@@ -13,20 +13,26 @@ use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
-use super::transport;
+use super::{channels::InProgress, transport};
 use crate::{Deadline, layers::deadline};
 
 /// What the two bodies of a call tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Call {
     /// Fires when the call is over.
     pub(super) over: CancellationToken,
     /// Why the request's own stream failed: a message that could not be encoded, for instance. hyper does not
     /// report it, it only resets the stream.
     request_failed: OnceLock<Status>,
+    /// Ends with both bodies.
+    _in_progress: InProgress,
 }
 
 impl Call {
+    pub(super) fn new(in_progress: InProgress) -> Self {
+        Self { over: CancellationToken::new(), request_failed: OnceLock::new(), _in_progress: in_progress }
+    }
+
     /// The status for an error of the connection.
     pub(super) fn status(&self, error: &(dyn std::error::Error + 'static)) -> Status {
         self.request_failed.get().cloned().unwrap_or_else(|| transport::status(error))

@@ -22,7 +22,10 @@ pub struct ClientConfig {
     /// Calls that could pass on less than this are refused before anything is sent; the callee's median
     /// duration is a good value.
     pub min_budget: Duration,
-    /// How often the connection is pinged, also while idle.
+    /// Connections at once, when the server's host is a name; an address gets one. Each goes to one of the name's
+    /// addresses, which are asked for anew each time: a headless Service's are its replicas.
+    pub connections: usize,
+    /// How often each connection is pinged, also while idle.
     pub keepalive_interval: Duration,
     /// A ping must be answered by then, or the connection is given up.
     pub keepalive_timeout: Duration,
@@ -89,8 +92,8 @@ impl ClientConfig {
         Ok(self)
     }
 
-    /// The defaults: no TLS, 2 s to connect, 5 s for a call, 5 ms the least budget, a ping each 10 s answered
-    /// within 5 s.
+    /// The defaults: no TLS, 2 s to connect, 5 s for a call, 5 ms the least budget, 4 connections, a ping each 10 s
+    /// answered within 5 s.
     pub fn new(uri: Uri) -> Self {
         Self {
             uri,
@@ -99,6 +102,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(2),
             default_timeout: Duration::from_secs(5),
             min_budget: Duration::from_millis(5),
+            connections: 4,
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
         }

@@ -13,12 +13,13 @@ use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::resolve::Shuffled;
 use crate::{layers::BoxFuture, security::ClientTls};
 
 /// Makes connections: in plain text, or by TLS with the certificates that are current.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
-    tcp: HttpConnector,
+    tcp: HttpConnector<Shuffled>,
     tls: Option<ClientTls>,
     /// For all of it, the TLS handshake included.
     timeout: Duration,
@@ -29,7 +30,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Connector {
     pub(super) fn new(timeout: Duration, tls: Option<ClientTls>) -> Self {
-        let mut tcp = HttpConnector::new();
+        let mut tcp = HttpConnector::new_with_resolver(Shuffled::new());
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(timeout));
         tcp.enforce_http(tls.is_none());

@@ -1,13 +1,16 @@
 //! The one way to call gRPC.
 
 mod body;
+mod channels;
 mod config;
 mod connector;
+mod resolve;
 mod retry;
 mod transport;
 
 use std::{
     convert::Infallible,
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -27,6 +30,7 @@ use tower_service::Service;
 
 use self::{
     body::{Call, RequestBody, ResponseBody},
+    channels::Channels,
     connector::Connector,
 };
 pub use self::{
@@ -42,8 +46,11 @@ use crate::{
 
 const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 
-/// A connection to one server, made when first needed and again after each loss; the inner service of
-/// tonic's generated clients. Clones share the connection.
+/// Connections to the replicas of one server, made when first needed and again after each loss; the inner service of
+/// tonic's generated clients. Clones share the connections.
+///
+/// A call goes over the less busy of two connections taken at random. Servers end connections that are old
+/// ([`ServerConfig::max_connection_age`](crate::ServerConfig)), so that new replicas are found and calls spread again.
 ///
 /// Each call gets a deadline (its own, or the client's default), tells the server a little less of it,
 /// and is over at the deadline, response stream included. Failures of the connection are `UNAVAILABLE`;
@@ -51,7 +58,7 @@ const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 /// never left.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: legacy::Client<Connector, RequestBody>,
+    http: Channels<legacy::Client<Connector, RequestBody>>,
     settings: Arc<Settings>,
 }
 
@@ -72,15 +79,17 @@ pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
     let (scheme, authority) = config.origin()?;
     let connector = Connector::new(config.connect_timeout, config.tls);
 
-    let http = legacy::Client::builder(TokioExecutor::new())
-        .http2_only(true)
+    // One client of hyper has one connection.
+    let channels = if is_address(&authority) { 1 } else { config.connections.max(1) };
+    let mut http = builder();
+    http.http2_only(true)
         .timer(TokioTimer::new())
         // An idle connection is kept, and pinged, so that the next call does not pay for a new one.
         .pool_idle_timeout(None)
         .http2_keep_alive_interval(config.keepalive_interval)
         .http2_keep_alive_timeout(config.keepalive_timeout)
-        .http2_keep_alive_while_idle(true)
-        .build(connector);
+        .http2_keep_alive_while_idle(true);
+    let http = Channels::new((0..channels).map(|_| http.build(connector.clone())));
     let settings = Settings {
         scheme,
         authority,
@@ -89,6 +98,16 @@ pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
         min_budget: config.min_budget,
     };
     Ok(Client { http, settings: Arc::new(settings) })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place where gRPC clients are made")]
+fn builder() -> legacy::Builder {
+    legacy::Client::builder(TokioExecutor::new())
+}
+
+/// Whether the host is an address already, of one server.
+fn is_address(authority: &uri::Authority) -> bool {
+    authority.host().trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 impl Settings {
@@ -163,10 +182,11 @@ impl Service<Request<Body>> for Client {
             Ok(deadline) => deadline,
             Err(refused) => return Box::pin(async move { Err(refused) }),
         };
-        let call = Arc::new(Call::default());
+        let (http, in_progress) = self.http.pick();
+        let call = Arc::new(Call::new(in_progress));
         let over = call.over.clone().drop_guard();
         let request = request.map(|body| RequestBody::new(body, Arc::clone(&call)));
-        let response = self.http.request(request);
+        let response = http.request(request);
         Box::pin(async move {
             let response = tokio::select! {
                 biased;

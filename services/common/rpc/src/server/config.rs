@@ -59,6 +59,11 @@ pub struct ServerConfig {
     )]
     pub max_concurrent_streams: u32,
 
+    /// When a connection is told to go away, at the latest, so that its client connects again, and finds other replicas;
+    /// up to a tenth earlier, so that not all come at once. Calls in progress finish
+    #[arg(long = "rpc-max-connection-age", env = "CHATFN_RPC_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub max_connection_age: Duration,
+
     /// A new connection must have spoken HTTP/2 by then, its TLS handshake included
     #[arg(long = "rpc-handshake-timeout", env = "CHATFN_RPC_HANDSHAKE_TIMEOUT", value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
     pub handshake_timeout: Duration,
@@ -111,6 +116,7 @@ impl Default for ServerConfig {
             max_connections: 2048,
             max_connections_per_peer: 512,
             max_concurrent_streams: 256,
+            max_connection_age: Duration::from_secs(600),
             handshake_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
@@ -132,6 +138,7 @@ impl ServerConfig {
             ("rpc-max-connections", self.max_connections == 0),
             ("rpc-max-connections-per-peer", self.max_connections_per_peer == 0),
             ("rpc-max-streams", self.max_concurrent_streams == 0),
+            ("rpc-max-connection-age", self.max_connection_age.is_zero()),
             ("rpc-handshake-timeout", self.handshake_timeout.is_zero()),
             ("rpc-keepalive", self.keepalive_interval.is_zero()),
             ("rpc-keepalive-timeout", self.keepalive_timeout.is_zero()),

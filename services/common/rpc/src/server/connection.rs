@@ -81,6 +81,7 @@ pub(super) struct Connections {
     pub(super) handshakes: Option<Handshakes>,
     pub(super) handshake_timeout: Duration,
     pub(super) refused: Refused,
+    pub(super) max_age: Duration,
     pub(super) ends: Ends,
 }
 
@@ -120,7 +121,7 @@ impl Connections {
         identity: Peer,
         spoken_by: Instant,
     ) {
-        let Self { http2, stack, handshake_timeout, ends, .. } = self;
+        let Self { http2, stack, handshake_timeout, max_age, ends, .. } = self;
         let peer = info.remote_addr;
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
@@ -135,6 +136,7 @@ impl Connections {
         let mut connection = pin!(http2.serve_connection(io, service));
         let mut handshake = pin!(tokio::time::sleep_until(spoken_by));
         let mut handshake_over = false;
+        let mut aged = pin!(tokio::time::sleep(with_jitter(max_age)));
         let mut going_away = false;
 
         loop {
@@ -155,6 +157,14 @@ impl Connections {
                     }
                     connection.as_mut().graceful_shutdown();
                 }
+                () = aged.as_mut(), if !going_away => {
+                    going_away = true;
+                    if !has_spoken() {
+                        return;
+                    }
+                    // First without a last stream: what is under way when the client reads it is still served.
+                    connection.as_mut().graceful_shutdown();
+                }
                 () = handshake.as_mut(), if !handshake_over => {
                     handshake_over = true;
                     // Keepalive starts after the preface; until then this is all that ends a silent peer.
@@ -166,6 +176,11 @@ impl Connections {
             }
         }
     }
+}
+
+/// Up to a tenth less: connections that were made together must not end together.
+fn with_jitter(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(0.9..=1.0))
 }
 
 /// Counts what was received.

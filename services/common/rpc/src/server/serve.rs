@@ -146,6 +146,7 @@ impl Server {
             handshakes: self.security.tls.clone().map(Handshakes::new),
             handshake_timeout: self.config.handshake_timeout,
             refused: Refused::default(),
+            max_age: self.config.max_connection_age,
             ends: ends.clone(),
         };
         let peers = Peers::new(self.config.max_connections, self.config.max_connections_per_peer);

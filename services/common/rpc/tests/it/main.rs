@@ -2,6 +2,7 @@
 //! misbehave. No test waits for time to pass: each waits for the condition itself, under a limit of a minute
 //! that only a broken build reaches.
 
+mod age;
 mod client;
 mod deadlines;
 mod drain;

@@ -243,15 +243,19 @@ pub(crate) type Raw = legacy::Client<legacy::connect::HttpConnector, Full<Bytes>
 
 /// HTTP/2 without any of our layers: what it sees is the server's own doing.
 pub(crate) fn raw_client() -> Raw {
-    legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http()
+    raw_builder().build_http()
 }
 
 /// Takes about one kilobyte of a response, and nothing more until someone reads it.
 pub(crate) fn unread_client() -> Raw {
-    legacy::Client::builder(TokioExecutor::new())
-        .http2_only(true)
-        .http2_initial_stream_window_size(1024)
-        .build_http()
+    raw_builder().http2_initial_stream_window_size(1024).build_http()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
+fn raw_builder() -> legacy::Builder {
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    builder.http2_only(true);
+    builder
 }
 
 pub(crate) async fn raw_call(
