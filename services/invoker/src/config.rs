@@ -36,7 +36,8 @@ pub struct Config {
     #[arg(long, env = "CHATFN_INVOKER_CACHE_DIR", value_name = "FOLDER")]
     pub cache_dir: Option<PathBuf>,
 
-    /// Most runs at once; more are refused. Runs that wait for an answer from outside count.
+    /// Most runs at once; more are refused. Runs that wait for an answer from outside count. A quarter is kept for
+    /// accounts that run less than others.
     #[arg(long, env = "CHATFN_INVOKER_MAX_RUNS", value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_runs: u32,
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chatfn_deployments::SchemaError;
-use chatfn_domain::name::{FunctionName, TemplateName};
+use chatfn_domain::name::{AccountId, FunctionName, TemplateName};
 use chatfn_engine::RunError;
 use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
@@ -63,6 +63,16 @@ pub(crate) enum InvokerError {
         what: &'static str,
         /// How many at once.
         limit: usize,
+    },
+    /// An account has more than its share of the runs.
+    #[error(
+        "{held} runs of account {account} are in progress, and what is free is kept for others; nothing ran"
+    )]
+    AccountBusy {
+        /// The account.
+        account: AccountId,
+        /// Its runs.
+        held: usize,
     },
     /// The version cannot be prepared, and it is not its author's mistake.
     #[error("the function cannot be prepared")]
@@ -130,6 +140,10 @@ impl From<InvokerError> for Status {
             }
             InvokerError::Overloaded { .. } => {
                 ApiError::resource_exhausted("OVERLOADED", message, RETRY_AFTER)
+            }
+            InvokerError::AccountBusy { account, .. } => {
+                ApiError::resource_exhausted("ACCOUNT_BUSY", message, RETRY_AFTER)
+                    .metadata("account", account.to_string())
             }
             InvokerError::Load(error) => match &*error {
                 chatfn_engine::PrepareError::NoCapacity => {

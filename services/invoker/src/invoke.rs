@@ -9,12 +9,12 @@ use chatfn_proto::{
     invoker::v1::{InvokeRequest, RunReport},
 };
 use chatfn_rpc::{CallContext, Deadline, budget::hop_margin};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     error::InvokerError,
     event::Event,
     functions::{Functions, is_authors},
+    places::Places,
     report,
     run::{Run, Runner},
 };
@@ -30,9 +30,8 @@ pub(crate) struct Invoker {
     pub(crate) deployments: Deployments,
     pub(crate) functions: Functions,
     pub(crate) runner: Arc<Runner>,
-    /// Runs that may start now.
-    pub(crate) runs: Semaphore,
-    pub(crate) max_runs: usize,
+    /// Of all runs but those that another one waits for.
+    pub(crate) places: Places,
 }
 
 impl Invoker {
@@ -47,7 +46,7 @@ impl Invoker {
         run_deadline(context.deadline, Duration::MAX)?;
         let deployment = self.deployments.function(&name)?.ok_or_else(|| InvokerError::NotDeployed(name))?;
         // Held until the run is over: everything below is dropped before it.
-        let _permit = self.permit()?;
+        let _place = self.places.take(&deployment.function.account)?;
 
         let load = self.functions.get(&deployment);
         let loaded = match run_deadline(context.deadline, Duration::MAX)? {
@@ -69,14 +68,6 @@ impl Invoker {
 
         let run = Run { deployment, loaded, event, trace: context.trace, deadline };
         self.runner.run(run).await.map_err(InvokerError::Run)
-    }
-
-    /// Leave to run a lambda, as long as it is held.
-    pub(crate) fn permit(&self) -> Result<SemaphorePermit<'_>, InvokerError> {
-        self.runs.try_acquire().map_err(|_| InvokerError::Overloaded {
-            what: "as many runs as this invoker allows",
-            limit: self.max_runs,
-        })
     }
 }
 

@@ -22,6 +22,7 @@ mod grpc;
 mod host;
 mod invoke;
 pub mod keeper;
+mod places;
 mod prepare;
 mod report;
 mod run;
@@ -55,6 +56,7 @@ use self::{
     functions::{Functions, keep_warm},
     grpc::Handlers,
     invoke::Invoker,
+    places::Places,
     prepare::Preparer,
     run::Runner,
     secrets::Secrets,
@@ -142,8 +144,7 @@ async fn serve(
         deployments: deployments.clone(),
         functions,
         runner: Arc::new(runner),
-        runs: Semaphore::new(config.max_runs as usize),
-        max_runs: config.max_runs as usize,
+        places: Places::new(config.max_runs as usize),
     });
     let tester = Tester {
         tests: Semaphore::new(MAX_TESTS),

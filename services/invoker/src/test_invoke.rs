@@ -76,7 +76,7 @@ impl Tester {
             Err(build_error) => Outcome::BuildError(build_error),
             Ok(loaded) => {
                 // Held until the run is over, as for what is live.
-                let _run = self.invoker.permit()?;
+                let _place = self.invoker.places.take(&name.account)?;
                 Outcome::Report(self.run(name, draft, loaded, event.clone(), context).await?)
             }
         };

@@ -123,8 +123,8 @@ fn failed(status: &Status) -> CallEnd {
     let report = ErrorReport::from_status(status);
     let reason = report.reason.as_deref();
     let refused = |verdict| CallEnd::Refused { verdict, retry_after: report.retry_after };
-    if reason == Some("FUNCTION_NOT_DEPLOYED") {
-        // The invoker's snapshot differs from ours for a moment.
+    // The invoker's snapshot differs from ours for a moment, or one account runs too much: others need not slow down.
+    if matches!(reason, Some("FUNCTION_NOT_DEPLOYED" | "ACCOUNT_BUSY")) {
         return refused(Verdict::Took);
     }
     if reason.is_some_and(|reason| NOT_LET_IN.contains(&reason)) {
@@ -199,6 +199,7 @@ mod tests {
             (ApiError::permission_denied(reasons::ROLE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),
             (ApiError::resource_exhausted("OVERLOADED", "", second), Some(Verdict::Overloaded)),
+            (ApiError::resource_exhausted("ACCOUNT_BUSY", "", second), Some(Verdict::Took)),
             (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Took)),
             (ApiError::not_found("FUNCTION_NOT_DEPLOYED", "function", "f"), Some(Verdict::Took)),
             (ApiError::unavailable(reasons::CONNECTION_LOST, ""), None),

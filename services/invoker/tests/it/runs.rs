@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chatfn_domain::settings::{FunctionSettings, Language};
-use chatfn_proto::invoker::v1::{FailureKind, Header, LogLevel};
+use chatfn_proto::invoker::v1::{FailureKind, Header, InvokeRequest, LogLevel};
 use chatfn_rpc::RequestExt as _;
 use serde_json::json;
 use tokio::time::timeout;
@@ -13,7 +13,9 @@ use tonic::Request;
 use crate::{
     PATIENCE,
     outside::TRACE,
-    service::{LOCAL, Service, failure, fetching, logged, reason, request, result, version, with_settings},
+    service::{
+        LOCAL, Service, failure, fetching, logged, of, reason, request, result, version, with_settings,
+    },
     witness::{Answer, Witness},
 };
 
@@ -232,5 +234,34 @@ async fn what_is_too_much_is_refused_while_the_others_finish() {
         assert_eq!(result(&call.await.unwrap().unwrap()), 200);
     }
     assert_eq!(slow.seen().requests.len(), 2, "what was refused did not run");
+    assert_eq!(result(&service.invoke("e-4").await.unwrap()), 200);
+}
+
+#[tokio::test]
+async fn an_account_that_sends_without_end_leaves_room_to_others() {
+    let gate = CancellationToken::new();
+    let opened = gate.clone();
+    let slow = Witness::start(move |_| Answer::ok("").behind(&opened)).await;
+    let host = slow.at("127.0.0.1");
+    let live = version(1, &fetching(&format!("http://{host}/")), &[&host]);
+    let function = "accounts/other/functions/chat.start";
+    let others = of(function, version(1, "async function lambda() { return 'here'; }", &[""; 0]));
+    let service = Service::start([live, others], &[LOCAL, "--max-runs=4"]).await;
+    let running = ["e-1", "e-2", "e-3"].map(|event| service.spawn_invoke(event));
+    slow.until(|seen| seen.in_flight == 3).await;
+
+    let refused = service.invoke("e-4").await.unwrap_err();
+    assert_eq!(
+        (refused.code, refused.reason.as_deref()),
+        (tonic::Code::ResourceExhausted, Some("ACCOUNT_BUSY"))
+    );
+    assert!(refused.retry_after.is_some() && refused.metadata["account"] == "acme", "{refused:?}");
+    let other = InvokeRequest { function: function.into(), ..request("e-5") };
+    assert_eq!(result(&service.call(Request::new(other)).await.unwrap()), "here");
+
+    gate.cancel();
+    for call in running {
+        assert_eq!(result(&call.await.unwrap().unwrap()), 200);
+    }
     assert_eq!(result(&service.invoke("e-4").await.unwrap()), 200);
 }
