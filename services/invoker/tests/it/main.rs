@@ -2,11 +2,13 @@
 //!
 //! `egress_*.rs` are about the lambdas' outbound HTTP by itself, with scripted name servers; `runs.rs`,
 //! `refusals.rs`, `lifecycle.rs`, `prepare.rs`, `test_invoke.rs`, `reach.rs`, `toolbelt.rs`, `secrets.rs` and
-//! `children.rs` about the whole service; `process.rs` and `confine.rs` about the process. `witness.rs`, `dns.rs`,
+//! `children.rs`, `budgets.rs` and `cancels.rs` about the whole service; `process.rs` and `confine.rs` about the process. `witness.rs`, `dns.rs`,
 //! `registry.rs`, `drafts.rs` and `vault.rs` are the world outside, `outside.rs` and `service.rs` the subjects.
 
 use std::time::Duration;
 
+mod budgets;
+mod cancels;
 mod children;
 mod confine;
 mod dns;
