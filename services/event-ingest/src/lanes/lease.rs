@@ -119,7 +119,11 @@ async fn watch_over(mut until: watch::Receiver<Instant>, lost: CancellationToken
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tokio::{runtime, task::yield_now, time};
+
     use super::*;
+    use crate::testing::cases;
 
     const TERMS: LeaseTerms = LeaseTerms { ttl: Duration::from_secs(10), margin: Duration::from_secs(2) };
 
@@ -146,5 +150,96 @@ mod tests {
         assert_eq!(lease.until(), start + Duration::from_secs(30));
         lease.lost().await;
         assert!(start.elapsed() >= Duration::from_secs(30));
+    }
+
+    /// What a holder does, in ms: how long the question is on its way to the database, and how long the answer comes back.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Wait(u64),
+        Renew { there: u64, back: u64, arrives: bool },
+        Run { needed: u64, there: u64, back: u64, arrives: bool },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Mostly as in life, and now and then halted, or far away, for longer than a lease lasts.
+        let way = || prop_oneof![4 => 0u64..50, 1 => 0u64..15_000];
+        let wait = prop_oneof![4 => 0u64..1_500, 1 => 0u64..20_000];
+        prop_oneof![
+            wait.prop_map(Step::Wait),
+            (way(), way(), any::<bool>()).prop_map(|(there, back, arrives)| Step::Renew {
+                there,
+                back,
+                arrives
+            }),
+            (0u64..30_000, way(), way(), any::<bool>())
+                .prop_map(|(needed, there, back, arrives)| Step::Run { needed, there, back, arrives }),
+        ]
+    }
+
+    /// The lane as the database has it: somebody else takes it the moment it may.
+    struct Row {
+        until: Instant,
+        is_taken: bool,
+    }
+
+    impl Row {
+        async fn pass(&mut self, lease: &Lease, ms: u64) -> Result<(), TestCaseError> {
+            time::advance(Duration::from_millis(ms)).await;
+            // The lease's own task has its turn.
+            yield_now().await;
+            self.is_taken |= Instant::now() > self.until;
+            prop_assert!(lease.is_lost() || !self.is_taken, "two hold the lane");
+            Ok(())
+        }
+
+        async fn ask(
+            &mut self,
+            lease: &Lease,
+            (there, back, arrives): (u64, u64, bool),
+            granted: Duration,
+        ) -> Result<(), TestCaseError> {
+            let asked = Instant::now();
+            self.pass(lease, there).await?;
+            let is_granted = !self.is_taken;
+            if is_granted {
+                self.until = self.until.max(Instant::now() + granted);
+            }
+            self.pass(lease, back).await?;
+            match (arrives, is_granted) {
+                (true, true) => lease.extend(asked, granted),
+                (true, false) => lease.lose(),
+                (false, _) => {}
+            }
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        #[test]
+        fn while_it_is_held_nobody_else_has_the_lane(steps in prop::collection::vec(step(), 1..30)) {
+            let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+            runtime.block_on(async {
+                let asked = Instant::now();
+                let lease = Lease::start(3, 7, asked, TERMS);
+                let mut row = Row { until: asked + TERMS.ttl, is_taken: false };
+                // Its task begins.
+                yield_now().await;
+                for step in steps {
+                    match step {
+                        Step::Wait(ms) => row.pass(&lease, ms).await?,
+                        Step::Renew { there, back, arrives } => {
+                            row.ask(&lease, (there, back, arrives), TERMS.ttl).await?;
+                        }
+                        Step::Run { needed, there, back, arrives } => {
+                            let hold = lease.hold_for(Duration::from_millis(needed));
+                            row.ask(&lease, (there, back, arrives), hold).await?;
+                        }
+                    }
+                }
+                Ok::<_, TestCaseError>(())
+            })?;
+        }
     }
 }

@@ -32,6 +32,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::cases;
 
     /// Lets every replica act in turn until nothing changes; gives what each holds.
     fn settle(mut held: Vec<usize>, live: usize) -> Vec<usize> {
@@ -53,6 +54,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases())]
+
         #[test]
         fn all_lanes_end_up_held_and_no_replica_has_too_many(start in prop::collection::vec(0usize..65, 1..100)) {
             let mut free = 64;
