@@ -43,6 +43,7 @@ mod config;
 mod dispatch;
 mod error;
 mod event;
+mod failpoint;
 mod grpc;
 mod intake;
 mod lanes;

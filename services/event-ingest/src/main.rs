@@ -29,7 +29,8 @@ enum Command {
     Health(HealthArgs),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+// `bin/chatfn-event-ingest-faulty.rs` starts here, too.
+pub(crate) fn main() -> anyhow::Result<ExitCode> {
     let Cli { config, telemetry, command } = Cli::parse();
     match command {
         Some(Command::Health(health)) => return Ok(health.run(config.listen, &config.security)),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Turnstile, Waiting, batch::Batch};
 use crate::{
     dispatch::Heads,
-    error,
+    error, failpoint,
     store::{self, events::DedupeDays},
 };
 
@@ -72,6 +72,7 @@ impl Committer {
     async fn commit(&self, batch: Batch) {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
+            failpoint::edge("commit.collected");
             let recorded = tokio::time::timeout(
                 COMMIT_TIMEOUT,
                 store::events::insert(&self.pool, &batch.events(), self.dedupe),
@@ -83,7 +84,9 @@ impl Committer {
                     for (lane, next) in heads {
                         self.heads.ring(lane, next);
                     }
+                    failpoint::edge("commit.told");
                     batch.settle(&recorded);
+                    failpoint::edge("commit.acknowledged");
                 }
                 Err(problem) if is_about_rows(&problem) && batch.len() > 1 => {
                     let second = batch.split();

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tonic::{Code, Request, Status};
 
 use super::{decide::AttemptEnd, gate::Verdict};
-use crate::store::reading::StoredEvent;
+use crate::{failpoint, store::reading::StoredEvent};
 
 /// What the way to the invoker and back may take.
 const TRANSPORT: Duration = Duration::from_millis(250);
@@ -77,6 +77,7 @@ impl Invoker {
     ) -> CallEnd {
         let key =
             event.idempotency_key.unwrap_or_else(|| idempotency_key(&deployment.function, &event.event_id));
+        let key = if failpoint::mutant("random_key") { uuid::Uuid::new_v4() } else { key };
         let request = InvokeRequest {
             function: deployment.function.to_string(),
             event: Some(InvocationEvent {

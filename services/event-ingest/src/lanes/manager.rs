@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     dispatch::{Ended, Shared, run_lane},
+    failpoint,
     store::lanes,
 };
 
@@ -105,6 +106,7 @@ impl Manager {
         self.renew().await?;
         if may_claim {
             let live = lanes::heartbeat(&self.pool, self.replica, self.terms.ttl).await?;
+            failpoint::edge("lease.announced");
             let held = self.held.values().filter(|held| !held.drain.is_cancelled()).count();
             match share::change(held, live) {
                 Change::Claim(most) => self.claim(most).await?,
@@ -127,6 +129,7 @@ impl Manager {
             match held.life.await {
                 Ok(Ended::Drained) => {
                     lanes::release(&self.pool, self.replica, lane, held.lease.epoch()).await?;
+                    failpoint::edge("lease.released");
                 }
                 Ok(Ended::Lost) => {}
                 // Its lease expires, and whoever takes it over counts what was running.
@@ -151,6 +154,7 @@ impl Manager {
         }
         let asked = Instant::now();
         let renewed = lanes::renew(&self.pool, self.replica, &held, self.terms.ttl).await?;
+        failpoint::edge("lease.renewed");
         for (lane, _) in held {
             let Some(held) = self.held.get(&lane) else { continue };
             if renewed.contains(&lane) {
@@ -166,6 +170,7 @@ impl Manager {
     async fn claim(&mut self, most: usize) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
         let claimed = lanes::claim(&self.pool, self.replica, most, self.terms.ttl).await?;
+        failpoint::edge("lease.claimed");
         if !claimed.is_empty() {
             tracing::info!(lanes = claimed.len(), replica = %self.replica, "took over {} lanes", claimed.len());
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, PgPool};
 
-use crate::event::NewEvent;
+use crate::{event::NewEvent, failpoint};
 
 /// What became of an event that was to be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,10 @@ pub(crate) async fn insert(
 ) -> Result<(Vec<Recorded>, BTreeMap<i16, i64>), sqlx::Error> {
     // Until the commit no other day is opened: so all events of a day are visible before the next day has any.
     let mut transaction = pool.begin_with("BEGIN; SELECT ingest.hold_day()").await?;
+    failpoint::edge("commit.begun");
     let lanes: Vec<i16> = events.iter().map(|event| event.lane()).collect();
     let (heads, window) = take_sequences(&mut transaction, &lanes, dedupe).await?;
+    failpoint::edge("commit.sequenced");
     let mut next: HashMap<i16, i64> = heads.iter().map(|(lane, (first, _))| (*lane, *first)).collect();
     let sequences: Vec<i64> = lanes
         .iter()
@@ -81,7 +83,16 @@ pub(crate) async fn insert(
     // A conflicting row that cannot be found was dropped this very moment by retention.
     let recorded: Option<Vec<Recorded>> = recorded.into_iter().collect();
     let recorded = recorded.ok_or(sqlx::Error::RowNotFound)?;
+    failpoint::edge("commit.inserted");
+    if failpoint::mutant("ack_before_commit") {
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+            transaction.commit().await
+        });
+        return Ok((recorded, BTreeMap::new()));
+    }
     transaction.commit().await?;
+    failpoint::edge("commit.durable");
     Ok((recorded, heads.into_iter().map(|(lane, (_, next))| (lane, next)).collect()))
 }
 

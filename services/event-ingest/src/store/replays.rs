@@ -14,6 +14,7 @@ use super::{
     interventions::{self, Place},
     millis,
 };
+use crate::failpoint;
 
 /// Events that one look goes through, at most.
 const LOOK: i64 = 5_000;
@@ -358,7 +359,9 @@ pub(crate) async fn step(pool: &PgPool, interval: Duration) -> Result<Step, sqlx
     let replay = due.replay;
     match advance(&mut transaction, due, interval).await {
         Ok(asked) => {
+            failpoint::edge("replay.asked");
             transaction.commit().await?;
+            failpoint::edge("replay.durable");
             Ok(Step::Asked(asked))
         }
         Err(error) if is_its_own(&error) => {

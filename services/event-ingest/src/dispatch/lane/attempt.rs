@@ -15,7 +15,7 @@ use super::{
     },
     event::{LaneEvent, passed},
 };
-use crate::lanes::Lease;
+use crate::{failpoint, lanes::Lease};
 
 /// An attempt that is to be made.
 pub(super) struct Attempt {
@@ -65,7 +65,9 @@ impl Attempt {
         if let Some(at) = event.deliver_at {
             deadline = deadline.min(Deadline::at(at));
         }
+        failpoint::edge("attempt.counted");
         let end = invoker.invoke(&event.event, &deployment, number, deadline).await;
+        failpoint::edge("attempt.made");
         match &end {
             CallEnd::Refused { verdict, .. } => permit.leave(*verdict),
             CallEnd::Ended(AttemptEnd::Reported(_)) => permit.leave(Verdict::Took),

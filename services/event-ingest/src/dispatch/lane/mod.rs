@@ -36,7 +36,7 @@ use super::{
     journal::Journal,
     queue::LaneQueue,
 };
-use crate::lanes::Lease;
+use crate::{failpoint, lanes::Lease};
 
 /// What all lanes of a process share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -109,6 +109,7 @@ impl Lane {
             return;
         };
         self.take_parked().await;
+        failpoint::edge("lane.begun");
         let mut runs = FuturesUnordered::new();
         let mut entering: Waiting<Permit> = None.into();
         let mut scan: Waiting<read::Scanned> = None.into();
@@ -194,5 +195,6 @@ impl Lane {
             }
         }
         self.shared.journal.flush(&self.lease, self.queue.cursor()).await;
+        failpoint::edge("lane.flushed");
     }
 }

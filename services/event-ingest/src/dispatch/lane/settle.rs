@@ -21,7 +21,7 @@ use super::{
     attempt::{self, Attempt, Done, End},
     event::{LaneEvent, left, passed},
 };
-use crate::store::journal::ParkKind;
+use crate::{failpoint, store::journal::ParkKind};
 
 /// Events that wait for leave to run.
 const PENDING: usize = 32;
@@ -202,7 +202,8 @@ impl Lane {
     }
 
     pub(super) async fn record(&self, sequence: i64, record: Record) {
-        let cursor = self.queue.cursor();
+        let is_early = failpoint::mutant("cursor_before_outcome");
+        let cursor = if is_early { self.queue.read_to() } else { self.queue.cursor() };
         self.shared.journal.record(&self.lease, cursor, sequence, record).await;
     }
 }
