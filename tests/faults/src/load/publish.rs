@@ -1,0 +1,183 @@
+//! One publication, until its answer says something.
+
+use std::time::Duration;
+
+use chatfn_proto::ingest::v1::{
+    Acknowledgement, Event, PublishEventRequest, PublishEventsRequest, event::PayloadKind, publish_result,
+};
+use chatfn_rpc::ErrorReport;
+use serde_json::json;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::Publishers;
+use crate::{
+    cluster::{POISON, WORK},
+    history::{Answer, Kind, Publication, Repeat, now},
+};
+
+/// How long a client tries before it gives up not knowing.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Pause between tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Publishers {
+    /// Publishes an event, again with the other replica when the answer says nothing, and writes down what came of it.
+    pub async fn publish(&self, mut publication: Publication) -> Publication {
+        let event = event(&publication, &payload(&publication));
+        publication.sent = now();
+        let answer = self.ask(publication.event.len() + publication.mark.len(), &event).await;
+        publication.answered = now();
+        publication.answer = match answer {
+            Ok(_) => Answer::Acknowledged,
+            Err(Some(status)) => Answer::Refused(reason(&status)),
+            Err(None) => Answer::Unknown,
+        };
+        self.records.add(publication.clone());
+        publication
+    }
+
+    /// Publishes an acknowledged event once more: it must be told that it was there.
+    pub(super) async fn publish_again(&self, publication: &Publication) {
+        if publication.answer != Answer::Acknowledged {
+            return;
+        }
+        let wrong = match self.ask(0, &event(publication, &payload(publication))).await {
+            Ok(acknowledgement) if acknowledgement.duplicate => None,
+            Ok(_) => Some("published again, it was taken for new".to_owned()),
+            Err(Some(status)) => Some(format!("published again, it was refused: {}", reason(&status))),
+            Err(None) => return,
+        };
+        self.records.add_repeat(Repeat { event: publication.event.clone(), wrong });
+    }
+
+    /// Publishes something else under the id of an acknowledged event: it must be refused.
+    pub(super) async fn publish_other(&self, publication: &Publication) {
+        if publication.answer != Answer::Acknowledged {
+            return;
+        }
+        let other = Publication { mark: "something else".to_owned(), ..publication.clone() };
+        let wrong = match self.ask(0, &event(&other, &payload(&other))).await {
+            Ok(_) => Some("something else was taken for it".to_owned()),
+            Err(Some(status)) if status.code() == Code::AlreadyExists => None,
+            Err(Some(status)) => Some(format!("something else was refused as {}", reason(&status))),
+            Err(None) => return,
+        };
+        self.records.add_repeat(Repeat { event: publication.event.clone(), wrong });
+    }
+
+    /// Publishes events in one call, of which the malformed ones must be refused and the others acknowledged.
+    pub(super) async fn publish_batch(&self, mut batch: Vec<Publication>, variant: u32) {
+        let events: Vec<Event> = (variant..)
+            .zip(&batch)
+            .map(|(variant, publication)| match publication.kind {
+                Kind::Malformed => event(publication, &malformed(variant)),
+                _ => event(publication, &payload(publication)),
+            })
+            .collect();
+        batch.iter_mut().for_each(|publication| publication.sent = now());
+        let start = Instant::now();
+        let mut turn = 0;
+        // One answer per event, the last that says something.
+        let mut answers = vec![None; batch.len()];
+        while start.elapsed() < PATIENCE && answers.iter().any(Option::is_none) {
+            let mut client = self.clients[turn % self.clients.len()].clone();
+            turn += 1;
+            let request = PublishEventsRequest { events: events.clone() };
+            let Ok(response) = client.publish_events(request).await else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            for (answer, result) in answers.iter_mut().zip(response.into_inner().results) {
+                match result.result {
+                    Some(publish_result::Result::Acknowledgement(_)) => *answer = Some(Answer::Acknowledged),
+                    Some(publish_result::Result::Error(error)) if is_final(Code::from(error.code)) => {
+                        *answer = Some(Answer::Refused(error.message));
+                    }
+                    _ => {}
+                }
+            }
+            if answers.iter().any(Option::is_none) {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        for (mut publication, answer) in batch.into_iter().zip(answers) {
+            publication.answered = now();
+            publication.answer = answer.unwrap_or(Answer::Unknown);
+            self.records.add(publication);
+        }
+    }
+
+    /// The first answer that says something, or the refusal; `None`: there was none.
+    async fn ask(&self, turn: usize, event: &Event) -> Result<Acknowledgement, Option<Status>> {
+        let start = Instant::now();
+        let mut turn = turn;
+        while start.elapsed() < PATIENCE {
+            let mut client = self.clients[turn % self.clients.len()].clone();
+            turn += 1;
+            match client.publish_event(PublishEventRequest { event: Some(event.clone()) }).await {
+                Ok(response) => {
+                    if let Some(acknowledgement) = response.into_inner().acknowledgement {
+                        return Ok(acknowledgement);
+                    }
+                }
+                Err(status) if is_final(status.code()) => return Err(Some(status)),
+                Err(_) => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(None)
+    }
+}
+
+/// Whether asking again changes nothing.
+fn is_final(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::NotFound
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+    )
+}
+
+fn reason(status: &Status) -> String {
+    let report = ErrorReport::from_status(status);
+    report.reason.unwrap_or_else(|| format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn payload(publication: &Publication) -> String {
+    json!({"kind": publication.kind.name(), "mark": publication.mark}).to_string()
+}
+
+/// Payloads that must not be taken.
+fn malformed(variant: u32) -> String {
+    match variant % 5 {
+        0 => "{".to_owned(),
+        1 => "[]".to_owned(),
+        2 => r#"{"mark": "\ud800"}"#.to_owned(),
+        3 => format!("{{\"mark\":{}", "[".repeat(10_000)),
+        _ => format!("{{\"mark\":\"{}\"}}", "x".repeat(256 * 1024)),
+    }
+}
+
+fn event(publication: &Publication, payload: &str) -> Event {
+    let deliver_by = publication.deliver_by.map(|at| prost_types::Timestamp {
+        seconds: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(at % 1_000_000 * 1_000).unwrap_or_default(),
+    });
+    let template = if publication.max_attempts == WORK.1 { WORK.0 } else { POISON.0 };
+    Event {
+        account: publication.account.clone(),
+        event_id: publication.event.clone(),
+        template: template.to_owned(),
+        conversation_id: publication.conversation.clone(),
+        payload_kind: Some(PayloadKind::PayloadJson(payload.to_owned())),
+        deliver_by,
+        ..Event::default()
+    }
+}

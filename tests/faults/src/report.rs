@@ -1,0 +1,118 @@
+//! The last line.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::checker::{Invariant, Verdict};
+
+/// What a run came to, for machines.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Whether every invariant held and every mutant was caught.
+    pub passed: bool,
+    /// Seed of the load and of what is chosen by chance. The order of events among processes is not in it.
+    pub seed: u64,
+    /// How long it took.
+    pub seconds: u64,
+    /// Processes ended by SIGKILL.
+    pub kills: u64,
+    /// Faults injected, kills included.
+    pub faults: u64,
+    /// Events acknowledged.
+    pub acked: usize,
+    /// Events of which nobody knows whether they were.
+    pub unknown: usize,
+    /// Calls at the witness.
+    pub effects: usize,
+    /// Those beyond the first of their kind, with the key of the first.
+    pub repeated_effects: usize,
+    /// I1.
+    pub lost: usize,
+    /// I2.
+    pub invented: usize,
+    /// I3.
+    pub duplicated_effects_with_other_key: usize,
+    /// I4.
+    pub reordered: usize,
+    /// I5.
+    pub stale_writes: usize,
+    /// I6.
+    pub leaked: usize,
+    /// I7.
+    pub started_late: usize,
+    /// I8.
+    pub beyond_bounds: usize,
+    /// I9.
+    pub unrecovered: usize,
+    /// I10.
+    pub wrong_attempts: usize,
+    /// Events whose attempts were used up.
+    pub dead_letters: usize,
+    /// Events whose time was up.
+    pub expired: usize,
+    /// From the end of a fault until conversations all over the lanes are served.
+    pub recovery_p50_s: f64,
+    /// The same.
+    pub recovery_p99_s: f64,
+    /// The same.
+    pub recovery_max_s: f64,
+    /// Mistakes that were found …
+    pub mutants_caught: usize,
+    /// … of those that were made.
+    pub mutants: usize,
+}
+
+impl Report {
+    /// Adds what a run came to.
+    pub fn add(&mut self, verdict: &Verdict) {
+        self.acked += verdict.acknowledged;
+        self.unknown += verdict.unknown;
+        self.effects += verdict.effects;
+        self.repeated_effects += verdict.repeated_effects;
+        self.dead_letters += verdict.dead_letters;
+        self.expired += verdict.expired;
+        for (sum, invariant) in [
+            (&mut self.lost, Invariant::NothingLost),
+            (&mut self.invented, Invariant::NothingInvented),
+            (&mut self.duplicated_effects_with_other_key, Invariant::SameKey),
+            (&mut self.reordered, Invariant::Order),
+            (&mut self.stale_writes, Invariant::NoStaleWrite),
+            (&mut self.leaked, Invariant::NothingLeaks),
+            (&mut self.started_late, Invariant::InTime),
+            (&mut self.beyond_bounds, Invariant::Bounded),
+            (&mut self.unrecovered, Invariant::Recovers),
+            (&mut self.wrong_attempts, Invariant::ExactAttempts),
+        ] {
+            *sum += verdict.count(invariant);
+        }
+    }
+
+    /// Adds how long recoveries took.
+    pub fn recoveries(&mut self, recoveries: &mut [Duration]) {
+        recoveries.sort();
+        let at = |share: f64| {
+            let index = (recoveries.len() as f64 * share).ceil() as usize;
+            let seconds = recoveries.get(index.saturating_sub(1)).map_or(0.0, Duration::as_secs_f64);
+            (seconds * 1000.0).round() / 1000.0
+        };
+        (self.recovery_p50_s, self.recovery_p99_s, self.recovery_max_s) = (at(0.5), at(0.99), at(1.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_what_was_measured() {
+        let mut report = Report::default();
+        report.recoveries(&mut (1..=100).rev().map(Duration::from_secs).collect::<Vec<_>>());
+        assert_eq!(
+            (report.recovery_p50_s, report.recovery_p99_s, report.recovery_max_s),
+            (50.0, 99.0, 100.0)
+        );
+        report.recoveries(&mut []);
+        assert_eq!(report.recovery_p99_s, 0.0);
+    }
+}
