@@ -17,7 +17,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade faults lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade faults lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -95,6 +95,9 @@ bench-invoke: setup ## Measures a run, in process and through gRPC. The last lin
 
 bench-ingest: setup ## Measures the way of an event beside its limits, on a Postgres of its own. The last line is JSON.
 	$(CARGO) bench --locked -p chatfn-event-ingest --bench ingest
+
+bench-overload: setup ## Measures ten times too many calls, and cancelled ones, at an invoker. The last line is JSON.
+	$(CARGO) bench --locked -p chatfn-invoker --bench overload
 
 bench-registry: setup ## Measures look-ups, deploys until they are live, and watches. The last line is JSON.
 	$(CHATFN_DB) private -- $(CARGO) bench --locked -p chatfn-dev --bench registry
