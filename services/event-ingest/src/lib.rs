@@ -213,6 +213,9 @@ async fn serve(
             "chatfn.ingest.v1.DeliveryService/TailDeliveries",
             MethodPolicy::long_lived().ended_on_drain(),
         )
+        // Publishers who are too many must not keep operators out.
+        .policy("chatfn.ingest.v1.DeliveryService", MethodPolicy::standard().with_reserve())
+        .policy("chatfn.ingest.v1.ReplayService", MethodPolicy::standard().with_reserve())
         // Ends by itself when the drain begins, after its last answer.
         .policy("chatfn.ingest.v1.EventIngestService/StreamEvents", MethodPolicy::long_lived())
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)

@@ -147,7 +147,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         )
         .policy(
             "chatfn.registry.v1.DeploymentWatchService/WatchDeployments",
-            MethodPolicy::long_lived().ended_on_drain(),
+            // A replica that cannot watch goes stale.
+            MethodPolicy::long_lived().with_reserve().ended_on_drain(),
         )
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET);
     if serves_secret_access {

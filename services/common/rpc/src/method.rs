@@ -15,6 +15,8 @@ pub struct MethodPolicy {
 pub(crate) enum Admission {
     /// The calls in progress.
     Calls,
+    /// The calls in progress or, when those are all, the few more that are kept.
+    Reserve,
     /// The streams that anyone may open.
     OpenStreams,
     /// None.
@@ -47,6 +49,14 @@ impl MethodPolicy {
     /// does set still holds.
     pub const fn long_lived() -> Self {
         Self { limit: TimeLimit::Caller, ..Self::standard() }
+    }
+
+    /// When no permit is left, takes one of those that are kept for such methods (an eighth on top): for what people call to
+    /// look into an overload, or to end it.
+    #[must_use]
+    pub const fn with_reserve(mut self) -> Self {
+        self.admission = Admission::Reserve;
+        self
     }
 
     /// Takes no permit: for methods that must answer during overload and are cheap.

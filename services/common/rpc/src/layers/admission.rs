@@ -25,6 +25,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Permits {
     pub(crate) calls: Arc<Semaphore>,
+    pub(crate) reserve: Arc<Semaphore>,
     pub(crate) open_streams: Arc<Semaphore>,
 }
 
@@ -60,13 +61,16 @@ impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let permits = match self.methods.get(request.uri().path()).admission {
-            Admission::Calls => &self.permits.calls,
-            Admission::OpenStreams => &self.permits.open_streams,
+        let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
+        let permits = &self.permits;
+        let permit = match self.methods.get(request.uri().path()).admission {
+            Admission::Calls => take(&permits.calls),
+            Admission::Reserve => take(&permits.calls).or_else(|| take(&permits.reserve)),
+            Admission::OpenStreams => take(&permits.open_streams),
             Admission::Free => return Box::pin(self.inner.call(request)),
         };
         // Refusing beats queueing: a caller that waits here spends its budget on nothing.
-        let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
+        let Some(permit) = permit else {
             let busy = self.busy();
             return Box::pin(async move { Ok(refuse(busy)) });
         };

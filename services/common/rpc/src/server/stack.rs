@@ -21,6 +21,9 @@ use crate::{
     method::Methods,
 };
 
+/// One in so many permits is kept for those who look into an overload, on top of all others.
+const RESERVE: usize = 8;
+
 pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// Wraps the routes, innermost first; read it upwards for the order in which a call passes:
@@ -40,8 +43,9 @@ pub(super) fn compose(
 ) -> Stack {
     let methods = Arc::new(methods);
     let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
+    let set = |count| Arc::new(Semaphore::new(count));
     let permits =
-        Permits { calls: Arc::new(Semaphore::new(limit)), open_streams: Arc::new(Semaphore::new(limit)) };
+        Permits { calls: set(limit), reserve: set(limit.div_ceil(RESERVE)), open_streams: set(limit) };
     let rules = Arc::new(DeadlineRules {
         default: config.default_timeout,
         max: config.max_timeout,

@@ -10,8 +10,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1;
 
 use crate::support::{
-    Probe, UNARY, eventually, just, note, raw_call, raw_client, raw_status, start, start_at, start_with,
-    then_silence, unary, watch, within,
+    CHAT, Probe, UNARY, chat, eventually, just, note, raw_call, raw_client, raw_status, start, start_at,
+    start_with, then_silence, unary, watch, within,
 };
 
 fn one_call() -> ServerConfig {
@@ -133,6 +133,26 @@ async fn listed_methods_need_no_permit() {
     assert!(within(holding.message()).await.expect("no error").is_some());
     assert_eq!(unary(&client, long("x")).await.expect("exempt"), "x");
     assert_eq!(watch(&client, long("x")).await.expect_err("full").code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn some_permits_are_kept_for_those_who_look_into_it() {
+    let probe = Probe::new().watch(|_| Ok(then_silence(note("first")))).chat(|_| then_silence(note("first")));
+    let policies =
+        [(UNARY, MethodPolicy::standard().with_reserve()), (CHAT, MethodPolicy::standard().with_reserve())];
+    let server = start_at("127.0.0.1:0".parse().expect("an address"), probe, one_call(), &policies).await;
+    let client = server.client();
+    let mut holding = watch(&client, long("hold")).await.expect("a stream");
+    assert!(within(holding.message()).await.expect("no error").is_some());
+    assert_eq!(watch(&client, long("x")).await.expect_err("full").code(), Code::ResourceExhausted);
+    for _ in 0..3 {
+        eventually(async || (unary(&client, long("x")).await.ok()? == "x").then_some(())).await;
+    }
+    // The one that is kept is not without end, either.
+    let requests = Request::new(stream::pending()).with_timeout(Duration::from_secs(50));
+    let mut kept = chat(&client, requests).await.expect("a stream");
+    assert!(within(kept.message()).await.expect("no error").is_some());
+    assert_eq!(unary(&client, long("x")).await.expect_err("full").code(), Code::ResourceExhausted);
 }
 
 #[tokio::test]
