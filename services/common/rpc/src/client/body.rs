@@ -46,15 +46,19 @@ impl Call {
 
 /// The request. hyper sends it from a task of its own, which goes on, and keeps the stream open, after the
 /// caller dropped the response; so the end of the call is told to it.
+///
+/// That task may come to it late: a process that was halted, or had no connection, has a request whose headers promise time that is
+/// long gone. The server would count that time from when they arrive; without the message it has nothing to begin with.
 pub(super) struct RequestBody {
     inner: Body,
+    deadline: Option<Deadline>,
     over: Pin<Box<WaitForCancellationFutureOwned>>,
     call: Arc<Call>,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Body, call: Arc<Call>) -> Self {
-        Self { inner, over: Box::pin(call.over.clone().cancelled_owned()), call }
+    pub(super) fn new(inner: Body, deadline: Option<Deadline>, call: Arc<Call>) -> Self {
+        Self { inner, deadline, over: Box::pin(call.over.clone().cancelled_owned()), call }
     }
 }
 
@@ -70,6 +74,10 @@ impl http_body::Body for RequestBody {
         let cancel = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL))));
         let this = self.get_mut();
         if this.over.as_mut().poll(cx).is_ready() {
+            return cancel();
+        }
+        if this.deadline.is_some_and(Deadline::is_expired) {
+            let _ = this.call.request_failed.set(deadline::expired().into());
             return cancel();
         }
         match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
@@ -165,5 +173,30 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::{super::channels::Channels, *};
+
+    fn body(deadline: Option<Deadline>) -> (RequestBody, Arc<Call>) {
+        let call = Arc::new(Call::new(Channels::new([()]).pick().1));
+        let message = Body::new(Full::new(Bytes::from_static(b"message")).map_err(|never| match never {}));
+        (RequestBody::new(message, deadline, Arc::clone(&call)), call)
+    }
+
+    #[tokio::test]
+    async fn a_message_leaves_in_time_or_not_at_all() {
+        let (body, _) = body(Some(Deadline::after(Duration::from_secs(60))));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "message");
+        let (late, call) = self::body(Some(Deadline::after(Duration::ZERO)));
+        assert_eq!(late.collect().await.unwrap_err().reason(), Some(h2::Reason::CANCEL));
+        let failed = call.request_failed.get().expect("a reason");
+        assert_eq!(failed.code(), tonic::Code::DeadlineExceeded);
     }
 }

@@ -185,7 +185,7 @@ impl Service<Request<Body>> for Client {
         let (http, in_progress) = self.http.pick();
         let call = Arc::new(Call::new(in_progress));
         let over = call.over.clone().drop_guard();
-        let request = request.map(|body| RequestBody::new(body, Arc::clone(&call)));
+        let request = request.map(|body| RequestBody::new(body, deadline, Arc::clone(&call)));
         let response = http.request(request);
         Box::pin(async move {
             let response = tokio::select! {
