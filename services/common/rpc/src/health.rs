@@ -175,8 +175,8 @@ mod tests {
     async fn who_closes_the_connection_lives_and_who_does_not_listen_is_dead() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (lives, accepted) = tokio::join!(live(address), listener.accept());
-        drop(accepted.expect("a connection"));
+        let close = async { drop(listener.accept().await.expect("a connection")) };
+        let (lives, ()) = tokio::join!(live(address), close);
         drop(listener);
         lives.expect("it closed the connection");
         let error = live(address).await.expect_err("nobody listens");

@@ -60,7 +60,8 @@ pub struct ServerConfig {
     pub max_concurrent_streams: u32,
 
     /// When a connection is told to go away, at the latest, so that its client connects again, and finds other replicas;
-    /// up to a tenth earlier, so that not all come at once. Calls in progress finish
+    /// up to a tenth earlier, so that not all come at once. Calls in progress finish; one that is just being sent may come
+    /// back as not taken, to be sent again
     #[arg(long = "rpc-max-connection-age", env = "CHATFN_RPC_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
     pub max_connection_age: Duration,
 
