@@ -12,12 +12,13 @@ use tonic::Status;
 
 use crate::harness::{COMPLETE, Fixture, START, change, change_to, deployed, version};
 
-/// Returns when the file is there. Nobody is told of that, so this looks again and again; the sleep only lets others
-/// work in between.
+/// Returns when the file is there.
 async fn written(file: &SnapshotFile) {
     until(|| file.path.is_file()).await;
 }
 
+/// Returns when `is_so` is. Nobody is told of what becomes of files, so this looks again and again; the sleep only lets
+/// others work in between.
 async fn until(is_so: impl Fn() -> bool) {
     while !is_so() {
         tokio::time::sleep(Duration::from_millis(10)).await;

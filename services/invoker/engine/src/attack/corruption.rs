@@ -83,6 +83,28 @@ async fn every_run_of_a_large_function_begins_with_the_same_bytes() {
 }
 
 #[tokio::test]
+async fn what_the_reset_overlooks_reaches_no_other_run() {
+    let engine = engine();
+    if engine.reset_path() == ResetPath::CopyKept {
+        return; // that overlooks nothing
+    }
+    for source in ["async function lambda(input) { return input }", LARGE] {
+        let function = prepare(&engine, source).await;
+        let clean = observe(&engine, &function).await;
+        let mut at = 0;
+        let attack = |memory: &mut [u8]| at = memory[8 << 20..].as_mut_ptr().expose_provenance();
+        engine.run_attacked(&function, call(PATIENCE), attack).await.expect("the platform works");
+        // What a page holds that the reset did not see.
+        // SAFETY: the slot keeps its mapping, the only one of its pool is free, and so nobody else looks at it.
+        #[expect(unsafe_code, reason = "as the kernel would bring the page back")]
+        unsafe {
+            std::ptr::with_exposed_provenance_mut::<[u8; 5]>(at).write(*b"stale");
+        }
+        assert!(observe(&engine, &function).await == clean, "another run's bytes: {source}");
+    }
+}
+
+#[tokio::test]
 async fn memory_that_a_run_grows_into_is_empty() {
     let engine = engine();
     let fill =
