@@ -17,7 +17,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade faults lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -50,6 +50,12 @@ test: setup ## Every test, on a throw-away Postgres.
 test-upgrade: setup ## Runs the release REV (a tag or commit) on the schema of now.
 	@services/dev/setup.sh test
 	@services/dev/test-upgrade.sh $(REV)
+
+rolling-restart: setup ## Replaces every process of a cluster under load, one after the other. The last line is JSON.
+	$(BUILD)
+	@$(CHATFN_DB) private -- $(CARGO) test --quiet --locked -p chatfn-tests --test it -- --nocapture rolling:: 2>&1 \
+		| tee target/rolling-restart.log
+	@grep '^{"acknowledged"' target/rolling-restart.log
 
 faults: setup ## Kills, halts and cuts off real processes under load; FAULTS_SECONDS=7200 goes on for so long. The last line is JSON.
 	@services/dev/setup.sh faults

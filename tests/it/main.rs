@@ -8,6 +8,7 @@ mod identity;
 mod interop;
 mod isolation;
 mod main_job;
+mod rolling;
 mod snapshot;
 mod surface;
 mod templates;

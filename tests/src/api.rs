@@ -25,6 +25,7 @@ use crate::{cluster::Cluster, eventually};
 pub const ACCOUNT: &str = "acme";
 
 /// Clients of a cluster. They outlive restarts of its services.
+#[derive(Clone)]
 pub struct Api {
     /// TemplateService.
     pub templates: TemplateServiceClient<Client>,
@@ -39,7 +40,11 @@ pub struct Api {
 impl Api {
     /// Clients of `cluster`.
     pub fn of(cluster: &Cluster) -> Self {
-        let (registry, event_ingest) = (cluster.registry.client(), cluster.event_ingest.client());
+        Self::new(cluster.registry.client(), cluster.event_ingest.client())
+    }
+
+    /// Clients of a registry and an event-ingest.
+    pub fn new(registry: Client, event_ingest: Client) -> Self {
         Self {
             templates: TemplateServiceClient::new(registry.clone()),
             functions: FunctionServiceClient::new(registry),

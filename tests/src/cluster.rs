@@ -48,45 +48,9 @@ impl Cluster {
 
     async fn start_with(identities: Option<&Identities>) -> Self {
         let database = TestDatabase::create().await;
-        let url = database.url().expose().to_owned();
-        let [registry, invoker, event_ingest] = free_addresses();
-        let scheme = if identities.is_some() { "https" } else { "http" };
-        let [registry_url, invoker_url] = [registry, invoker].map(|it| format!("{scheme}://{it}"));
-        let call = identities.map_or(Call::Plain, |it| it.call(&it.token(ACCOUNT, &Role::ALL)));
-        // The compiled engine is the same for all tests.
-        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/engine-cache");
-        let service = |name: &'static str, address, flags: &[(&str, &str)]| {
-            let mut arguments = vec![format!("--listen={address}")];
-            arguments.extend(flags.iter().map(|(flag, value)| format!("--{flag}={value}")));
-            if let Some(identities) = identities {
-                arguments.extend(identities.flags(name));
-            }
-            Service { name, address, arguments, process: None, call: call.clone() }
-        };
-        let mut cluster = Self {
-            registry: service("registry", registry, &[("database-url", &url), ("invoker", &invoker_url)]),
-            invoker: service(
-                "invoker",
-                invoker,
-                &[
-                    ("registry", &registry_url),
-                    ("cache-dir", &cache.display().to_string()),
-                    ("egress-allow-cidr", "127.0.0.1/32"),
-                ],
-            ),
-            event_ingest: service(
-                "event-ingest",
-                event_ingest,
-                &[
-                    ("database-url", &url),
-                    ("registry", &registry_url),
-                    ("invoker", &invoker_url),
-                    // A killed replica's lanes are taken over soon.
-                    ("lease-ttl", "2s"),
-                ],
-            ),
-            database,
-        };
+        let addresses = free_addresses();
+        let [registry, invoker, event_ingest] = services(&database, addresses, identities);
+        let mut cluster = Self { registry, invoker, event_ingest, database };
         for service in [&mut cluster.registry, &mut cluster.invoker, &mut cluster.event_ingest] {
             service.start();
         }
@@ -99,15 +63,57 @@ impl Cluster {
     /// Starts another process of the registry on the same database, and waits until it serves. It is killed when it
     /// is dropped.
     pub async fn another_registry(&self) -> Service {
-        let [address, ..] = free_addresses();
-        let mut arguments = self.registry.arguments.clone();
-        arguments[0] = format!("--listen={address}");
-        let mut registry =
-            Service { name: "registry", address, arguments, process: None, call: self.registry.call.clone() };
+        let mut registry = self.registry.another();
         registry.start();
         registry.serving().await;
         registry
     }
+}
+
+/// Registry, invoker and event-ingest, not started yet. They listen at `addresses` and call each other there.
+pub(crate) fn services(
+    database: &TestDatabase,
+    addresses: [SocketAddr; 3],
+    identities: Option<&Identities>,
+) -> [Service; 3] {
+    let url = database.url().expose().to_owned();
+    let [registry, invoker, event_ingest] = addresses;
+    let scheme = if identities.is_some() { "https" } else { "http" };
+    let [registry_url, invoker_url] = [registry, invoker].map(|it| format!("{scheme}://{it}"));
+    let call = identities.map_or(Call::Plain, |it| it.call(&it.token(ACCOUNT, &Role::ALL)));
+    // The compiled engine is the same for all tests.
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/engine-cache");
+    let service = |name: &'static str, address, flags: &[(&str, &str)]| {
+        let mut arguments = vec![format!("--listen={address}")];
+        arguments.extend(flags.iter().map(|(flag, value)| format!("--{flag}={value}")));
+        if let Some(identities) = identities {
+            arguments.extend(identities.flags(name));
+        }
+        Service { name, address, arguments, process: None, call: call.clone() }
+    };
+    [
+        service("registry", registry, &[("database-url", &url), ("invoker", &invoker_url)]),
+        service(
+            "invoker",
+            invoker,
+            &[
+                ("registry", &registry_url),
+                ("cache-dir", &cache.display().to_string()),
+                ("egress-allow-cidr", "127.0.0.1/32"),
+            ],
+        ),
+        service(
+            "event-ingest",
+            event_ingest,
+            &[
+                ("database-url", &url),
+                ("registry", &registry_url),
+                ("invoker", &invoker_url),
+                // A killed replica's lanes are taken over soon.
+                ("lease-ttl", "2s"),
+            ],
+        ),
+    ]
 }
 
 /// A service's process.
@@ -123,6 +129,14 @@ impl Service {
     /// Where the process serves.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Another process with the same settings at an address of its own, not started yet.
+    pub(crate) fn another(&self) -> Self {
+        let [address, ..] = free_addresses();
+        let mut arguments = self.arguments.clone();
+        arguments[0] = format!("--listen={address}");
+        Self { name: self.name, address, arguments, process: None, call: self.call.clone() }
     }
 
     /// Starts the process; it need not serve yet.
@@ -180,6 +194,11 @@ impl Service {
     /// Asks the process to stop and waits until it has, with success.
     pub async fn stop(&mut self) {
         self.terminate();
+        self.stopped().await;
+    }
+
+    /// Waits until a process that was asked to stop has, with success.
+    pub async fn stopped(&mut self) {
         let mut process = self.process.take().expect("the process runs");
         let status = eventually(&format!("{} stops", self.name), async || process.try_wait().unwrap()).await;
         assert!(status.success(), "{} stopped with {status}", self.name);
@@ -192,7 +211,12 @@ impl Service {
 
     /// A client that proves who it is in this way.
     pub fn client_as(&self, call: &Call) -> Client {
-        let config = call.config(self.address);
+        self.client_at(self.address, call)
+    }
+
+    /// A client that calls the service somewhere else than where this process listens.
+    pub(crate) fn client_at(&self, address: SocketAddr, call: &Call) -> Client {
+        let config = call.config(address);
         connect(ClientConfig { default_timeout: PATIENCE, ..config }).unwrap()
     }
 }
