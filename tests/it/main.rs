@@ -8,6 +8,7 @@ mod identity;
 mod interop;
 mod isolation;
 mod main_job;
+mod restore;
 mod rolling;
 mod snapshot;
 mod surface;

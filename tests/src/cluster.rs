@@ -89,7 +89,7 @@ pub(crate) fn services(
         if let Some(identities) = identities {
             arguments.extend(identities.flags(name));
         }
-        Service { name, address, arguments, process: None, call: call.clone() }
+        Service { name, address, arguments, variables: Vec::new(), process: None, call: call.clone() }
     };
     [
         service("registry", registry, &[("database-url", &url), ("invoker", &invoker_url)]),
@@ -121,6 +121,7 @@ pub struct Service {
     name: &'static str,
     address: SocketAddr,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
     process: Option<Child>,
     call: Call,
 }
@@ -134,9 +135,17 @@ impl Service {
     /// Another process with the same settings at an address of its own, not started yet.
     pub(crate) fn another(&self) -> Self {
         let [address, ..] = free_addresses();
-        let mut arguments = self.arguments.clone();
-        arguments[0] = format!("--listen={address}");
-        Self { name: self.name, address, arguments, process: None, call: self.call.clone() }
+        let (variables, call) = (self.variables.clone(), self.call.clone());
+        let mut another = Self {
+            name: self.name,
+            address,
+            arguments: self.arguments.clone(),
+            variables,
+            process: None,
+            call,
+        };
+        another.flag("listen", &address.to_string());
+        another
     }
 
     /// Starts the process; it need not serve yet.
@@ -148,6 +157,7 @@ impl Service {
             .env("CHATFN_DATABASE_ACQUIRE_TIMEOUT", "30s")
             .env("CHATFN_DATABASE_STATEMENT_TIMEOUT", "30s")
             .env("CHATFN_DATABASE_LOCK_TIMEOUT", "30s")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .spawn();
         self.process = Some(process.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name)));
@@ -155,7 +165,14 @@ impl Service {
 
     /// Sets a flag for the starts to come.
     pub fn flag(&mut self, flag: &str, value: &str) {
-        self.arguments.push(format!("--{flag}={value}"));
+        let flag = format!("--{flag}=");
+        self.arguments.retain(|argument| !argument.starts_with(&flag));
+        self.arguments.push(flag + value);
+    }
+
+    /// Sets a variable of the environment for the starts to come.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Waits until the process reports SERVING.
