@@ -68,14 +68,13 @@ python_tools() {
         python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
         python3 -m venv .tools/py
     fi
-    local wanted=()
-    local package
-    for package in "$@"; do
-        .tools/py/bin/pip show -q "${package%%==*}" 2>/dev/null || wanted+=("$package")
-    done
-    if [ ${#wanted[@]} -gt 0 ]; then
-        say "installing into .tools: ${wanted[*]}"
-        .tools/py/bin/pip install -q --disable-pip-version-check "${wanted[@]}"
+    local wanted
+    wanted=$(.tools/py/bin/python services/dev/other_versions.py "$@")
+    if [ -n "$wanted" ]; then
+        say "installing into .tools:" $wanted
+        # Names and versions: no spaces.
+        # shellcheck disable=SC2086
+        .tools/py/bin/pip install -q --disable-pip-version-check $wanted
     fi
 }
 
