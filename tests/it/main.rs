@@ -10,6 +10,7 @@ mod isolation;
 mod main_job;
 mod restore;
 mod rolling;
+mod settings;
 mod snapshot;
 mod surface;
 mod templates;

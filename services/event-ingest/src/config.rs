@@ -4,7 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use chatfn_deployments::SnapshotArgs;
 use chatfn_pg::PoolConfig;
-use chatfn_rpc::{MAX_MESSAGE_BYTES, SecurityConfig, ServerConfig, parse_duration};
+use chatfn_rpc::{
+    ClientConfig, MAX_MESSAGE_BYTES, Security, SecurityConfig, ServerConfig, Service, check_listen,
+    parse_duration,
+};
+use chatfn_settings::Problems;
 use http::Uri;
 
 use crate::quota::QuotaConfig;
@@ -23,7 +27,7 @@ pub struct Config {
     #[arg(
         long,
         env = "CHATFN_EVENT_INGEST_LISTEN",
-        value_name = "ADDRESS",
+        value_name = "HOST:PORT",
         default_value = "127.0.0.1:50053"
     )]
     pub listen: SocketAddr,
@@ -32,7 +36,7 @@ pub struct Config {
     #[arg(
         long,
         env = "CHATFN_EVENT_INGEST_REGISTRY",
-        value_name = "URI",
+        value_name = "URL",
         default_value = "http://127.0.0.1:50051"
     )]
     pub registry: Uri,
@@ -41,7 +45,7 @@ pub struct Config {
     #[arg(
         long,
         env = "CHATFN_EVENT_INGEST_INVOKER",
-        value_name = "URI",
+        value_name = "URL",
         default_value = "http://127.0.0.1:50052"
     )]
     pub invoker: Uri,
@@ -258,21 +262,39 @@ impl Config {
     /// # Errors
     /// The first that does not.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Adds what is wrong with the settings, and with the files that they name.
+    pub fn check(&self, problems: &mut Problems) {
+        problems.check_flag("listen", check_listen(self.listen, &self.security));
+        problems.check_flag("registry", ClientConfig::check(&self.registry, &self.security));
+        problems.check_flag("invoker", ClientConfig::check(&self.invoker, &self.security));
+        problems.check_flag("database-url", self.database.connect_options());
+        self.snapshot.check(crate::WATCHER, crate::WATCHES_SOURCE, problems);
+        problems.check(self.quotas.load());
+        Security::check(&self.security, Service::EventIngest, problems);
+        problems.add_all(self.problems());
+    }
+
+    /// All that does not fit together.
+    fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
         let ttl = self.dispatch.lease_ttl;
         if !(Duration::from_millis(200)..=Duration::from_secs(300)).contains(&ttl) {
-            return Err(ConfigError::LeaseTtl(ttl));
+            problems.push(ConfigError::LeaseTtl(ttl));
         }
         for (setting, value, least) in [
             ("queue", self.committers.queue, MAX_CALL_EVENTS),
             ("queue-kib", self.committers.queue_kib, MAX_CALL_KIB),
         ] {
             if value < least {
-                return Err(ConfigError::Queue { setting, value, least });
+                problems.push(ConfigError::Queue { setting, value, least });
             }
         }
         let RetentionConfig { dedupe_days: dedupe, retention_days: retention } = self.retention;
         if dedupe > retention {
-            return Err(ConfigError::Dedupe { dedupe, retention });
+            problems.push(ConfigError::Dedupe { dedupe, retention });
         }
         for (setting, value) in [
             ("stream-stall", self.streams.stall),
@@ -280,10 +302,11 @@ impl Config {
             ("stream-max-age", self.streams.max_age),
         ] {
             if value.is_zero() {
-                return Err(ConfigError::Zero(setting));
+                problems.push(ConfigError::Zero(setting));
             }
         }
-        Ok(self.rpc.validate()?)
+        problems.extend(self.rpc.problems().into_iter().map(ConfigError::Rpc));
+        problems
     }
 }
 

@@ -38,6 +38,7 @@
 //! lanes. All SQL is in `store/`, the tables with their reasons in `migrations/0002_ingest.sql` and
 //! `migrations/0006_operators.sql`.
 
+mod cli;
 mod committer;
 mod config;
 mod dispatch;
@@ -73,6 +74,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::{
+    cli::{Cli, Command},
+    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
+    quota::{QuotaConfig, QuotaError},
+};
 use self::{
     committer::Committers,
     dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
@@ -83,15 +89,16 @@ use self::{
     quota::Quotas,
     store::events::DedupeDays,
 };
-pub use self::{
-    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
-    quota::{QuotaConfig, QuotaError},
-};
 
 /// How long tasks have to empty their queues after the last call and the last run.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 /// How long connections to Postgres have to be closed.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// The name under which it watches what is live.
+const WATCHER: &str = "event-ingest";
+/// Whether it watches the sources, too.
+const WATCHES_SOURCE: bool = false;
 
 /// Serves event-ingest on `listener` until `shutdown` begins, then drains: health says NOT_SERVING, no new
 /// lane is taken, runs in progress end (for at most `drain_runs`), what they came to is recorded, and
@@ -111,8 +118,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     let registry = ClientConfig::secured(config.registry.clone(), &security);
     let watch = WatchConfig {
         registry: chatfn_rpc::connect(registry).context("--registry")?,
-        watcher: "event-ingest",
-        include_source: false,
+        watcher: WATCHER,
+        include_source: WATCHES_SOURCE,
         snapshot: config.snapshot.file(true),
     };
     let deployments = Deployments::spawn(watch, shutdown.soft());

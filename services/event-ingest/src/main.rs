@@ -2,36 +2,15 @@
 
 use std::process::ExitCode;
 
-use chatfn_event_ingest::Config;
-use chatfn_rpc::{HealthArgs, Shutdown, TelemetryArgs};
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(
-    name = "chatfn-event-ingest",
-    version,
-    about = "Records chat events and delivers each in conversation order"
-)]
-struct Cli {
-    #[command(flatten)]
-    config: Config,
-
-    #[command(flatten)]
-    telemetry: TelemetryArgs,
-
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Asks the event-ingest that runs here with these settings whether calls should be sent to it
-    Health(HealthArgs),
-}
+use chatfn_event_ingest::{Cli, Command, Config};
+use chatfn_rpc::{Shutdown, TelemetryArgs};
 
 // `bin/chatfn-event-ingest-faulty.rs` starts here, too.
 pub(crate) fn main() -> anyhow::Result<ExitCode> {
-    let Cli { config, telemetry, command } = Cli::parse();
+    let Cli { config, telemetry, command } = match chatfn_settings::parse() {
+        Ok(cli) => cli,
+        Err(said) => return Ok(said),
+    };
     match command {
         Some(Command::Health(health)) => return Ok(health.run(config.listen, &config.security)),
         None => serve(config, telemetry)?,

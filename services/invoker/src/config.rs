@@ -5,22 +5,35 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use chatfn_deployments::SnapshotArgs;
 use chatfn_domain::settings::MAX_MEMORY_MIB;
 use chatfn_engine::EngineConfig;
-use chatfn_rpc::{SecurityConfig, ServerConfig, TelemetryArgs};
+use chatfn_rpc::{
+    ClientConfig, Security, SecurityConfig, ServerConfig, Service, TelemetryArgs, check_listen,
+};
+use chatfn_settings::Problems;
 use clap::Parser;
 use http::Uri;
 
-use crate::{confine::ConfinementMode, egress::EgressConfig, service_url::ServiceUrl};
+use crate::{
+    confine::ConfinementMode,
+    egress::{self, EgressConfig},
+    keeper,
+    service_url::ServiceUrl,
+};
 
 /// Runs lambdas: each run in a fresh sandbox, never past its deadline.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "chatfn-invoker", version)]
 pub struct Config {
     /// Where to serve gRPC.
-    #[arg(long, env = "CHATFN_INVOKER_LISTEN", default_value = "127.0.0.1:50052")]
+    #[arg(long, env = "CHATFN_INVOKER_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     pub listen: SocketAddr,
 
     /// Where the registry is.
-    #[arg(long, env = "CHATFN_INVOKER_REGISTRY", default_value = "http://127.0.0.1:50051")]
+    #[arg(
+        long,
+        env = "CHATFN_INVOKER_REGISTRY",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051"
+    )]
     pub registry: Uri,
 
     /// What is live, for a start without the registry. A process of its own keeps the file, because this one is confined.
@@ -60,7 +73,7 @@ pub struct Config {
 
     /// Whether the kernel confines this process, so that a lambda that breaks out of its sandbox gains little: no
     /// programs, no files, no further ports (Landlock and seccomp).
-    #[arg(long, env = "CHATFN_INVOKER_CONFINEMENT", value_enum, default_value_t)]
+    #[arg(long, env = "CHATFN_INVOKER_CONFINEMENT", value_name = "HOW", value_enum, default_value_t)]
     pub confinement: ConfinementMode,
 
     /// The lambdas' outbound HTTP.
@@ -116,24 +129,45 @@ impl Config {
     /// # Errors
     /// What contradicts what.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Adds what is wrong with the settings, and with the files that they name.
+    pub fn check(&self, problems: &mut Problems) {
+        problems.check_flag("listen", check_listen(self.listen, &self.security));
+        problems.check_flag("registry", ClientConfig::check(&self.registry, &self.security));
+        self.snapshot.check(keeper::WATCHER, keeper::WATCHES_SOURCE, problems);
+        if let Some(dir) = &self.cache_dir {
+            problems.check_flag("cache-dir", chatfn_engine::check_cache_dir(dir));
+        }
+        problems.check_flag("egress-ca-file", egress::check_ca_file(&self.egress));
+        Security::check(&self.security, Service::Invoker, problems);
+        problems.add_all(self.problems());
+        problems.add_all(self.rpc.problems());
+        problems.check_flag("log-filter", self.telemetry.validate());
+    }
+
+    /// All that contradicts.
+    fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
         if self.max_runs as usize > self.rpc.max_calls {
-            return Err(ConfigError::Runs { max_runs: self.max_runs, max_calls: self.rpc.max_calls });
+            problems.push(ConfigError::Runs { max_runs: self.max_runs, max_calls: self.rpc.max_calls });
         }
         if self.egress.body_bytes > self.egress.buffer_bytes {
-            return Err(ConfigError::Buffers { body: self.egress.body_bytes, all: self.egress.buffer_bytes });
+            problems
+                .push(ConfigError::Buffers { body: self.egress.body_bytes, all: self.egress.buffer_bytes });
         }
         let largest = chatfn_engine::PrepareLimits::default().artifact_bytes;
         if self.prepared_bytes < largest {
-            return Err(ConfigError::Prepared { least: largest });
+            problems.push(ConfigError::Prepared { least: largest });
         }
         let timeouts = [
             ("egress-dns-timeout", self.egress.dns_timeout),
             ("egress-connect-timeout", self.egress.connect_timeout),
         ];
-        match timeouts.into_iter().find(|(_, timeout)| *timeout == Duration::ZERO) {
-            Some((name, _)) => Err(ConfigError::Zero(name)),
-            None => Ok(()),
-        }
+        let zero = timeouts.into_iter().filter(|(_, timeout)| timeout.is_zero());
+        problems.extend(zero.map(|(name, _)| ConfigError::Zero(name)));
+        problems
     }
 
     /// The longest that a shutdown takes; a container's termination grace must be longer.

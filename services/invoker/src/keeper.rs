@@ -18,6 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 
+/// The name under which both watch what is live.
+pub(crate) const WATCHER: &str = "invoker";
+/// Whether they watch the sources, too.
+pub(crate) const WATCHES_SOURCE: bool = true;
+
 /// The keeper of an invoker.
 #[derive(Debug)]
 pub struct Keeper(Child);
@@ -83,8 +88,8 @@ pub(crate) fn watch(config: &Config, security: &Security, keep: bool) -> anyhow:
     let registry = connect(registry).context("--registry")?;
     Ok(WatchConfig {
         registry,
-        watcher: "invoker",
-        include_source: true,
+        watcher: WATCHER,
+        include_source: WATCHES_SOURCE,
         snapshot: config.snapshot.file(keep),
     })
 }

@@ -11,6 +11,7 @@
 //! that breaks.
 
 mod children;
+mod cli;
 mod config;
 pub mod confine;
 mod drafts;
@@ -45,6 +46,7 @@ use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, Security, Server, Service, Shu
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub use cli::{Cli, Command};
 pub use config::{Config, ConfigError};
 pub use service_url::{ServiceUrl, ServiceUrlError};
 

@@ -3,39 +3,18 @@
 use std::process::ExitCode;
 
 use chatfn_invoker::{
-    Config, compile_engine,
+    Cli, Command, Config, compile_engine,
     confine::Confinement,
     keeper::{self, Keeper},
     run_confined,
 };
-use chatfn_rpc::{HealthArgs, Shutdown, bind, init_telemetry};
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(
-    name = "chatfn-invoker",
-    version,
-    about = "Runs lambdas: each run in a fresh sandbox, never past its deadline"
-)]
-struct Cli {
-    #[command(flatten)]
-    config: Config,
-
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Asks the invoker that runs here with these settings whether calls should be sent to it
-    Health(HealthArgs),
-    /// Compiles the engine into --cache-dir and ends: for an image, so that no start has to. What is compiled serves
-    /// machines whose processor has the same features as this one's; on others a start compiles
-    CompileEngine,
-}
+use chatfn_rpc::{Shutdown, bind, init_telemetry};
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Cli { config, command } = Cli::parse();
+    let Cli { config, command } = match chatfn_settings::parse() {
+        Ok(cli) => cli,
+        Err(said) => return Ok(said),
+    };
     match command {
         Some(Command::Health(health)) => return Ok(health.run(config.listen, &config.security)),
         Some(Command::CompileEngine) => compile_engine(&config)?,

@@ -3,9 +3,17 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use chatfn_pg::PoolConfig;
-use chatfn_rpc::{SecurityConfig, ServerConfig, parse_duration};
+use chatfn_rpc::{
+    ClientConfig, Security, SecurityConfig, ServerConfig, Service, check_listen, parse_duration,
+};
+use chatfn_settings::Problems;
 use http::Uri;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{
+    catalogue::Catalogue,
+    secrets::{KeyRing, KeysError},
+};
 
 /// Settings of `chatfn-registry`, from the command line and the environment.
 #[derive(Debug, Clone, clap::Parser)]
@@ -134,11 +142,33 @@ impl Default for SecretsConfig {
     }
 }
 
+impl SecretsConfig {
+    /// The keys, if there are to be secrets.
+    pub(crate) fn keys(&self) -> Result<Option<KeyRing>, KeysError> {
+        match (&self.secret_keys_file, &self.secret_keys) {
+            (Some(path), _) => KeyRing::read(path).map(Some),
+            (None, Some(text)) => KeyRing::parse(text.expose_secret()).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 impl Config {
     /// The longest that a shutdown takes; a container's termination grace must be longer.
     pub fn longest_shutdown(&self) -> Duration {
         // Background tasks, then connections.
         self.rpc.longest_drain() + 2 * crate::GRACE
+    }
+
+    /// Adds what is wrong with the settings, and with the files that they name.
+    pub fn check(&self, problems: &mut Problems) {
+        problems.check_flag("listen", check_listen(self.listen, &self.security));
+        problems.check_flag("invoker", ClientConfig::check(&self.invoker, &self.security));
+        problems.check_flag("templates", Catalogue::load(self.templates.as_deref()));
+        problems.check(self.secrets.keys());
+        problems.check_flag("database-url", self.database.connect_options());
+        Security::check(&self.security, Service::Registry, problems);
+        problems.add_all(self.rpc.problems());
     }
 
     /// The defaults of the command line, for a database and an invoker.

@@ -21,6 +21,7 @@
 mod audit;
 mod build_error;
 pub mod catalogue;
+mod cli;
 mod config;
 mod deploy;
 mod draft;
@@ -51,7 +52,6 @@ use chatfn_rpc::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{Config, SecretsConfig};
 use self::{
     catalogue::Catalogue,
     functions::Registry,
@@ -63,6 +63,10 @@ use self::{
     retention::Retention,
     secrets::Secrets,
     store::deployments,
+};
+pub use self::{
+    cli::{Cli, Command},
+    config::{Config, SecretsConfig},
 };
 
 /// How long background tasks and connections have to end after the last call.

@@ -2,31 +2,14 @@
 
 use std::process::ExitCode;
 
-use chatfn_registry::Config;
-use chatfn_rpc::{HealthArgs, Shutdown, TelemetryArgs};
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(name = "chatfn-registry", version, about = "chatfn's control plane")]
-struct Cli {
-    #[command(flatten)]
-    config: Config,
-
-    #[command(flatten)]
-    telemetry: TelemetryArgs,
-
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Asks the registry that runs here with these settings whether calls should be sent to it
-    Health(HealthArgs),
-}
+use chatfn_registry::{Cli, Command, Config};
+use chatfn_rpc::{Shutdown, TelemetryArgs};
 
 fn main() -> ExitCode {
-    let Cli { config, telemetry, command } = Cli::parse();
+    let Cli { config, telemetry, command } = match chatfn_settings::parse() {
+        Ok(cli) => cli,
+        Err(said) => return said,
+    };
     if let Some(Command::Health(health)) = command {
         return health.run(config.listen, &config.security);
     }

@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection};
 #[derive(Clone, Debug, clap::Args)]
 pub struct PoolConfig {
     /// Postgres URL: postgres://user:password@host:5432/database.
-    #[arg(id = "database-url", long, env = "DATABASE_URL", hide_env_values = true)]
+    #[arg(id = "database-url", long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub url: DatabaseUrl,
 
     /// Most connections that this pool opens.
@@ -26,6 +26,7 @@ pub struct PoolConfig {
         id = "database-max-connections",
         long = "database-max-connections",
         env = "CHATFN_DATABASE_MAX_CONNECTIONS",
+        value_name = "COUNT",
         default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
@@ -35,6 +36,7 @@ pub struct PoolConfig {
     #[arg(
         long = "database-acquire-timeout",
         env = "CHATFN_DATABASE_ACQUIRE_TIMEOUT",
+        value_name = "DURATION",
         default_value = "2s",
         value_parser = parse_duration
     )]
@@ -44,6 +46,7 @@ pub struct PoolConfig {
     #[arg(
         long = "database-statement-timeout",
         env = "CHATFN_DATABASE_STATEMENT_TIMEOUT",
+        value_name = "DURATION",
         default_value = "5s",
         value_parser = parse_duration
     )]
@@ -53,6 +56,7 @@ pub struct PoolConfig {
     #[arg(
         long = "database-lock-timeout",
         env = "CHATFN_DATABASE_LOCK_TIMEOUT",
+        value_name = "DURATION",
         default_value = "2s",
         value_parser = parse_duration
     )]
@@ -62,6 +66,7 @@ pub struct PoolConfig {
     #[arg(
         long = "database-idle-in-transaction-timeout",
         env = "CHATFN_DATABASE_IDLE_IN_TRANSACTION_TIMEOUT",
+        value_name = "DURATION",
         default_value = "10s",
         value_parser = parse_duration
     )]
@@ -71,6 +76,7 @@ pub struct PoolConfig {
     #[arg(
         long = "database-application-name",
         env = "CHATFN_DATABASE_APPLICATION_NAME",
+        value_name = "NAME",
         default_value = "chatfn"
     )]
     pub application_name: String,

@@ -52,7 +52,7 @@ pub use security::{
 };
 pub use server::{
     BindError, ConfigError, Drained, Health, ServeError, Server, ServerBuilder, ServerConfig, bind,
-    reset_token,
+    check_listen, reset_token,
 };
 pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name, reasons};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError, init_telemetry};

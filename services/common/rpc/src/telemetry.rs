@@ -20,7 +20,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, clap::Args)]
 pub struct TelemetryArgs {
     /// How log lines look
-    #[arg(long, env = "CHATFN_LOG_FORMAT", value_enum, default_value_t)]
+    #[arg(long, env = "CHATFN_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 
     /// What to log, as tracing directives: info, or chatfn_rpc=debug,info
@@ -51,15 +51,29 @@ pub enum TelemetryError {
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
 }
 
+impl TelemetryArgs {
+    /// Checks the settings, without setting anything up.
+    ///
+    /// # Errors
+    /// The filter is not valid.
+    pub fn validate(&self) -> Result<(), TelemetryError> {
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<EnvFilter, TelemetryError> {
+        EnvFilter::builder()
+            .parse(&self.log_filter)
+            .map_err(|source| TelemetryError::Filter { filter: self.log_filter.clone(), source })
+    }
+}
+
 /// Sets up logging for the process, and logs panics with message and place before they unwind. Once per
 /// process, before anything that logs.
 ///
 /// # Errors
 /// The filter is not valid, or logging is set up already.
 pub fn init_telemetry(args: &TelemetryArgs) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder()
-        .parse(&args.log_filter)
-        .map_err(|source| TelemetryError::Filter { filter: args.log_filter.clone(), source })?;
+    let filter = args.filter()?;
     let terminal = std::io::stderr().is_terminal();
     let human = match args.log_format {
         LogFormat::Auto => terminal,

@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{AccessFlags, access};
 use sha2::{Digest as _, Sha256};
 use wasmtime::Module;
 
@@ -62,14 +63,42 @@ fn file_name(engine: &wasmtime::Engine, name: &str, guest: &[u8]) -> String {
 
 /// Makes the folder, or checks that nobody else can put code there.
 fn secure(dir: &Path) -> Result<(), EngineError> {
-    let refuse = |why| EngineError::CacheDirUnsafe { path: dir.to_owned(), why };
     let io = |source| EngineError::CacheDir { path: dir.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    let metadata = fs::metadata(dir).map_err(io)?;
+    require_safe(dir, &fs::metadata(dir).map_err(io)?)
+}
+
+/// Checks that `dir` could be the cache folder of an engine, without making it.
+///
+/// # Errors
+/// [`EngineError::CacheDir`] or [`EngineError::CacheDirUnsafe`].
+pub fn check_cache_dir(dir: &Path) -> Result<(), EngineError> {
+    let io = |source| EngineError::CacheDir { path: dir.to_owned(), source };
+    // It would be made in the first of those above it that is there.
+    let mut there = dir;
+    let metadata = loop {
+        match (fs::metadata(there), there.parent()) {
+            (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => {
+                there = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            }
+            (metadata, _) => break metadata.map_err(io)?,
+        }
+    };
+    if !metadata.is_dir() {
+        return Err(io(io::ErrorKind::NotADirectory.into()));
+    }
+    if there == dir {
+        return require_safe(dir, &metadata);
+    }
+    access(there, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| io(error.into()))
+}
+
+fn require_safe(dir: &Path, metadata: &fs::Metadata) -> Result<(), EngineError> {
+    let refuse = |why| EngineError::CacheDirUnsafe { path: dir.to_owned(), why };
     if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
         return Err(refuse("group or others may write to it"));
     }
-    if !owned_by_us(&metadata) {
+    if !owned_by_us(metadata) {
         return Err(refuse("it belongs to another user"));
     }
     Ok(())

@@ -64,6 +64,7 @@ mod typescript;
 mod verdict;
 mod wire;
 
+pub use artifact::check_cache_dir;
 pub use call::{
     Call, Failure, FailureKind, LogEntry, LogLevel, LogLimits, Outcome, Report, RunError, Timing,
 };

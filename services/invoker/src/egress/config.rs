@@ -50,19 +50,19 @@ pub struct EgressConfig {
     )]
     pub name_servers: Vec<SocketAddr>,
     /// Longest wait for the addresses of a name.
-    #[arg(id = "egress_dns_timeout", long = "egress-dns-timeout", env = "CHATFN_INVOKER_EGRESS_DNS_TIMEOUT", default_value = "2s", value_parser = parse_duration)]
+    #[arg(id = "egress_dns_timeout", long = "egress-dns-timeout", env = "CHATFN_INVOKER_EGRESS_DNS_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub dns_timeout: Duration,
     /// Longest wait for a connection to one address, and again for its TLS handshake.
-    #[arg(id = "egress_connect_timeout", long = "egress-connect-timeout", env = "CHATFN_INVOKER_EGRESS_CONNECT_TIMEOUT", default_value = "3s", value_parser = parse_duration)]
+    #[arg(id = "egress_connect_timeout", long = "egress-connect-timeout", env = "CHATFN_INVOKER_EGRESS_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     pub connect_timeout: Duration,
     /// Requests per second of one function, redirects included.
-    #[arg(id = "egress_rate", long = "egress-rate", env = "CHATFN_INVOKER_EGRESS_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(id = "egress_rate", long = "egress-rate", env = "CHATFN_INVOKER_EGRESS_RATE", value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
     /// Most bytes of one request body, and of one response body.
-    #[arg(id = "egress_body_bytes", long = "egress-body-bytes", env = "CHATFN_INVOKER_EGRESS_BODY_BYTES", default_value_t = 5 * 1024 * 1024)]
+    #[arg(id = "egress_body_bytes", long = "egress-body-bytes", env = "CHATFN_INVOKER_EGRESS_BODY_BYTES", value_name = "BYTES", default_value_t = 5 * 1024 * 1024)]
     pub body_bytes: usize,
     /// Most bytes of all response bodies together that lambdas have not taken over yet.
-    #[arg(id = "egress_buffer_bytes", long = "egress-buffer-bytes", env = "CHATFN_INVOKER_EGRESS_BUFFER_BYTES", default_value_t = 256 * 1024 * 1024)]
+    #[arg(id = "egress_buffer_bytes", long = "egress-buffer-bytes", env = "CHATFN_INVOKER_EGRESS_BUFFER_BYTES", value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
     pub buffer_bytes: usize,
 }
 

@@ -40,6 +40,17 @@ pub use tls::TlsSetupError;
 
 use self::{body::Buffers, connect::Connector, rate::RateLimits, record::Records};
 
+/// Checks the file of certificate authorities, if there is one.
+///
+/// # Errors
+/// It cannot be used.
+pub fn check_ca_file(config: &EgressConfig) -> Result<(), TlsSetupError> {
+    match &config.ca_file {
+        Some(file) => tls::client_config(Some(file)).map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Calls of one run that are under way at once; the others wait.
 const MAX_CONCURRENT_PER_RUN: usize = 16;
 

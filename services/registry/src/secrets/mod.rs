@@ -22,9 +22,9 @@ use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-pub(crate) use self::envelope::Sealed;
-use self::{
-    envelope::OpenError,
+use self::envelope::OpenError;
+pub(crate) use self::{
+    envelope::Sealed,
     keys::{KeyRing, KeysError},
 };
 use crate::{
@@ -51,20 +51,13 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// Reads the keys, and starts to follow their file and to rotate.
     pub(crate) fn start(config: SecretsConfig, db: PgPool, tasks: &TaskGroup) -> Result<Self, KeysError> {
-        let (file, keys) = match (config.secret_keys_file, config.secret_keys) {
-            (Some(path), _) => {
-                let keys = KeyRing::read(&path)?;
-                (Some(path), keys)
-            }
-            (None, Some(text)) => (None, KeyRing::parse(text.expose_secret())?),
-            (None, None) => {
-                tracing::info!("secrets are off: no --secret-keys-file");
-                return Ok(Self { db, keys: None });
-            }
+        let Some(keys) = config.keys()? else {
+            tracing::info!("secrets are off: no --secret-keys-file");
+            return Ok(Self { db, keys: None });
         };
         tracing::info!(active = keys.active().id, retired = ?keys.retired(), "secrets are on");
         let (sender, receiver) = watch::channel(Arc::new(keys));
-        if let Some(path) = file {
+        if let Some(path) = config.secret_keys_file {
             tasks.spawn("secret-keys", |stop| keys::follow(path, sender, stop));
         }
         tasks.spawn("secret-rotation", |stop| rotate::rotate(db.clone(), receiver.clone(), stop));

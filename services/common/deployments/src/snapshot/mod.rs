@@ -15,6 +15,8 @@ use std::{
 };
 
 use chatfn_proto::registry::v1::{WatchDeploymentsResponse, watch_deployments_response::Change};
+use chatfn_settings::Problems;
+use nix::unistd::{AccessFlags, access};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
@@ -65,6 +67,22 @@ impl Default for SnapshotArgs {
 }
 
 impl SnapshotArgs {
+    /// Adds what would keep `watcher` from reading the file, if there is one already, or from writing one.
+    pub fn check(&self, watcher: &str, include_source: bool, problems: &mut Problems) {
+        let Some(file) = self.file(true) else { return };
+        if let Err(error) = writable(file.folder()) {
+            let folder = file.folder().display();
+            let problem = format!(
+                "the folder {folder} must be there, and this user must be able to write to it: {error}"
+            );
+            return problems.check_flag("snapshot-file", Err::<(), _>(problem));
+        }
+        match file.load(watcher, include_source) {
+            Err(SnapshotError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            read => problems.check_flag("snapshot-file", read),
+        }
+    }
+
     /// The file, if there is to be one. With `keep` this process writes it; otherwise another one does.
     pub fn file(&self, keep: bool) -> Option<SnapshotFile> {
         let path = self.snapshot_file.clone()?;
@@ -158,9 +176,19 @@ impl SnapshotFile {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, &self.path)?;
-        let folder = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-        Ok(File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?)
+        Ok(File::open(self.folder())?.sync_all()?)
     }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+}
+
+fn writable(folder: &Path) -> io::Result<()> {
+    if !fs::metadata(folder)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
 fn encode(

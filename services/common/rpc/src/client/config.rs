@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Uri, uri};
 
-use crate::{Security, TlsError, security::ClientTls};
+use crate::{Security, SecurityConfig, TlsError, security::ClientTls};
 
 /// Settings of a [`Client`](crate::Client). Start from [`ClientConfig::new`].
 #[derive(Clone, Debug)]
@@ -108,24 +108,38 @@ impl ClientConfig {
         }
     }
 
+    /// Checks that a service with these settings can call `uri`.
+    ///
+    /// # Errors
+    /// It is no origin, or has not the scheme that goes with the settings.
+    pub fn check(uri: &Uri, security: &SecurityConfig) -> Result<(), ClientConfigError> {
+        origin(uri, security.is_closed()).map(drop)
+    }
+
     pub(super) fn origin(&self) -> Result<(uri::Scheme, uri::Authority), ClientConfigError> {
-        let wanted = if self.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
-        if self.uri.scheme() != Some(&wanted) {
-            let uri = self.uri.clone();
-            return Err(match self.tls {
-                Some(_) => ClientConfigError::Secure { uri },
-                None => ClientConfigError::Plain { uri },
-            });
-        }
+        let origin = origin(&self.uri, self.tls.is_some())?;
         if self.tls.is_none() && self.authorization.is_some() {
             return Err(ClientConfigError::PlainToken { uri: self.uri.clone() });
         }
-        match self.uri.authority() {
-            Some(authority) if matches!(self.uri.path(), "" | "/") && self.uri.query().is_none() => {
-                Ok((wanted, authority.clone()))
-            }
-            _ => Err(ClientConfigError::Origin { uri: self.uri.clone() }),
+        Ok(origin)
+    }
+}
+
+/// What there is to connect to, with or without TLS.
+fn origin(uri: &Uri, is_secure: bool) -> Result<(uri::Scheme, uri::Authority), ClientConfigError> {
+    let wanted = if is_secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
+    if uri.scheme() != Some(&wanted) {
+        let uri = uri.clone();
+        return Err(match is_secure {
+            true => ClientConfigError::Secure { uri },
+            false => ClientConfigError::Plain { uri },
+        });
+    }
+    match uri.authority() {
+        Some(authority) if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
+            Ok((wanted, authority.clone()))
         }
+        _ => Err(ClientConfigError::Origin { uri: uri.clone() }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use chatfn_settings::Problems;
 use ring::digest::{Context, Digest, SHA256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,21 @@ fn read<const N: usize>(files: &[PathBuf; N]) -> Result<Contents<N>, SecurityErr
         digest.update(bytes);
     }
     Ok(Contents { bytes, digest: digest.finish() })
+}
+
+/// Adds every file that cannot be read, by the flag that names it, or why they cannot be loaded.
+pub(super) fn check<const N: usize, E: Into<SecurityError>>(
+    flags: [&str; N],
+    files: &[PathBuf; N],
+    problems: &mut Problems,
+    load: impl Fn([&[u8]; N]) -> Result<(), E>,
+) {
+    for (flag, file) in flags.iter().zip(files) {
+        problems.check_flag(flag, read(std::array::from_ref(file)));
+    }
+    if let Ok(contents) = read(files) {
+        problems.check(load(contents.bytes.each_ref().map(Vec::as_slice)).map_err(Into::into));
+    }
 }
 
 /// Loads the files, and loads them again whenever they have changed until `stop` fires. What cannot be loaded is

@@ -12,6 +12,7 @@ mod tokens;
 use std::sync::Arc;
 
 use chatfn_domain::caller::Service;
+use chatfn_settings::Problems;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +67,28 @@ impl Security {
             })?),
         };
         Ok(Self { tls: Some(tls), tokens })
+    }
+
+    /// Adds what is wrong with the settings of `own`, and with the files that they name. Keeps nothing of them.
+    pub fn check(config: &SecurityConfig, own: Service, problems: &mut Problems) {
+        match config.tls_files() {
+            Ok(Some(files)) => {
+                let domain = &config.tls_trust_domain;
+                let flags = ["tls-cert", "tls-key", "tls-ca"];
+                follow::check(flags, &files, problems, |contents| Tls::load(contents, domain, own).map(drop));
+            }
+            Ok(None) => {}
+            Err(error) => problems.add(error),
+        }
+        match config.token_rules() {
+            Ok(Some((file, rules))) => {
+                follow::check(["token-keys"], &[file], problems, |[keys]| {
+                    Tokens::load(keys, rules.clone()).map(drop)
+                });
+            }
+            Ok(None) => {}
+            Err(error) => problems.add(error),
+        }
     }
 
     /// For the clients of this process.

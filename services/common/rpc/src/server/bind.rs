@@ -38,6 +38,14 @@ pub(super) fn require_loopback(addr: SocketAddr) -> Result<(), BindError> {
     if addr.ip().to_canonical().is_loopback() { Ok(()) } else { Err(BindError::NotLoopback(addr)) }
 }
 
+/// Checks that `addr` may be listened on with these settings, which are consistent, without doing so.
+///
+/// # Errors
+/// [`BindError::NotLoopback`].
+pub fn check_listen(addr: SocketAddr, security: &SecurityConfig) -> Result<(), BindError> {
+    if security.is_closed() { Ok(()) } else { require_loopback(addr) }
+}
+
 /// Listens on `addr`, which is a loopback one unless callers will have to prove who they are; port 0 picks a free one.
 /// Do this before anything slow, so that a taken port is found at once.
 ///
@@ -45,9 +53,7 @@ pub(super) fn require_loopback(addr: SocketAddr) -> Result<(), BindError> {
 /// The settings of `security` contradict one another, or the address is not allowed or cannot be listened on.
 pub async fn bind(addr: SocketAddr, security: &SecurityConfig) -> Result<TcpListener, BindError> {
     security.validate()?;
-    if !security.is_closed() {
-        require_loopback(addr)?;
-    }
+    check_listen(addr, security)?;
     TcpListener::bind(addr).await.map_err(|source| BindError::Listen { addr, source })
 }
 

@@ -133,6 +133,12 @@ impl ServerConfig {
     /// # Errors
     /// Names the first pair that does not.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All that does not fit together.
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
         for (name, zero) in [
             ("rpc-default-timeout", self.default_timeout.is_zero()),
             ("rpc-max-calls", self.max_calls == 0),
@@ -145,7 +151,7 @@ impl ServerConfig {
             ("rpc-keepalive-timeout", self.keepalive_timeout.is_zero()),
         ] {
             if zero {
-                return Err(ConfigError::Zero(name));
+                problems.push(ConfigError::Zero(name));
             }
         }
         for (smaller, smaller_value, larger, larger_value) in [
@@ -153,10 +159,10 @@ impl ServerConfig {
             ("rpc-min-budget", self.min_budget, "rpc-default-timeout", self.default_timeout),
         ] {
             if smaller_value > larger_value {
-                return Err(ConfigError::Order { smaller, smaller_value, larger, larger_value });
+                problems.push(ConfigError::Order { smaller, smaller_value, larger, larger_value });
             }
         }
-        Ok(())
+        problems
     }
 
     /// The longest that a drain takes, hard limit included; a container's termination grace must be longer.
@@ -191,5 +197,8 @@ mod tests {
         assert_eq!(error.to_string(), "--rpc-default-timeout (90s) must not exceed --rpc-max-timeout (60s)");
         let config = ServerConfig { max_calls: 0, ..ServerConfig::default() };
         assert_eq!(config.validate(), Err(ConfigError::Zero("rpc-max-calls")));
+        let both =
+            ServerConfig { max_calls: 0, keepalive_interval: Duration::ZERO, ..ServerConfig::default() };
+        assert_eq!(both.problems(), [ConfigError::Zero("rpc-max-calls"), ConfigError::Zero("rpc-keepalive")]);
     }
 }

@@ -13,7 +13,7 @@ mod serve;
 mod stack;
 
 use bind::require_loopback;
-pub use bind::{BindError, bind};
+pub use bind::{BindError, bind, check_listen};
 pub use builder::ServerBuilder;
 pub use call_task::reset_token;
 pub use config::{ConfigError, ServerConfig};
