@@ -4,7 +4,10 @@
 //! would be told of a thing of its own that is not there, before anything is looked up, so that neither answer nor time
 //! tells whether it is.
 
-use chatfn_domain::caller::Caller;
+use chatfn_domain::{
+    caller::Caller,
+    reasons::{self, Reason},
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -31,7 +34,7 @@ pub trait NamesAccounts {
 
 /// What a caller names is not there for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} {:?} was not found", self.kind(), .name)]
+#[error("{} {:?} was not found", self.kind().0, .name)]
 pub struct NotFound {
     /// Its resource name.
     pub name: String,
@@ -65,22 +68,25 @@ fn account_of(name: &str) -> Option<&str> {
 }
 
 impl NotFound {
-    /// The kind of thing: `function` for `accounts/acme/functions/chat.start`.
-    fn kind(&self) -> String {
-        let collections = self.name.split('/').step_by(2);
-        let last = collections.last().unwrap_or_default();
-        match last.strip_suffix("ies") {
-            Some(stem) => format!("{stem}y"),
-            None => last.strip_suffix('s').unwrap_or(last).to_owned(),
+    /// The kind of thing, `function` for `accounts/acme/functions/chat.start`, and the reason. What is nothing of an
+    /// account's is of no interest once the account is not the caller's.
+    fn kind(&self) -> (&'static str, Reason) {
+        match self.name.split('/').step_by(2).last() {
+            Some("functions") => ("function", reasons::FUNCTION_NOT_FOUND),
+            Some("versions") => ("version", reasons::VERSION_NOT_FOUND),
+            Some("secrets") => ("secret", reasons::SECRET_NOT_FOUND),
+            Some("deliveries") => ("delivery", reasons::DELIVERY_NOT_FOUND),
+            Some("conversations") => ("conversation", reasons::CONVERSATION_NOT_FOUND),
+            Some("replays") => ("replay", reasons::REPLAY_NOT_FOUND),
+            _ => ("account", reasons::ACCOUNT_NOT_FOUND),
         }
     }
 }
 
 impl From<NotFound> for Status {
     fn from(error: NotFound) -> Self {
-        let kind = error.kind();
-        let mut details =
-            ErrorDetails::with_error_info(format!("{}_NOT_FOUND", kind.to_uppercase()), "chatfn", []);
+        let (kind, reason) = error.kind();
+        let mut details = ErrorDetails::with_error_info(reason.name(), "chatfn", []);
         details.set_resource_info(kind, error.name.as_str(), "", "");
         Status::with_error_details(Code::NotFound, error.to_string(), details)
     }

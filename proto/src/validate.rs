@@ -85,24 +85,31 @@ pub struct Violation {
     pub reason: &'static str,
 }
 
-/// Why a field is refused, for programs. Settings have one more: `CONTRADICTORY`, when two do not go together.
+/// Why a field is refused, for programs. docs/ERRORS.md lists them.
 pub mod reasons {
-    /// It must be set.
-    pub const REQUIRED: &str = "REQUIRED";
-    /// It has too few characters.
-    pub const TOO_SHORT: &str = "TOO_SHORT";
-    /// It has too many characters or bytes.
-    pub const TOO_LONG: &str = "TOO_LONG";
-    /// It has not the form that it must have.
-    pub const MALFORMED: &str = "MALFORMED";
-    /// It is less or more than is allowed.
-    pub const OUT_OF_RANGE: &str = "OUT_OF_RANGE";
-    /// It is no value of its enum that this release knows.
-    pub const UNKNOWN_VALUE: &str = "UNKNOWN_VALUE";
-    /// It has too few items.
-    pub const TOO_FEW: &str = "TOO_FEW";
-    /// It has too many items.
-    pub const TOO_MANY: &str = "TOO_MANY";
+    macro_rules! rules {
+        ($($name:ident: $meaning:literal;)+) => {
+            $(
+                #[doc = $meaning]
+                pub const $name: &str = stringify!($name);
+            )+
+
+            /// Each with what it means.
+            pub const ALL: &[(&str, &str)] = &[$(($name, $meaning)),+];
+        };
+    }
+
+    rules! {
+        REQUIRED: "It must be set.";
+        TOO_SHORT: "It has too few characters.";
+        TOO_LONG: "It has too many characters or bytes.";
+        MALFORMED: "It has not the form that it must have.";
+        OUT_OF_RANGE: "It is less or more than is allowed.";
+        UNKNOWN_VALUE: "It is no value of its enum that this release knows.";
+        TOO_FEW: "It has too few items.";
+        TOO_MANY: "It has too many items.";
+        CONTRADICTORY: "Two settings do not go together.";
+    }
 }
 
 /// The rules that a message breaks.
@@ -112,7 +119,8 @@ pub struct Violations(Vec<Violation>);
 
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Self {
-        let mut details = ErrorDetails::with_error_info("INVALID_REQUEST", "chatfn", []);
+        let mut details =
+            ErrorDetails::with_error_info(chatfn_domain::reasons::INVALID_REQUEST.name(), "chatfn", []);
         let fields = violations.0.iter().map(|violation| FieldViolation {
             reason: violation.reason.to_owned(),
             ..FieldViolation::new(&violation.field, &violation.description)

@@ -7,7 +7,7 @@ use chatfn_domain::{
     name::{AccountId, DeliveryName, ReplayName, TemplateName},
 };
 use chatfn_pg::Failure;
-use chatfn_rpc::ApiError;
+use chatfn_rpc::{ApiError, reasons};
 
 use crate::quota::Exceeded;
 
@@ -18,14 +18,17 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// No snapshot of what is live was ever complete.
 pub(crate) fn no_snapshot() -> ApiError {
-    ApiError::unavailable("NO_SNAPSHOT", "event-ingest has just started and does not know the templates yet")
-        .retry_after(OUTAGE_PAUSE)
+    ApiError::unavailable(
+        reasons::NO_SNAPSHOT,
+        "event-ingest has just started and does not know the templates yet",
+    )
+    .retry_after(OUTAGE_PAUSE)
 }
 
 /// A queue on the way to the store is full.
 pub(crate) fn overloaded() -> ApiError {
     ApiError::resource_exhausted(
-        "OVERLOADED",
+        reasons::OVERLOADED,
         "more events arrive than can be recorded; nothing was recorded, publish it again",
         OVERLOAD_PAUSE,
     )
@@ -34,7 +37,7 @@ pub(crate) fn overloaded() -> ApiError {
 /// An account has as many calls in progress as it may have while others call, too.
 pub(crate) fn account_busy(account: &AccountId) -> ApiError {
     ApiError::resource_exhausted(
-        "ACCOUNT_BUSY",
+        reasons::ACCOUNT_BUSY,
         format!(
             "accounts/{account} has too many calls in progress; nothing was recorded: publish it again, with many events \
              in each call, or over a stream"
@@ -46,7 +49,7 @@ pub(crate) fn account_busy(account: &AccountId) -> ApiError {
 /// A caller has as many streams open that have brought no event yet as it may have while others call, too.
 pub(crate) fn caller_busy(subject: &str) -> ApiError {
     ApiError::resource_exhausted(
-        "CALLER_BUSY",
+        reasons::CALLER_BUSY,
         format!(
             "{subject} has too many streams open over which no event of an account has come; end some, or open each when \
              there is an event to send"
@@ -58,7 +61,7 @@ pub(crate) fn caller_busy(subject: &str) -> ApiError {
 /// An account has published as much as it may.
 pub(crate) fn quota_exceeded(account: &AccountId, Exceeded { what, rate, pause }: Exceeded) -> ApiError {
     ApiError::resource_exhausted(
-        "QUOTA_EXCEEDED",
+        reasons::QUOTA_EXCEEDED,
         format!(
             "accounts/{account} may publish {rate} {what} per second here; nothing was recorded: publish it again after the \
              pause, or ask the operator for more (--account-quotas-file)"
@@ -71,14 +74,17 @@ pub(crate) fn quota_exceeded(account: &AccountId, Exceeded { what, rate, pause }
 
 /// The process shuts down.
 pub(crate) fn draining() -> ApiError {
-    ApiError::unavailable("DRAINING", "this replica shuts down; publish the event again, to another one")
-        .retry_after(OVERLOAD_PAUSE)
+    ApiError::unavailable(
+        reasons::DRAINING,
+        "this replica shuts down; publish the event again, to another one",
+    )
+    .retry_after(OVERLOAD_PAUSE)
 }
 
 /// A stream has lasted long enough.
 pub(crate) fn stream_aged() -> ApiError {
     ApiError::unavailable(
-        "STREAM_AGED",
+        reasons::STREAM_AGED,
         "streams are ended after some time, so that they spread over the replicas; open another one and send what was \
          not answered again",
     )
@@ -87,14 +93,14 @@ pub(crate) fn stream_aged() -> ApiError {
 /// Nothing came over a stream for a long time.
 pub(crate) fn stream_idle() -> ApiError {
     ApiError::unavailable(
-        "STREAM_IDLE",
+        reasons::STREAM_IDLE,
         "no event came for a long time; open another stream when there is one",
     )
 }
 
 /// A stream whose requests are not in order.
 pub(crate) fn stream_order() -> ApiError {
-    ApiError::invalid_argument("INVALID_REQUEST", "client_sequence must rise from request to request").field(
+    ApiError::invalid_argument(reasons::INVALID_REQUEST, "client_sequence must rise from request to request").field(
         "client_sequence",
         "must be greater than that of the request before, and at least 1; open another stream and send what was not \
          answered again",
@@ -103,17 +109,20 @@ pub(crate) fn stream_order() -> ApiError {
 
 /// The call's deadline passed before the event's turn came.
 pub(crate) fn expired_in_queue() -> ApiError {
-    ApiError::deadline_exceeded("DEADLINE_EXCEEDED", "the deadline passed before the event was recorded")
+    ApiError::deadline_exceeded(
+        reasons::DEADLINE_EXCEEDED,
+        "the deadline passed before the event was recorded",
+    )
 }
 
 /// There is no template of this name.
 pub(crate) fn template_not_found(template: &TemplateName) -> ApiError {
-    ApiError::not_found("TEMPLATE_NOT_FOUND", "template", &format!("templates/{template}"))
+    ApiError::not_found(reasons::TEMPLATE_NOT_FOUND, "template", &format!("templates/{template}"))
 }
 
 /// An id is used for two different events.
 pub(crate) fn event_id_reused(delivery: &DeliveryName) -> ApiError {
-    ApiError::already_exists("EVENT_ID_REUSED", "delivery", &delivery.to_string()).field(
+    ApiError::already_exists(reasons::EVENT_ID_REUSED, "delivery", &delivery.to_string()).field(
         "event.event_id",
         "names another event that was published before: choose a new id, or publish that event unchanged",
     )
@@ -121,12 +130,12 @@ pub(crate) fn event_id_reused(delivery: &DeliveryName) -> ApiError {
 
 /// There is no event of this id.
 pub(crate) fn delivery_not_found(delivery: &DeliveryName) -> ApiError {
-    ApiError::not_found("DELIVERY_NOT_FOUND", "delivery", &delivery.to_string())
+    ApiError::not_found(reasons::DELIVERY_NOT_FOUND, "delivery", &delivery.to_string())
 }
 
 /// There is no replay of this id.
 pub(crate) fn replay_not_found(replay: &ReplayName) -> ApiError {
-    ApiError::not_found("REPLAY_NOT_FOUND", "replay", &replay.to_string())
+    ApiError::not_found(reasons::REPLAY_NOT_FOUND, "replay", &replay.to_string())
 }
 
 /// A conversation, or an event of it, at which an operator may act only while it is halted there.
@@ -141,13 +150,17 @@ pub(crate) fn not_halted(subject: &str, at: Option<&DeliveryName>) -> ApiError {
             "only what is halted can be resumed or skipped; to run an event again that has its outcome, replay it".to_owned(),
         ),
     };
-    ApiError::failed_precondition("NOT_HALTED", message).precondition("NOT_HALTED", subject, description)
+    ApiError::failed_precondition(reasons::NOT_HALTED, message).precondition(
+        "NOT_HALTED",
+        subject,
+        description,
+    )
 }
 
 /// Another operator was faster, with something else.
 pub(crate) fn intervention_pending(delivery: &DeliveryName) -> ApiError {
     ApiError::aborted(
-        "INTERVENTION_PENDING",
+        reasons::INTERVENTION_PENDING,
         format!(
             "something else is asked for {delivery} already, and not done yet; look at it again in a second"
         ),
@@ -158,7 +171,7 @@ pub(crate) fn intervention_pending(delivery: &DeliveryName) -> ApiError {
 /// A request id was used for another replay.
 pub(crate) fn request_id_reused() -> ApiError {
     ApiError::invalid_argument(
-        "REQUEST_ID_REUSED",
+        reasons::REQUEST_ID_REUSED,
         "the request_id was used for another replay of this account; make up a new one for each",
     )
     .field("request_id", "must be new, or the request the same as the first time")
@@ -167,7 +180,7 @@ pub(crate) fn request_id_reused() -> ApiError {
 /// An account has enough replays in progress.
 pub(crate) fn too_many_replays(most: i64) -> ApiError {
     ApiError::resource_exhausted(
-        "TOO_MANY_REPLAYS",
+        reasons::TOO_MANY_REPLAYS,
         format!("{most} replays of the account are running; wait until one is done, or cancel one"),
         Duration::from_secs(60),
     )
@@ -176,7 +189,7 @@ pub(crate) fn too_many_replays(most: i64) -> ApiError {
 /// An account has its share of the streams of deliveries of this replica.
 pub(crate) fn too_many_tails(account: &AccountId) -> ApiError {
     ApiError::resource_exhausted(
-        "TOO_MANY_TAILS",
+        reasons::TOO_MANY_TAILS,
         format!(
             "this replica serves as many streams of deliveries of accounts/{account} as it can while others want some, too; \
              end one, or list deliveries instead"
@@ -189,28 +202,31 @@ pub(crate) fn too_many_tails(account: &AccountId) -> ApiError {
 pub(crate) fn tail_too_slow() -> ApiError {
     ApiError::new(
         tonic::Code::ResourceExhausted,
-        "TAIL_TOO_SLOW",
+        reasons::TAIL_TOO_SLOW,
         "nothing was read for 10 s; call again with the resume_token of the last response that was read",
     )
 }
 
 /// A page token that this list did not give.
 pub(crate) fn invalid_page_token() -> ApiError {
-    ApiError::invalid_argument("INVALID_PAGE_TOKEN", "the page token does not belong to this list and filter")
-        .field("page_token", "must be the next_page_token of the page before, with the same filter")
+    ApiError::invalid_argument(
+        reasons::INVALID_PAGE_TOKEN,
+        "the page token does not belong to this list and filter",
+    )
+    .field("page_token", "must be the next_page_token of the page before, with the same filter")
 }
 
 /// A payload that no template could accept. `field` is where it stands in the request.
 pub(crate) fn payload(field: &str, error: &PayloadError) -> ApiError {
     let (reason, description) = match error {
         PayloadError::TooLarge(_) => {
-            ("INVALID_REQUEST", format!("must have at most {MAX_PAYLOAD_BYTES} bytes as JSON"))
+            (reasons::INVALID_REQUEST, format!("must have at most {MAX_PAYLOAD_BYTES} bytes as JSON"))
         }
         PayloadError::TooDeep => {
-            ("PAYLOAD_TOO_DEEP", format!("must be nested at most {MAX_PAYLOAD_DEPTH} levels deep"))
+            (reasons::PAYLOAD_TOO_DEEP, format!("must be nested at most {MAX_PAYLOAD_DEPTH} levels deep"))
         }
         PayloadError::NotJson(_) | PayloadError::NotAnObject => {
-            ("PAYLOAD_NOT_JSON", "must be the text of a JSON object".to_owned())
+            (reasons::PAYLOAD_NOT_JSON, "must be the text of a JSON object".to_owned())
         }
     };
     ApiError::invalid_argument(reason, error.to_string()).field(field, description)
@@ -220,7 +236,7 @@ pub(crate) fn payload(field: &str, error: &PayloadError) -> ApiError {
 pub(crate) fn store(error: sqlx::Error) -> ApiError {
     match chatfn_pg::classify(&error) {
         Failure::StatementCanceled => ApiError::deadline_exceeded(
-            "DEADLINE_EXCEEDED",
+            reasons::DEADLINE_EXCEEDED,
             "the store took too long; ask for less, or later",
         ),
         failure if failure.is_transient() => store_unavailable(),
@@ -231,7 +247,7 @@ pub(crate) fn store(error: sqlx::Error) -> ApiError {
 /// The store cannot be reached, or what came of a commit is not known.
 pub(crate) fn store_unavailable() -> ApiError {
     ApiError::unavailable(
-        "STORE_UNAVAILABLE",
+        reasons::STORE_UNAVAILABLE,
         "the store cannot be reached; try again, which is safe: an event is recorded once",
     )
     .retry_after(OUTAGE_PAUSE)

@@ -10,6 +10,7 @@ use chatfn_deployments::Deployments;
 use chatfn_domain::{
     event::{MAX_PAYLOAD_BYTES, child_idempotency_key},
     name::{AccountId, FunctionName},
+    reasons::{Reason, runs},
 };
 use chatfn_engine::{FunctionFailure, FunctionOutcome, FunctionRequest, RunError};
 use chatfn_proto::invoker::v1::{
@@ -100,16 +101,16 @@ enum Refused {
 
 impl Refused {
     /// The stable reason, and the status of the hosted product's API that comes nearest.
-    fn reason(&self) -> (&'static str, u16) {
+    fn reason(&self) -> (Reason, u16) {
         match self {
-            Self::InvalidName(_) => ("FUNCTION_NAME_INVALID", 400),
-            Self::InvalidPayload => ("PAYLOAD_INVALID", 400),
-            Self::TooDeep => ("NESTED_TOO_DEEP", 400),
-            Self::NoPlace { .. } => ("TOO_MANY_FUNCTIONS", 429),
-            Self::NotDeployed(_) => ("FUNCTION_NOT_DEPLOYED", 404),
-            Self::NoTime(_) => ("BUDGET_TOO_SMALL", 504),
-            Self::NotLoadable(_) => ("NOT_LOADABLE", 404),
-            Self::Platform => ("PLATFORM_FAILED", 500),
+            Self::InvalidName(_) => (runs::FUNCTION_NAME_INVALID, 400),
+            Self::InvalidPayload => (runs::PAYLOAD_INVALID, 400),
+            Self::TooDeep => (runs::NESTED_TOO_DEEP, 400),
+            Self::NoPlace { .. } => (runs::TOO_MANY_FUNCTIONS, 429),
+            Self::NotDeployed(_) => (runs::FUNCTION_NOT_DEPLOYED, 404),
+            Self::NoTime(_) => (runs::BUDGET_TOO_SMALL, 504),
+            Self::NotLoadable(_) => (runs::NOT_LOADABLE, 404),
+            Self::Platform => (runs::PLATFORM_FAILED, 500),
         }
     }
 }
@@ -253,7 +254,7 @@ fn refused(error: Refused) -> FunctionOutcome {
     let (reason, status) = error.reason();
     FunctionOutcome::Failed(FunctionFailure {
         status,
-        reason,
+        reason: reason.name(),
         name: String::new(),
         message: error.to_string(),
     })
@@ -269,16 +270,16 @@ fn of_report(report: RunReport) -> FunctionOutcome {
 
 fn to_failure(failure: LambdaFailure) -> FunctionFailure {
     let (reason, status) = match failure.kind() {
-        FailureKind::Timeout => ("TIMEOUT", 504),
-        FailureKind::OutOfMemory => ("OUT_OF_MEMORY", 901),
-        FailureKind::NeverSettles => ("NEVER_SETTLES", 901),
-        FailureKind::ResultTooLarge => ("RESULT_TOO_LARGE", 901),
-        FailureKind::ResultNotJson => ("RESULT_NOT_JSON", 901),
-        FailureKind::Crashed => ("CRASHED", 500),
-        FailureKind::NotLoadable => ("NOT_LOADABLE", 404),
-        FailureKind::Thrown | FailureKind::Unspecified => ("THROWN", 901),
+        FailureKind::Timeout => (runs::TIMEOUT, 504),
+        FailureKind::OutOfMemory => (runs::OUT_OF_MEMORY, 901),
+        FailureKind::NeverSettles => (runs::NEVER_SETTLES, 901),
+        FailureKind::ResultTooLarge => (runs::RESULT_TOO_LARGE, 901),
+        FailureKind::ResultNotJson => (runs::RESULT_NOT_JSON, 901),
+        FailureKind::Crashed => (runs::CRASHED, 500),
+        FailureKind::NotLoadable => (runs::NOT_LOADABLE, 404),
+        FailureKind::Thrown | FailureKind::Unspecified => (runs::THROWN, 901),
     };
-    FunctionFailure { status, reason, name: failure.error_name, message: failure.message }
+    FunctionFailure { status, reason: reason.name(), name: failure.error_name, message: failure.message }
 }
 
 /// Of a child's failure on the record of its parent. The parent itself gets all of it.

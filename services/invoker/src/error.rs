@@ -89,13 +89,13 @@ impl From<InvokerError> for Status {
             InvokerError::Invalid(violations) => return violations.into(),
             InvokerError::NotDeployed(function) => ApiError::new(
                 tonic::Code::NotFound,
-                "FUNCTION_NOT_DEPLOYED",
+                reasons::FUNCTION_NOT_DEPLOYED,
                 format!("{message}: deploy it at the registry first"),
             )
             .resource("chatfn.registry.v1.Function", function.to_string()),
             InvokerError::FunctionNotFound(function) => ApiError::new(
                 tonic::Code::NotFound,
-                "FUNCTION_NOT_FOUND",
+                reasons::FUNCTION_NOT_FOUND,
                 format!(
                     "{message}: create it at the registry first, or give the lambda to test in the request"
                 ),
@@ -103,7 +103,7 @@ impl From<InvokerError> for Status {
             .resource("chatfn.registry.v1.Function", function.to_string()),
             InvokerError::TemplateNotFound(template) => ApiError::new(
                 tonic::Code::NotFound,
-                "TEMPLATE_NOT_FOUND",
+                reasons::TEMPLATE_NOT_FOUND,
                 format!("{message}: TemplateService.ListTemplates at the registry lists those that do"),
             )
             .resource("chatfn.registry.v1.Template", format!("templates/{template}")),
@@ -123,36 +123,36 @@ impl From<InvokerError> for Status {
                     error = status.message(),
                     "the registry could not be asked for a draft"
                 );
-                ApiError::unavailable("REGISTRY_UNAVAILABLE", message).retry_after(REGISTRY_RETRY)
+                ApiError::unavailable(reasons::REGISTRY_UNAVAILABLE, message).retry_after(REGISTRY_RETRY)
             }
             InvokerError::DraftUnreadable(_) => ApiError::failed_precondition(
-                "DRAFT_UNREADABLE",
+                reasons::DRAFT_UNREADABLE,
                 format!("{message}: upgrade it to the registry's release"),
             ),
             InvokerError::RegistryTimedOut => {
                 ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, message)
             }
             InvokerError::NoSnapshot(_) => {
-                ApiError::unavailable("NO_SNAPSHOT", message).retry_after(RETRY_AFTER)
+                ApiError::unavailable(reasons::NO_SNAPSHOT, message).retry_after(RETRY_AFTER)
             }
             InvokerError::BudgetTooSmall { .. } => {
                 ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, message)
             }
             InvokerError::Overloaded { .. } => {
-                ApiError::resource_exhausted("OVERLOADED", message, RETRY_AFTER)
+                ApiError::resource_exhausted(reasons::OVERLOADED, message, RETRY_AFTER)
             }
             InvokerError::AccountBusy { account, .. } => {
-                ApiError::resource_exhausted("ACCOUNT_BUSY", message, RETRY_AFTER)
+                ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, message, RETRY_AFTER)
                     .metadata("account", account.to_string())
             }
             InvokerError::Load(error) => match &*error {
                 chatfn_engine::PrepareError::NoCapacity => {
-                    ApiError::resource_exhausted("OVERLOADED", error.to_string(), RETRY_AFTER)
+                    ApiError::resource_exhausted(reasons::OVERLOADED, error.to_string(), RETRY_AFTER)
                 }
                 _ => ApiError::internal(error),
             },
             InvokerError::Run(RunError::NoCapacity) => {
-                ApiError::resource_exhausted("OVERLOADED", message, RETRY_AFTER)
+                ApiError::resource_exhausted(reasons::OVERLOADED, message, RETRY_AFTER)
             }
             InvokerError::Run(error) => ApiError::internal(error),
         }

@@ -67,7 +67,7 @@ impl RunHost {
                 Ok(OpResult::Secret(SecretText(value.expose_secret().to_owned())))
             };
             read.await.map_err(|error: SecretError| OpError {
-                code: Some(error.reason().to_owned()),
+                code: Some(error.reason().name().to_owned()),
                 message: error.to_string(),
                 ..OpError::default()
             })
@@ -89,7 +89,7 @@ impl RunHost {
                 Ok(OpResult::Service(ServiceLocation { url, account: self.function.account.to_string() }))
             }
             Err(error) => Err(OpError {
-                code: Some(error.reason().to_owned()),
+                code: Some(error.reason().name().to_owned()),
                 message: error.to_string(),
                 ..OpError::default()
             }),

@@ -2,7 +2,10 @@
 
 use std::str::FromStr;
 
-use chatfn_domain::name::AccountId;
+use chatfn_domain::{
+    name::AccountId,
+    reasons::{Reason, runs},
+};
 use url::Url;
 
 /// An address with places for the service and the account: `https://{service}.example.com/{account}`.
@@ -33,10 +36,10 @@ pub(crate) enum LocateError {
 
 impl LocateError {
     /// The stable reason, which guest/prelude/88-toolbelt-lp.js translates.
-    pub(crate) fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> Reason {
         match self {
-            Self::NotSet => "SERVICE_URL_NOT_SET",
-            Self::InvalidName => "SERVICE_NAME_INVALID",
+            Self::NotSet => runs::SERVICE_URL_NOT_SET,
+            Self::InvalidName => runs::SERVICE_NAME_INVALID,
         }
     }
 }

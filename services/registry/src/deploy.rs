@@ -149,7 +149,7 @@ impl Registry {
         let draft = deploy.version.is_none().then_some(candidate.digest.as_str());
         let entry = Entry {
             message: deploy.message.clone(),
-            error_reason: "BUILD_FAILED",
+            error_reason: chatfn_rpc::reasons::BUILD_FAILED.name(),
             ..Entry::new(AuditAction::DeployFunction, &deploy.name).before(candidate.live.clone())
         };
         let mut transaction = self.db.begin().await?;

@@ -121,31 +121,31 @@ impl From<RegistryError> for ApiError {
         match error {
             E::Invalid(violations) => violations
                 .iter()
-                .fold(Self::invalid_argument("INVALID_REQUEST", violations.to_string()), |error, it| {
+                .fold(Self::invalid_argument(reasons::INVALID_REQUEST, violations.to_string()), |error, it| {
                     error.violation(&it.field, it.reason, &it.description)
                 }),
             E::InvalidPageToken => Self::invalid_argument(
-                "INVALID_PAGE_TOKEN",
+                reasons::INVALID_PAGE_TOKEN,
                 "page_token is not a token of this list; leave it empty to start from the first page",
             )
             .field("page_token", "is not a token of this list"),
             E::RequestIdReused(id) => Self::invalid_argument(
-                "REQUEST_ID_REUSED",
+                reasons::REQUEST_ID_REUSED,
                 format!("request_id {id} was used for another request; make up a new one for every change"),
             )
             .field("request_id", "was used for another request"),
             E::TemplateNotFound(template) => {
-                Self::not_found("TEMPLATE_NOT_FOUND", "template", &format!("templates/{template}"))
+                Self::not_found(reasons::TEMPLATE_NOT_FOUND, "template", &format!("templates/{template}"))
             }
             E::FunctionNotFound(function) => {
-                Self::not_found("FUNCTION_NOT_FOUND", "function", &function.to_string())
+                Self::not_found(reasons::FUNCTION_NOT_FOUND, "function", &function.to_string())
             }
             E::VersionNotFound(version) => {
-                Self::not_found("VERSION_NOT_FOUND", "version", &version.to_string())
+                Self::not_found(reasons::VERSION_NOT_FOUND, "version", &version.to_string())
             }
             E::FunctionExists(function) => Self::new(
                 tonic::Code::AlreadyExists,
-                "FUNCTION_EXISTS",
+                reasons::FUNCTION_EXISTS,
                 format!(
                     "{function} exists, and an account has at most one function per template; update it, or put \
                      both behaviours into the same lambda"
@@ -173,18 +173,18 @@ impl From<RegistryError> for ApiError {
             .metadata("roles", Role::Admin.as_str())
             .metadata("field", "settings.allowed_hosts"),
             E::FunctionDeployed(function) => Self::failed_precondition(
-                "FUNCTION_DEPLOYED",
+                reasons::FUNCTION_DEPLOYED,
                 format!("{function} is deployed; call UndeployFunction, then delete it"),
             )
             .precondition("DEPLOYED", function.to_string(), "call UndeployFunction first"),
             E::EtagMismatch { function, current } => Self::aborted(
-                "ETAG_MISMATCH",
+                reasons::ETAG_MISMATCH,
                 format!("{function} has changed since it was read; read it again and redo the change"),
             )
             .resource("function", function.to_string())
             .metadata("current_etag", current),
             E::DraftChanged { function, current } => Self::aborted(
-                "ETAG_MISMATCH",
+                reasons::ETAG_MISMATCH,
                 format!("the draft of {function} changed while it was prepared; nothing was deployed, deploy again"),
             )
             .resource("function", function.to_string())
@@ -197,7 +197,7 @@ impl From<RegistryError> for ApiError {
                     "no invoker could be asked to prepare a source"
                 );
                 Self::unavailable(
-                    "INVOKER_UNAVAILABLE",
+                    reasons::INVOKER_UNAVAILABLE,
                     "no invoker could be asked to prepare the source; nothing changed, try again",
                 )
                 .retry_after(INVOKER_RETRY)
@@ -206,28 +206,28 @@ impl From<RegistryError> for ApiError {
                 reasons::DEADLINE_EXCEEDED,
                 "the deadline passed while an invoker prepared the source; nothing changed",
             ),
-            E::SecretNotFound(secret) => Self::not_found("SECRET_NOT_FOUND", "secret", &secret.to_string()),
+            E::SecretNotFound(secret) => Self::not_found(reasons::SECRET_NOT_FOUND, "secret", &secret.to_string()),
             E::SecretChanged { secret, current } => Self::aborted(
-                "ETAG_MISMATCH",
+                reasons::ETAG_MISMATCH,
                 format!("{secret} has changed since it was read; read it again and redo the change"),
             )
             .resource("secret", secret.to_string())
             .metadata("current_etag", current),
             E::SecretLimitReached(account) => Self::new(
                 tonic::Code::ResourceExhausted,
-                "SECRET_LIMIT_REACHED",
+                reasons::SECRET_LIMIT_REACHED,
                 format!("accounts/{account} has {MAX_SECRETS} secrets, the most that are allowed; delete one first"),
             )
             .resource("account", format!("accounts/{account}")),
             E::SecretsDisabled => Self::failed_precondition(
-                "SECRETS_DISABLED",
+                reasons::SECRETS_DISABLED,
                 "the registry has no keys to encrypt secrets with; start it with --secret-keys-file \
                  (CHATFN_REGISTRY_SECRET_KEYS_FILE)",
             ),
             E::SecretKeyMissing { secret, key_id } => {
                 tracing::error!(%secret, key_id, "a secret needs a key that is not configured");
                 Self::failed_precondition(
-                    "SECRET_KEY_MISSING",
+                    reasons::SECRET_KEY_MISSING,
                     format!(
                         "{secret} is encrypted with the key {key_id}, which the registry does not have; add it again \
                          to the file of --secret-keys-file, or set the secret anew"
@@ -238,19 +238,19 @@ impl From<RegistryError> for ApiError {
             }
             error @ E::SecretDamaged { .. } => Self::internal(error),
             E::WatcherTooSlow => Self::resource_exhausted(
-                "WATCHER_TOO_SLOW",
+                reasons::WATCHER_TOO_SLOW,
                 "the watcher fell too far behind the changes, or read nothing for too long; watch again",
                 Duration::ZERO,
             ),
             E::RevisionWentBack => Self::unavailable(
-                "REVISION_WENT_BACK",
+                reasons::REVISION_WENT_BACK,
                 "the store was replaced by an older one; watch again",
             ),
             E::OutcomeUnknown(error) => {
                 tracing::warn!(error = chatfn_pg::error::describe(&error), "a commit's outcome is unknown");
                 Self::new(
                     tonic::Code::Unknown,
-                    "OUTCOME_UNKNOWN",
+                    reasons::OUTCOME_UNKNOWN,
                     "the connection to the database was lost while the change was committed; repeat \
                      it with the same request_id, or read before repeating it",
                 )
@@ -262,7 +262,7 @@ impl From<RegistryError> for ApiError {
 
 fn build_failed(function: &FunctionName, error: &BuildError) -> ApiError {
     ApiError::failed_precondition(
-        "BUILD_FAILED",
+        reasons::BUILD_FAILED,
         format!("{function} was not deployed, its source does not build: {}", error.message()),
     )
     .resource("function", function.to_string())
@@ -280,7 +280,7 @@ fn store_failed(error: sqlx::Error) -> ApiError {
         failure if failure.is_transient() => {
             tracing::warn!(error = chatfn_pg::error::describe(&error), "the store is unavailable");
             ApiError::unavailable(
-                "STORE_UNAVAILABLE",
+                reasons::STORE_UNAVAILABLE,
                 "the database is unavailable or busy; nothing was changed, try again",
             )
             .retry_after(STORE_RETRY)
@@ -291,11 +291,12 @@ fn store_failed(error: sqlx::Error) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use chatfn_domain::reasons::Reason;
     use tonic::Code;
 
     use super::*;
 
-    fn told(error: RegistryError) -> (Code, &'static str) {
+    fn told(error: RegistryError) -> (Code, Reason) {
         let error = ApiError::from(error);
         (error.code(), error.reason())
     }
@@ -303,8 +304,8 @@ mod tests {
     #[test]
     fn a_failing_store_is_no_internal_error() {
         let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
-        assert_eq!(told(lost().into()), (Code::Unavailable, "STORE_UNAVAILABLE"));
-        assert_eq!(told(sqlx::Error::PoolTimedOut.into()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+        assert_eq!(told(lost().into()), (Code::Unavailable, reasons::STORE_UNAVAILABLE));
+        assert_eq!(told(sqlx::Error::PoolTimedOut.into()), (Code::Unavailable, reasons::STORE_UNAVAILABLE));
         assert_eq!(told(sqlx::Error::RowNotFound.into()).0, Code::Internal);
     }
 }

@@ -21,6 +21,7 @@ pub mod function;
 pub mod host;
 pub mod lane;
 pub mod name;
+pub mod reasons;
 pub mod retry;
 pub mod settings;
 pub mod skill;

@@ -39,7 +39,10 @@ mod status;
 mod telemetry;
 mod traceparent;
 
-pub use chatfn_domain::caller::{Caller, Role, Service};
+pub use chatfn_domain::{
+    caller::{Caller, Role, Service},
+    reasons,
+};
 pub use client::{Client, ClientConfig, ClientConfigError, RetryClass, classify, connect};
 pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};
@@ -54,7 +57,7 @@ pub use server::{
     BindError, ConfigError, Drained, Health, ServeError, Server, ServerBuilder, ServerConfig, bind,
     check_listen, reset_token,
 };
-pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name, reasons};
+pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError, init_telemetry};
 pub use traceparent::TraceParent;
 

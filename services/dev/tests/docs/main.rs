@@ -3,6 +3,7 @@
 //! Pages that are made of the code are kept in the repository, so that they can be read there. Each test compares one
 //! with what the code would make of it now; `make docs` writes them anew.
 
+mod errors;
 mod settings;
 
 use std::{fs, path::Path};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use chatfn_domain::retry::{AfterLastAttempt, FailureClass, RetryPolicy};
+use chatfn_domain::{
+    reasons::{Reason, events},
+    retry::{AfterLastAttempt, FailureClass, RetryPolicy},
+};
 use chatfn_proto::invoker::v1::{FailureKind, LambdaFailure, RunReport, run_report};
 
 /// How an attempt ended.
@@ -13,7 +16,7 @@ pub(crate) enum AttemptEnd {
     /// It may have run, and nobody can tell.
     Unknown {
         /// A stable reason, such as `INGEST_DIED`.
-        reason: &'static str,
+        reason: Reason,
         /// For people.
         message: String,
     },
@@ -23,7 +26,7 @@ impl AttemptEnd {
     /// Found started and never ended by an earlier owner of the lane.
     pub(crate) fn died() -> Self {
         Self::Unknown {
-            reason: "INGEST_DIED",
+            reason: events::INGEST_DIED,
             message: "event-ingest ended, or lost the lane, before the result of this attempt was recorded"
                 .to_owned(),
         }
@@ -51,10 +54,10 @@ pub(crate) enum Next {
 }
 
 /// Why an event is in its state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Why {
-    /// A stable reason.
-    pub(crate) reason: &'static str,
+    /// A stable reason; `None` when there is nothing to say.
+    pub(crate) reason: Option<Reason>,
     /// For people.
     pub(crate) message: String,
 }
@@ -72,15 +75,15 @@ impl TimeLimit {
     /// Why an event is EXPIRED. `is_planned`: it is certain already that the next attempt comes too late.
     pub(crate) fn expired(self, is_planned: bool) -> Why {
         let (reason, name) = match self {
-            Self::DeliverBy => ("DELIVER_BY_PASSED", "deliver_by"),
-            Self::MaxAge => ("MAX_AGE_PASSED", "the function's settings.retry.max_age"),
+            Self::DeliverBy => (events::DELIVER_BY_PASSED, "deliver_by"),
+            Self::MaxAge => (events::MAX_AGE_PASSED, "the function's settings.retry.max_age"),
         };
         let message = if is_planned {
             format!("{name} comes before the next attempt could start")
         } else {
             format!("{name} passed before a run could start")
         };
-        Why { reason, message }
+        Why { reason: Some(reason), message }
     }
 }
 
@@ -96,7 +99,7 @@ pub(crate) fn after_attempt(
     let (reason, message, class) = match end {
         AttemptEnd::Reported(report) => match &report.outcome {
             Some(run_report::Outcome::Failure(failure)) => {
-                ("LAMBDA_FAILED", describe(failure), class(failure.kind()))
+                (events::LAMBDA_FAILED, describe(failure), class(failure.kind()))
             }
             _ => return Next::Succeeded,
         },
@@ -112,7 +115,8 @@ pub(crate) fn after_attempt(
             } else {
                 "is not retried (settings.retry.retry_on), and it"
             };
-            let why = Why { reason, message: format!("attempt {number} {why} failed: {message}") };
+            let why =
+                Why { reason: Some(reason), message: format!("attempt {number} {why} failed: {message}") };
             match policy.after_last_attempt {
                 AfterLastAttempt::Skip => Next::DeadLettered(why),
                 AfterLastAttempt::Halt => Next::Halted(why),
@@ -216,7 +220,7 @@ mod tests {
             let left = Duration::from_millis(left);
             match after_attempt(number, &thrown(), &policy, Some((left, TimeLimit::MaxAge)), jitter) {
                 Next::Retry { pause, .. } => prop_assert!(pause < left),
-                Next::Expired(why) => prop_assert_eq!(why.reason, "MAX_AGE_PASSED"),
+                Next::Expired(why) => prop_assert_eq!(why.reason, Some(events::MAX_AGE_PASSED)),
                 other => prop_assert!(false, "{other:?}"),
             }
         }

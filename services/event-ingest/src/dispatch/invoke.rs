@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chatfn_deployments::Deployment;
-use chatfn_domain::event::idempotency_key;
+use chatfn_domain::{event::idempotency_key, reasons::events};
 use chatfn_proto::invoker::v1::{
     Header, InvocationEvent, InvokeRequest, RunReport, invoker_service_client::InvokerServiceClient,
     run_report::Outcome,
@@ -28,12 +28,15 @@ const MAX_TEXT_BYTES: usize = 16 * 1024;
 /// Why the invoker lets nobody in. It says so before anything runs, and an operator has to mend it: meanwhile events
 /// wait, as they do for an invoker that is down, and lose no attempt.
 const NOT_LET_IN: [&str; 5] = [
-    reasons::TOKEN_MISSING,
-    reasons::TOKENS_NOT_ACCEPTED,
-    reasons::SERVICE_REQUIRED,
-    reasons::ROLE_REQUIRED,
-    reasons::METHOD_UNKNOWN,
+    reasons::TOKEN_MISSING.name(),
+    reasons::TOKENS_NOT_ACCEPTED.name(),
+    reasons::SERVICE_REQUIRED.name(),
+    reasons::ROLE_REQUIRED.name(),
+    reasons::METHOD_UNKNOWN.name(),
 ];
+
+/// The invoker's snapshot differs from ours for a moment, or one account runs too much: others need not slow down.
+const NOT_NOW: [&str; 2] = [reasons::FUNCTION_NOT_DEPLOYED.name(), reasons::ACCOUNT_BUSY.name()];
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +100,7 @@ impl Invoker {
             Ok(response) => match response.into_inner().report.filter(|report| report.outcome.is_some()) {
                 Some(report) => CallEnd::Ended(AttemptEnd::Reported(report)),
                 None => CallEnd::Ended(AttemptEnd::Unknown {
-                    reason: "INVOKER_FAILED",
+                    reason: events::INVOKER_FAILED,
                     message: "the invoker's answer held no report".to_owned(),
                 }),
             },
@@ -124,8 +127,7 @@ fn failed(status: &Status) -> CallEnd {
     let report = ErrorReport::from_status(status);
     let reason = report.reason.as_deref();
     let refused = |verdict| CallEnd::Refused { verdict, retry_after: report.retry_after };
-    // The invoker's snapshot differs from ours for a moment, or one account runs too much: others need not slow down.
-    if matches!(reason, Some("FUNCTION_NOT_DEPLOYED" | "ACCOUNT_BUSY")) {
+    if reason.is_some_and(|reason| NOT_NOW.contains(&reason)) {
         return refused(Verdict::Took);
     }
     if reason.is_some_and(|reason| NOT_LET_IN.contains(&reason)) {
@@ -145,9 +147,9 @@ fn failed(status: &Status) -> CallEnd {
         });
     }
     let kind = match (status.code(), reason) {
-        (_, Some(reasons::CONNECTION_LOST)) => "INVOKER_CONNECTION_LOST",
-        (Code::DeadlineExceeded, _) => "INVOKER_DEADLINE_EXCEEDED",
-        _ => "INVOKER_FAILED",
+        (_, Some(reason)) if reason == reasons::CONNECTION_LOST.name() => events::INVOKER_CONNECTION_LOST,
+        (Code::DeadlineExceeded, _) => events::INVOKER_DEADLINE_EXCEEDED,
+        _ => events::INVOKER_FAILED,
     };
     let message = format!("{}: {}", code_name(status.code()), status.message());
     CallEnd::Ended(AttemptEnd::Unknown { reason: kind, message: cut(&message, 500) })
@@ -192,22 +194,22 @@ mod tests {
         let second = Duration::from_secs(1);
         for (error, verdict) in [
             (ApiError::unavailable(reasons::CONNECTION_FAILED, ""), Some(Verdict::Down)),
-            (ApiError::unavailable("NO_SNAPSHOT", ""), Some(Verdict::Down)),
-            (ApiError::unavailable("DRAINING", ""), Some(Verdict::Down)),
+            (ApiError::unavailable(reasons::NO_SNAPSHOT, ""), Some(Verdict::Down)),
+            (ApiError::unavailable(reasons::DRAINING, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unauthenticated, reasons::TOKEN_MISSING, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unauthenticated, reasons::TOKENS_NOT_ACCEPTED, ""), Some(Verdict::Down)),
             (ApiError::permission_denied(reasons::SERVICE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::permission_denied(reasons::ROLE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),
-            (ApiError::resource_exhausted("OVERLOADED", "", second), Some(Verdict::Overloaded)),
-            (ApiError::resource_exhausted("ACCOUNT_BUSY", "", second), Some(Verdict::Took)),
+            (ApiError::resource_exhausted(reasons::OVERLOADED, "", second), Some(Verdict::Overloaded)),
+            (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Took)),
             (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Took)),
-            (ApiError::not_found("FUNCTION_NOT_DEPLOYED", "function", "f"), Some(Verdict::Took)),
+            (ApiError::not_found(reasons::FUNCTION_NOT_DEPLOYED, "function", "f"), Some(Verdict::Took)),
             (ApiError::unavailable(reasons::CONNECTION_LOST, ""), None),
             (ApiError::unavailable(reasons::SERVER_DRAINING, ""), None),
             (ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, ""), None),
             (ApiError::new(Code::Internal, reasons::INTERNAL, ""), None),
-            (ApiError::invalid_argument("INVALID_REQUEST", ""), None),
+            (ApiError::invalid_argument(reasons::INVALID_REQUEST, ""), None),
         ] {
             let end = failed(&error.clone().into());
             match (&end, verdict) {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use chatfn_domain::reasons::Reason;
 use chatfn_rpc::TaskGroup;
 use sqlx::PgPool;
 use tokio::{
@@ -46,7 +47,7 @@ pub(super) struct AttemptRecord {
     pub(super) number: u32,
     /// Encoded `RunReport`.
     pub(super) report: Option<Vec<u8>>,
-    pub(super) platform_error: &'static str,
+    pub(super) platform_error: Option<Reason>,
     pub(super) platform_error_message: String,
 }
 
@@ -54,11 +55,11 @@ pub(super) struct AttemptRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NextRecord {
     /// It has its outcome: a terminal `DeliveryState`.
-    Outcome { state: i16, reason: &'static str, message: String, account: String, accept_time: Time },
+    Outcome { state: i16, reason: Option<Reason>, message: String, account: String, accept_time: Time },
     /// It gets another attempt after the delay, or waits for an operator.
     Park {
         kind: ParkKind,
-        reason: &'static str,
+        reason: Option<Reason>,
         message: String,
         account: String,
         conversation_id: String,
@@ -316,7 +317,7 @@ fn add(batch: &mut Batch, (lane, sequence, epoch): (i16, i64, i64), record: &Rec
                     sequence,
                     number: signed(attempt.number),
                     report: attempt.report.clone(),
-                    platform_error: attempt.platform_error.to_owned(),
+                    platform_error: attempt.platform_error.map_or("", Reason::name).to_owned(),
                     platform_error_message: storable(&attempt.platform_error_message),
                 });
             }
@@ -327,7 +328,7 @@ fn add(batch: &mut Batch, (lane, sequence, epoch): (i16, i64, i64), record: &Rec
                         sequence,
                         epoch,
                         state: *state,
-                        reason: (*reason).to_owned(),
+                        reason: reason.map_or("", Reason::name).to_owned(),
                         reason_message: storable(message),
                         account: account.clone(),
                         accept_time: *accept_time,
@@ -338,7 +339,7 @@ fn add(batch: &mut Batch, (lane, sequence, epoch): (i16, i64, i64), record: &Rec
                         lane,
                         sequence,
                         kind: *kind,
-                        reason: (*reason).to_owned(),
+                        reason: reason.map_or("", Reason::name).to_owned(),
                         reason_message: storable(message),
                         account: account.clone(),
                         conversation_id: conversation_id.clone(),

@@ -15,7 +15,7 @@ use chatfn_proto::{
     scope::{self, NotFound},
     validate::Validate as _,
 };
-use chatfn_rpc::{ApiError, CallContext};
+use chatfn_rpc::{ApiError, CallContext, reasons};
 use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -98,7 +98,7 @@ impl Intake {
             return Ok(());
         }
         let message = format!("the payload does not satisfy the schema of {}", template.name);
-        let error = ApiError::invalid_argument("PAYLOAD_SCHEMA", message);
+        let error = ApiError::invalid_argument(reasons::PAYLOAD_SCHEMA, message);
         Err(problems.into_iter().fold(error, |error, SchemaProblem { field, description }| {
             error.field(format!("event.{field}"), description)
         }))
@@ -114,7 +114,7 @@ pub(crate) fn check_account(event: &Event, context: &CallContext) -> Result<(), 
 fn time(field: &str, wire: Option<&Timestamp>) -> Result<Option<Time>, Status> {
     let Some(wire) = wire else { return Ok(None) };
     let time = Time::from_wire(wire).ok_or_else(|| {
-        ApiError::invalid_argument("INVALID_REQUEST", format!("{field} is not a time"))
+        ApiError::invalid_argument(reasons::INVALID_REQUEST, format!("{field} is not a time"))
             .field(field, "must be a time from year 1 to year 9999")
     })?;
     Ok(Some(time))

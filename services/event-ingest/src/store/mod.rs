@@ -40,3 +40,32 @@ fn span(sequences: impl IntoIterator<Item = i64>) -> (i64, i64) {
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use chatfn_domain::reasons::events;
+
+    /// SQL that gives or looks for a reason cannot name a constant.
+    #[test]
+    fn reasons_in_statements_are_listed_ones() {
+        let sources = [
+            include_str!("events.rs"),
+            include_str!("interventions.rs"),
+            include_str!("journal.rs"),
+            include_str!("reading.rs"),
+            include_str!("replays.rs"),
+        ];
+        let quoted = sources.iter().flat_map(|source| source.split('\''));
+        let is_reason = |text: &&str| {
+            text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        };
+        let found: Vec<_> = quoted.filter(is_reason).collect();
+        assert!(found.contains(&"ALREADY_FIRED") && found.contains(&"SKIPPED"), "{found:?}");
+        for name in found {
+            assert!(
+                events::ALL.iter().any(|it| it.name() == name),
+                "{name} is not in chatfn_domain::reasons::events"
+            );
+        }
+    }
+}

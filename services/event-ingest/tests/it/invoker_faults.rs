@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chatfn_proto::ingest::v1::DeliveryState;
-use chatfn_rpc::ApiError;
+use chatfn_rpc::{ApiError, reasons};
 
 use crate::{
     harness::{World, event, eventually, settings},
@@ -14,10 +14,14 @@ use crate::{
 async fn what_an_invoker_refuses_uses_up_no_attempt() {
     let world = World::start_with(settings(1), |_| {}).await;
     let refusals = [
-        ApiError::unavailable("DRAINING", "it leaves"),
-        ApiError::unavailable("NO_SNAPSHOT", "it has just come"),
-        ApiError::resource_exhausted("OVERLOADED", "it is busy", Duration::from_millis(1)),
-        ApiError::not_found("FUNCTION_NOT_DEPLOYED", "function", "accounts/acme/functions/chat.message"),
+        ApiError::unavailable(reasons::DRAINING, "it leaves"),
+        ApiError::unavailable(reasons::NO_SNAPSHOT, "it has just come"),
+        ApiError::resource_exhausted(reasons::OVERLOADED, "it is busy", Duration::from_millis(1)),
+        ApiError::not_found(
+            reasons::FUNCTION_NOT_DEPLOYED,
+            "function",
+            "accounts/acme/functions/chat.message",
+        ),
     ];
     world.invoker.script("e", refusals.into_iter().map(Answer::Refuses));
     let batch = vec![event("c", "e"), event("c", "last")];

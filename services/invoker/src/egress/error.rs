@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chatfn_domain::reasons::runs;
+
 use super::redirect::MAX_REDIRECTS;
 
 /// Why an outbound call came to nothing. The text is for the author of the lambda and for admins: it says what to
@@ -115,25 +117,25 @@ impl EgressError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::FunctionFailed { reason, .. } => reason,
-            Self::InvalidUrl(_) => "INVALID_URL",
-            Self::UnsupportedScheme(_) => "UNSUPPORTED_SCHEME",
-            Self::InvalidRequest(_) => "INVALID_REQUEST",
-            Self::RequestTooLarge(_) => "REQUEST_TOO_LARGE",
-            Self::HostNotAllowed(_) => "HOST_NOT_ALLOWED",
-            Self::AddressNotAllowed { .. } => "ADDRESS_NOT_ALLOWED",
-            Self::DnsFailed { .. } => "DNS_FAILED",
-            Self::ConnectFailed { .. } => "CONNECT_FAILED",
-            Self::TlsFailed { .. } => "TLS_FAILED",
-            Self::ExchangeFailed { .. } => "EXCHANGE_FAILED",
-            Self::TooManyRedirects => "TOO_MANY_REDIRECTS",
-            Self::RedirectRefused(_) => "REDIRECT_REFUSED",
-            Self::ResponseTooLarge(_) => "RESPONSE_TOO_LARGE",
-            Self::HeadersTooLarge { .. } => "HEADERS_TOO_LARGE",
-            Self::UnsupportedEncoding(_) => "UNSUPPORTED_ENCODING",
-            Self::RateLimited(_) => "RATE_LIMITED",
-            Self::Overloaded => "OVERLOADED",
-            Self::Deadline(_) => "DEADLINE",
-            Self::Aborted => "ABORTED",
+            Self::InvalidUrl(_) => runs::INVALID_URL.name(),
+            Self::UnsupportedScheme(_) => runs::UNSUPPORTED_SCHEME.name(),
+            Self::InvalidRequest(_) => runs::INVALID_REQUEST.name(),
+            Self::RequestTooLarge(_) => runs::REQUEST_TOO_LARGE.name(),
+            Self::HostNotAllowed(_) => runs::HOST_NOT_ALLOWED.name(),
+            Self::AddressNotAllowed { .. } => runs::ADDRESS_NOT_ALLOWED.name(),
+            Self::DnsFailed { .. } => runs::DNS_FAILED.name(),
+            Self::ConnectFailed { .. } => runs::CONNECT_FAILED.name(),
+            Self::TlsFailed { .. } => runs::TLS_FAILED.name(),
+            Self::ExchangeFailed { .. } => runs::EXCHANGE_FAILED.name(),
+            Self::TooManyRedirects => runs::TOO_MANY_REDIRECTS.name(),
+            Self::RedirectRefused(_) => runs::REDIRECT_REFUSED.name(),
+            Self::ResponseTooLarge(_) => runs::RESPONSE_TOO_LARGE.name(),
+            Self::HeadersTooLarge { .. } => runs::HEADERS_TOO_LARGE.name(),
+            Self::UnsupportedEncoding(_) => runs::UNSUPPORTED_ENCODING.name(),
+            Self::RateLimited(_) => runs::RATE_LIMITED.name(),
+            Self::Overloaded => runs::OVERLOADED.name(),
+            Self::Deadline(_) => runs::DEADLINE.name(),
+            Self::Aborted => runs::ABORTED.name(),
         }
     }
 }

@@ -10,7 +10,10 @@ mod redact;
 
 use std::time::Duration;
 
-use chatfn_domain::name::{NameError, SecretName};
+use chatfn_domain::{
+    name::{NameError, SecretName},
+    reasons::{Reason, runs},
+};
 use chatfn_proto::registry::v1::{
     AccessSecretRequest, secret_access_service_client::SecretAccessServiceClient,
 };
@@ -46,14 +49,14 @@ pub(crate) enum SecretError {
 
 impl SecretError {
     /// The stable reason, which guest/prelude/86-toolbelt-secrets.js translates.
-    pub(crate) fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::InvalidKey(_) => "SECRET_KEY_INVALID",
-            Self::NotFound(_) => "SECRET_NOT_FOUND",
-            Self::TimedOut(_) => "SECRET_TIMED_OUT",
-            Self::Unavailable(_) => "SECRETS_UNAVAILABLE",
-            Self::Refused(_) => "SECRET_REFUSED",
-            Self::TooMany(_) => "TOO_MANY_SECRETS",
+            Self::InvalidKey(_) => runs::SECRET_KEY_INVALID,
+            Self::NotFound(_) => runs::SECRET_NOT_FOUND,
+            Self::TimedOut(_) => runs::SECRET_TIMED_OUT,
+            Self::Unavailable(_) => runs::SECRETS_UNAVAILABLE,
+            Self::Refused(_) => runs::SECRET_REFUSED,
+            Self::TooMany(_) => runs::TOO_MANY_SECRETS,
         }
     }
 }

@@ -12,7 +12,7 @@ use chatfn_proto::{
         function_service_server::{FunctionService, FunctionServiceServer},
     },
 };
-use chatfn_rpc::{ApiError, Server, ServerConfig, Shutdown};
+use chatfn_rpc::{ApiError, Server, ServerConfig, Shutdown, reasons};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
@@ -50,7 +50,7 @@ impl FunctionService for Draft {
     async fn get_function(&self, request: Request<GetFunctionRequest>) -> Answer<GetFunctionResponse> {
         let name = request.into_inner().name;
         if name != self.0.name {
-            return Err(ApiError::not_found("FUNCTION_NOT_FOUND", "function", &name).into());
+            return Err(ApiError::not_found(reasons::FUNCTION_NOT_FOUND, "function", &name).into());
         }
         Ok(Response::new(GetFunctionResponse { function: Some(self.0.clone()) }))
     }

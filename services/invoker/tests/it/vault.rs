@@ -9,7 +9,7 @@ use chatfn_proto::registry::v1::{
     AccessSecretRequest, AccessSecretResponse,
     secret_access_service_server::{SecretAccessService, SecretAccessServiceServer},
 };
-use chatfn_rpc::{ApiError, Server, ServerConfig, Shutdown};
+use chatfn_rpc::{ApiError, Server, ServerConfig, Shutdown, reasons};
 use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status};
 
@@ -40,13 +40,15 @@ impl SecretAccessService for Access {
         let mut state = self.0.lock().unwrap();
         state.asked.push(name.clone());
         if state.away {
-            return Err(ApiError::unavailable("STORE_UNAVAILABLE", "the database is away").into());
+            return Err(ApiError::unavailable(reasons::STORE_UNAVAILABLE, "the database is away").into());
         }
         match state.values.get(&name) {
             Some(value) => {
                 Ok(Response::new(AccessSecretResponse { value: value.clone().into(), revision: 1 }))
             }
-            None => Err(ApiError::new(Code::NotFound, "SECRET_NOT_FOUND", format!("no {name}")).into()),
+            None => {
+                Err(ApiError::new(Code::NotFound, reasons::SECRET_NOT_FOUND, format!("no {name}")).into())
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::{ErrorReport, status::reasons};
+use crate::{ErrorReport, reasons};
 
 /// What a failed call means for making it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub enum RetryClass {
     Never,
 }
 
+/// With these the call may have had effects.
+const IN_PROGRESS: [&str; 2] = [reasons::CONNECTION_LOST.name(), reasons::SERVER_DRAINING.name()];
+
 /// Classifies a failure of a call made through a [`Client`](crate::Client).
 ///
 /// `UNAVAILABLE` and `RESOURCE_EXHAUSTED` are safe when a chatfn service gave them with a reason, since
@@ -24,10 +27,12 @@ pub fn classify(status: &Status) -> RetryClass {
     let reason = || ErrorReport::from_status(status).reason;
     match status.code() {
         Code::Unavailable | Code::ResourceExhausted => match reason().as_deref() {
-            None | Some(reasons::CONNECTION_LOST | reasons::SERVER_DRAINING) => RetryClass::Unknown,
-            Some(_) => RetryClass::Safe,
+            Some(reason) if !IN_PROGRESS.contains(&reason) => RetryClass::Safe,
+            _ => RetryClass::Unknown,
         },
-        Code::DeadlineExceeded if reason().as_deref() == Some(reasons::BUDGET_TOO_SMALL) => RetryClass::Safe,
+        Code::DeadlineExceeded if reason().as_deref() == Some(reasons::BUDGET_TOO_SMALL.name()) => {
+            RetryClass::Safe
+        }
         Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => RetryClass::Unknown,
         Code::Ok
         | Code::InvalidArgument
@@ -54,7 +59,7 @@ mod tests {
     fn classes() {
         let busy = ApiError::resource_exhausted(reasons::SERVER_BUSY, "busy", Duration::from_millis(1));
         let lost = ApiError::unavailable(reasons::CONNECTION_LOST, "lost");
-        let no_invoker = ApiError::unavailable("NO_INVOKER", "no invoker is reachable");
+        let no_invoker = ApiError::unavailable(reasons::INVOKER_UNAVAILABLE, "no invoker is reachable");
         let doomed = ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, "too small");
         for (status, expected) in [
             (busy.into(), RetryClass::Safe),

@@ -8,7 +8,7 @@ use std::error::Error;
 use hyper_util::client::legacy;
 use tonic::Status;
 
-use crate::{ApiError, status::reasons};
+use crate::{ApiError, reasons};
 
 /// The status for an error that came from the connection and not from the server.
 pub(super) fn status(error: &(dyn Error + 'static)) -> Status {

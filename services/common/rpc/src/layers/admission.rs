@@ -18,7 +18,7 @@ use super::{Answer, BoxFuture, Layered, refuse};
 use crate::{
     ApiError,
     method::{Admission, Methods},
-    status::reasons,
+    reasons,
 };
 
 /// What calls take one of, and hold until they are over.

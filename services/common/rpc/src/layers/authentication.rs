@@ -16,8 +16,8 @@ use crate::{
     ApiError, Deadline,
     body::{Cut, GuardedBody},
     method::{Methods, TimeLimit},
+    reasons,
     security::{Peer, Security, Tokens, access, expired},
-    status::reasons,
 };
 
 #[derive(Clone, Debug)]

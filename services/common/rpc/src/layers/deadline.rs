@@ -18,8 +18,8 @@ use crate::{
     body::{Cut, GuardedBody},
     budget,
     method::{Methods, TimeLimit},
+    reasons,
     server::call_task,
-    status::reasons,
 };
 
 /// How long after the deadline a response may still be on its way before the stream is reset. The reader

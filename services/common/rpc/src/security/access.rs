@@ -13,7 +13,7 @@ use chatfn_domain::caller::{
 };
 use tonic::Code;
 
-use crate::{ApiError, status::reasons};
+use crate::{ApiError, reasons};
 
 /// Who may call a method: users that have one of the roles, and the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ mod report;
 
 use std::{error::Error, time::Duration};
 
+use chatfn_domain::reasons::{self, Reason};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
@@ -17,53 +18,7 @@ pub(crate) const DOMAIN: &str = "chatfn";
 /// Tells well-behaved gRPC clients when to retry; understood by gRPC's own retry policies.
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// The reasons that this crate itself gives; services add their own.
-pub mod reasons {
-    /// `INVALID_ARGUMENT`: the `grpc-timeout` header breaks the gRPC specification.
-    pub const GRPC_TIMEOUT_MALFORMED: &str = "GRPC_TIMEOUT_MALFORMED";
-    /// `DEADLINE_EXCEEDED`: the budget ran out before the answer was ready.
-    pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
-    /// `DEADLINE_EXCEEDED`: the budget was too small to start; no work was done.
-    pub const BUDGET_TOO_SMALL: &str = "BUDGET_TOO_SMALL";
-    /// `RESOURCE_EXHAUSTED`: too many calls in progress; no work was done.
-    pub const SERVER_BUSY: &str = "SERVER_BUSY";
-    /// `UNAVAILABLE`: the server ended the call in order to shut down; the call may have had effects.
-    pub const SERVER_DRAINING: &str = "SERVER_DRAINING";
-    /// `UNAVAILABLE`: no connection could be made; no work was done.
-    pub const CONNECTION_FAILED: &str = "CONNECTION_FAILED";
-    /// `UNAVAILABLE`: the connection was lost during the call; the call may have had effects.
-    pub const CONNECTION_LOST: &str = "CONNECTION_LOST";
-    /// `UNAUTHENTICATED`: the call has neither a token nor a service's certificate.
-    pub const TOKEN_MISSING: &str = "TOKEN_MISSING";
-    /// `UNAUTHENTICATED`: the server accepts no tokens, only services' certificates.
-    pub const TOKENS_NOT_ACCEPTED: &str = "TOKENS_NOT_ACCEPTED";
-    /// `UNAUTHENTICATED`: the `authorization` header is not a bearer token in the form of a signed JSON Web Token.
-    pub const TOKEN_MALFORMED: &str = "TOKEN_MALFORMED";
-    /// `UNAUTHENTICATED`: the key that the token names is not one that the server knows.
-    pub const TOKEN_KEY_UNKNOWN: &str = "TOKEN_KEY_UNKNOWN";
-    /// `UNAUTHENTICATED`: the token was not signed by the key that it names, with that key's algorithm.
-    pub const TOKEN_SIGNATURE_INVALID: &str = "TOKEN_SIGNATURE_INVALID";
-    /// `UNAUTHENTICATED`: the token has expired.
-    pub const TOKEN_EXPIRED: &str = "TOKEN_EXPIRED";
-    /// `UNAUTHENTICATED`: the token is not valid yet.
-    pub const TOKEN_NOT_YET_VALID: &str = "TOKEN_NOT_YET_VALID";
-    /// `UNAUTHENTICATED`: the token is of another issuer.
-    pub const TOKEN_ISSUER_WRONG: &str = "TOKEN_ISSUER_WRONG";
-    /// `UNAUTHENTICATED`: the token is for another audience.
-    pub const TOKEN_AUDIENCE_WRONG: &str = "TOKEN_AUDIENCE_WRONG";
-    /// `UNAUTHENTICATED`: the token lacks a claim, or one has not the form that it must have.
-    pub const TOKEN_CLAIMS_INVALID: &str = "TOKEN_CLAIMS_INVALID";
-    /// `PERMISSION_DENIED`: the token has none of the roles that the method is for.
-    pub const ROLE_REQUIRED: &str = "ROLE_REQUIRED";
-    /// `PERMISSION_DENIED`: the method is for other services of the cluster.
-    pub const SERVICE_REQUIRED: &str = "SERVICE_REQUIRED";
-    /// `UNIMPLEMENTED`: there is no such method.
-    pub const METHOD_UNKNOWN: &str = "METHOD_UNKNOWN";
-    /// `INTERNAL`: a bug or a broken dependency of ours; the log has the cause under the error's id.
-    pub const INTERNAL: &str = "INTERNAL";
-}
-
-/// An error for a caller: a code, a stable `SCREAMING_SNAKE` reason, a text that says what to do next,
+/// An error for a caller: a code, a stable [`Reason`], a text that says what to do next,
 /// and `google.rpc` details. Converts into a [`Status`] whose headers stay below 6 KiB, whatever is put in:
 /// texts are cut and surplus violations are counted instead of listed.
 #[derive(Clone, Debug)]
@@ -73,7 +28,7 @@ pub struct ApiError(Box<Inner>);
 #[derive(Clone, Debug)]
 struct Inner {
     code: Code,
-    reason: &'static str,
+    reason: Reason,
     message: String,
     metadata: Vec<(&'static str, String)>,
     fields: Vec<FieldViolation>,
@@ -84,11 +39,8 @@ struct Inner {
 
 impl ApiError {
     /// Any code; prefer the named constructors.
-    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        debug_assert!(
-            reason.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'),
-            "a reason is SCREAMING_SNAKE: {reason}"
-        );
+    pub fn new(code: Code, reason: Reason, message: impl Into<String>) -> Self {
+        debug_assert_eq!(code_name(code), reason.of(), "{reason} is of another code");
         Self(Box::new(Inner {
             code,
             reason,
@@ -103,58 +55,54 @@ impl ApiError {
 
     /// `INVALID_ARGUMENT`: the request is wrong whatever the state of the system. Name the fields with
     /// [`ApiError::field`].
-    pub fn invalid_argument(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn invalid_argument(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::InvalidArgument, reason, message)
     }
 
     /// `NOT_FOUND`, with `ResourceInfo`.
-    pub fn not_found(reason: &'static str, resource_type: &str, name: &str) -> Self {
+    pub fn not_found(reason: Reason, resource_type: &str, name: &str) -> Self {
         Self::new(Code::NotFound, reason, format!("{resource_type} {name:?} was not found"))
             .resource(resource_type, name)
     }
 
     /// `ALREADY_EXISTS`, with `ResourceInfo`.
-    pub fn already_exists(reason: &'static str, resource_type: &str, name: &str) -> Self {
+    pub fn already_exists(reason: Reason, resource_type: &str, name: &str) -> Self {
         Self::new(Code::AlreadyExists, reason, format!("{resource_type} {name:?} already exists"))
             .resource(resource_type, name)
     }
 
     /// `FAILED_PRECONDITION`: not until someone changes the state of the system.
-    pub fn failed_precondition(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn failed_precondition(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::FailedPrecondition, reason, message)
     }
 
     /// `ABORTED`: a conflict; read again and redo the whole change (a stale etag).
-    pub fn aborted(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn aborted(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::Aborted, reason, message)
     }
 
     /// `OUT_OF_RANGE`: beyond what can be served now (an event too old to be deduplicated).
-    pub fn out_of_range(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn out_of_range(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::OutOfRange, reason, message)
     }
 
     /// `PERMISSION_DENIED`: a known caller may not do this.
-    pub fn permission_denied(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn permission_denied(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::PermissionDenied, reason, message)
     }
 
     /// `UNAVAILABLE`: nothing was done; the same call may succeed later.
-    pub fn unavailable(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn unavailable(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::Unavailable, reason, message)
     }
 
     /// `RESOURCE_EXHAUSTED`: refused before any work; retry after the given time.
-    pub fn resource_exhausted(
-        reason: &'static str,
-        message: impl Into<String>,
-        retry_after: Duration,
-    ) -> Self {
+    pub fn resource_exhausted(reason: Reason, message: impl Into<String>, retry_after: Duration) -> Self {
         Self::new(Code::ResourceExhausted, reason, message).retry_after(retry_after)
     }
 
     /// `DEADLINE_EXCEEDED`: the budget is spent (a statement timeout of ours counts, too).
-    pub fn deadline_exceeded(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn deadline_exceeded(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(Code::DeadlineExceeded, reason, message)
     }
 
@@ -224,6 +172,7 @@ impl ApiError {
     /// Adds to the metadata of `ErrorInfo`: values that a program may want, never secrets or payloads.
     #[must_use]
     pub fn metadata(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        debug_assert!(self.0.reason.metadata().contains(&key), "{} is not said to have {key}", self.0.reason);
         self.0.metadata.push((key, value.into()));
         self
     }
@@ -241,7 +190,7 @@ impl ApiError {
     }
 
     /// The stable reason.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         self.0.reason
     }
 
@@ -254,7 +203,7 @@ impl ApiError {
 impl Inner {
     fn details(&self) -> ErrorDetails {
         let mut details = ErrorDetails::with_error_info(
-            self.reason,
+            self.reason.name(),
             DOMAIN,
             self.metadata
                 .iter()

@@ -12,25 +12,25 @@ fn header_bytes(status: &Status) -> usize {
 
 #[test]
 fn every_detail_survives_the_wire() {
-    let error = ApiError::invalid_argument("PAYLOAD_INVALID", "the payload does not match its template")
+    let error = ApiError::permission_denied(reasons::ROLE_REQUIRED, "the field is not yours to change")
         .field("event.payload", "is missing \"conversation\"")
         .field("event.event_id", "must be a UUID")
         .precondition("DEPLOYED", "functions/a", "deploy it first")
         .resource("function", "functions/a")
-        .metadata("template", "chat.start")
+        .metadata("field", "settings")
         .retry_after(Duration::from_millis(1500));
     let status = Status::from(error);
     let response = status.into_http::<()>();
     let report = ErrorReport::from_status(&Status::from_header_map(response.headers()).expect("a status"));
 
-    assert_eq!(report.code, Code::InvalidArgument);
-    assert_eq!(report.reason.as_deref(), Some("PAYLOAD_INVALID"));
-    assert_eq!(report.message, "the payload does not match its template");
+    assert_eq!(report.code, Code::PermissionDenied);
+    assert_eq!(report.reason.as_deref(), Some("ROLE_REQUIRED"));
+    assert_eq!(report.message, "the field is not yours to change");
     assert_eq!(report.fields.len(), 2);
     assert_eq!(report.fields[0].field, "event.payload");
     assert_eq!(report.preconditions[0].kind, "DEPLOYED");
     assert_eq!(report.resource.map(|r| r.name).as_deref(), Some("functions/a"));
-    assert_eq!(report.metadata["template"], "chat.start");
+    assert_eq!(report.metadata["field"], "settings");
     assert_eq!(report.retry_after, Some(Duration::from_millis(1500)));
     assert_eq!(response.headers()["grpc-retry-pushback-ms"], "1500");
 }
@@ -60,7 +60,7 @@ fn internal_errors_are_opaque() {
 
 #[test]
 fn surplus_violations_are_counted() {
-    let mut error = ApiError::invalid_argument("MANY", "many fields are wrong");
+    let mut error = ApiError::invalid_argument(reasons::INVALID_REQUEST, "many fields are wrong");
     for at in 0..500 {
         error = error.field(format!("events[{at}].payload"), "must be an object");
     }
@@ -77,12 +77,12 @@ proptest! {
         message in "\\PC{0,4000}",
         texts in proptest::collection::vec("\\PC{0,400}", 0..40),
     ) {
-        let mut error = ApiError::failed_precondition("BOUNDED", message).resource("x".repeat(9999), "é".repeat(9999));
+        let mut error = ApiError::permission_denied(reasons::ROLE_REQUIRED, message).resource("x".repeat(9999), "é".repeat(9999));
         for text in texts {
             error = error
                 .field(text.clone(), text.clone())
                 .precondition(text.clone(), text.clone(), text.clone())
-                .metadata("key", text);
+                .metadata("field", text);
         }
         prop_assert!(header_bytes(&error.into()) < 6 * 1024);
     }

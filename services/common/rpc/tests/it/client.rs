@@ -28,7 +28,7 @@ async fn connection_refused() {
     drop(listener);
     let error = unary(&client, long("x")).await.expect_err("nobody listens");
     assert_eq!(error.code(), Code::Unavailable);
-    assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_FAILED));
+    assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_FAILED.name()));
     assert_eq!(classify(&error), RetryClass::Safe);
     assert!(error.message().contains("refused"), "says why: {}", error.message());
 }
@@ -41,7 +41,10 @@ async fn a_doomed_call_is_refused_before_any_work() {
     for budget in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(9)] {
         let error = unary(&client, Request::new(note("x")).with_timeout(budget)).await.expect_err("doomed");
         assert_eq!(error.code(), Code::DeadlineExceeded, "{budget:?}");
-        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::BUDGET_TOO_SMALL));
+        assert_eq!(
+            ErrorReport::from_status(&error).reason.as_deref(),
+            Some(reasons::BUDGET_TOO_SMALL.name())
+        );
         assert_eq!(classify(&error), RetryClass::Safe);
     }
 }
@@ -120,7 +123,7 @@ async fn a_server_that_dies_during_a_call() {
     errors.push(within(streams[0].message()).await.expect_err("lost"));
     for error in errors {
         assert_eq!(error.code(), Code::Unavailable, "{error:?}");
-        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST));
+        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST.name()));
         assert_eq!(classify(&error), RetryClass::Unknown);
     }
 }
@@ -161,7 +164,7 @@ async fn a_reset_instead_of_an_answer() {
         let client = bare_server(move |mut call| call.send_reset(reason)).await;
         let error = unary(&client, long("x")).await.expect_err("reset");
         assert_eq!(error.code(), Code::Unavailable, "{reason:?}: {error:?}");
-        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(expected), "{reason:?}");
+        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(expected.name()), "{reason:?}");
         assert_eq!(classify(&error), class, "{reason:?}");
     }
 }
@@ -180,7 +183,7 @@ async fn a_reset_in_the_middle_of_an_answer() {
         opened.try_recv().expect("sent before its headers").send_reset(reason);
         let error = within(stream.message()).await.expect_err("reset");
         assert_eq!(error.code(), Code::Unavailable, "{reason:?}: {error:?}");
-        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST));
+        assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST.name()));
         assert_eq!(classify(&error), RetryClass::Unknown, "{reason:?}");
     }
 }
@@ -218,15 +221,15 @@ async fn traces_are_passed_on_or_begun() {
 #[tokio::test]
 async fn details_cross_the_wire() {
     let server = start(Probe::new().unary(|_| async {
-        let error = ApiError::not_found("FUNCTION_NOT_FOUND", "function", "functions/a");
-        Err(error.metadata("account", "brand-1").into())
+        let error = ApiError::aborted(reasons::ETAG_MISMATCH, "it has changed");
+        Err(error.resource("function", "functions/a").metadata("current_etag", "e-2").into())
     }))
     .await;
     let error = unary(&server.client(), long("x")).await.expect_err("refused");
     let report = ErrorReport::from_status(&error);
-    assert_eq!(report.code, Code::NotFound);
-    assert_eq!(report.reason.as_deref(), Some("FUNCTION_NOT_FOUND"));
-    assert_eq!(report.metadata["account"], "brand-1");
+    assert_eq!(report.code, Code::Aborted);
+    assert_eq!(report.reason.as_deref(), Some("ETAG_MISMATCH"));
+    assert_eq!(report.metadata["current_etag"], "e-2");
     assert_eq!(report.resource.expect("a resource").name, "functions/a");
     assert_eq!(classify(&error), RetryClass::Never);
 }

@@ -84,11 +84,14 @@ pub(super) fn record(number: u32, end: AttemptEnd) -> AttemptRecord {
         AttemptEnd::Reported(report) => AttemptRecord {
             number,
             report: Some(encode(report)),
-            platform_error: "",
+            platform_error: None,
             platform_error_message: String::new(),
         },
-        AttemptEnd::Unknown { reason, message } => {
-            AttemptRecord { number, report: None, platform_error: reason, platform_error_message: message }
-        }
+        AttemptEnd::Unknown { reason, message } => AttemptRecord {
+            number,
+            report: None,
+            platform_error: Some(reason),
+            platform_error_message: message,
+        },
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chatfn_deployments::Deployment;
-use chatfn_domain::skill::skill_of;
+use chatfn_domain::{reasons::events, skill::skill_of};
 use chatfn_proto::ingest::v1::DeliveryState;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{sync::oneshot, time::Instant};
@@ -131,8 +131,7 @@ impl Lane {
         let attempt = Some(attempt::record(number, end));
         match next {
             Next::Succeeded => {
-                let why = Why { reason: "", message: String::new() };
-                self.finish(event, attempt, DeliveryState::Succeeded, why).await;
+                self.finish(event, attempt, DeliveryState::Succeeded, Why::default()).await;
             }
             Next::DeadLettered(why) => self.finish(event, attempt, DeliveryState::DeadLettered, why).await,
             Next::Expired(why) => self.finish(event, attempt, DeliveryState::Expired, why).await,
@@ -146,7 +145,7 @@ impl Lane {
                     let pause = pause.max(denial_pause(1, rand::random()));
                     (time_left.map_or(pause, |(left, _)| pause.min(left)), retry_budget_spent())
                 } else {
-                    (pause, Why { reason: "", message: String::new() })
+                    (pause, Why::default())
                 };
                 let head = Head { denials: is_denied.into(), ..event.head(number) };
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, true);
@@ -209,7 +208,7 @@ impl Lane {
 }
 
 fn not_deployed(event: &LaneEvent) -> Why {
-    Why { reason: "NO_FUNCTION", message: format!("{} is not deployed", event.function()) }
+    Why { reason: Some(events::NO_FUNCTION), message: format!("{} is not deployed", event.function()) }
 }
 
 /// The version, if it is for events like this one.
@@ -228,12 +227,12 @@ fn wants(deployment: Arc<Deployment>, event: &LaneEvent) -> Result<Arc<Deploymen
     });
     let message =
         format!("the event has {has}, and {} runs for the skills of its settings only", event.function());
-    Err(Why { reason: "SKILL_NOT_LISTED", message })
+    Err(Why { reason: Some(events::SKILL_NOT_LISTED), message })
 }
 
 fn retry_budget_spent() -> Why {
     Why {
-        reason: "RETRY_BUDGET_SPENT",
+        reason: Some(events::RETRY_BUDGET_SPENT),
         message:
             "so many events of this function fail that this one waits with its next attempt until retries \
                   succeed, or until few enough fail"

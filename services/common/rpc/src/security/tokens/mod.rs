@@ -17,7 +17,7 @@ use tonic::Code;
 
 pub use self::keys::KeysError;
 use self::keys::{KeySet, VerifyingKey};
-use crate::{ApiError, status::reasons};
+use crate::{ApiError, reasons};
 
 /// Tokens that are remembered as valid, so that a signature is checked once and not at every call.
 const REMEMBERED: u64 = 10_000;
@@ -185,7 +185,7 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-fn unauthenticated(reason: &'static str, message: impl Into<String>) -> ApiError {
+fn unauthenticated(reason: reasons::Reason, message: impl Into<String>) -> ApiError {
     ApiError::new(Code::Unauthenticated, reason, message)
 }
 
