@@ -3,6 +3,8 @@
 
 #[path = "build/bundle.rs"]
 mod bundle;
+#[path = "build/digests.rs"]
+mod digests;
 #[path = "build/prelude.rs"]
 mod prelude;
 #[path = "build/quickjs.rs"]
@@ -66,21 +68,50 @@ fn main() {
         jobs.into_iter().map(|job| job.join().expect("a C file did not compile")).collect()
     });
     link(&tools, &objects, &out);
+
+    let mut inputs = headers(&quickjs);
+    inputs.extend(sources);
+    inputs.extend(["immortal.c", "memory.c", "texts.c"].map(|name| guest.join(name)));
+    inputs.extend(["prelude.h", "quickjs.c"].map(|name| out.join(name)));
+    digests::tell(&tools, &[&COMMON[..], &COMPILE, &LINK].concat(), &inputs, &out);
+}
+
+/// The headers of QuickJS-NG, in the order of their names.
+fn headers(quickjs: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(quickjs).expect("the package has its sources");
+    let files = files.map(|entry| entry.expect("the package has its sources").path());
+    let mut headers: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == "h")).collect();
+    headers.sort();
+    headers
 }
 
 /// Flags that both steps need: with LTO it is the linker that generates the code.
 const COMMON: [&str; 6] =
     ["--target=wasm32-wasi", "-flto", "-g0", "-mbulk-memory", "-msign-ext", "-mnontrapping-fptoint"];
 
+/// No asserts and no tracing: memory safety comes from the sandbox, and a failed assert could do no more than end the run,
+/// as a trap does.
+const COMPILE: [&str; 8] = [
+    "-c",
+    "-O3",
+    "-std=gnu11",
+    "-fno-strict-aliasing",
+    "-fvisibility=hidden",
+    "-w",
+    "-D_GNU_SOURCE",
+    "-DNDEBUG",
+];
+
+/// No plain -O: it makes clang run an installed wasm-opt, and older ones reject sign extension.
+const LINK: [&str; 5] =
+    ["-Wl,--lto-O3", "-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--stack-first", "-Wl,--strip-all"];
+
 fn compile(tools: &toolchain::Tools, source: &Path, quickjs: &Path, guest: &Path, out: &Path) -> PathBuf {
     let object = out.join(source.file_stem().expect("a source has a name")).with_extension("o");
     let mut command = Command::new(&tools.clang);
     command
         .args(COMMON)
-        .args(["-c", "-O3", "-std=gnu11", "-fno-strict-aliasing", "-fvisibility=hidden", "-w"])
-        // No asserts and no tracing: memory safety comes from the sandbox, and a failed assert could
-        // do no more than end the run, as a trap does.
-        .args(["-D_GNU_SOURCE", "-DNDEBUG"])
+        .args(COMPILE)
         // The same bytes wherever the sources lie.
         .arg(format!("-ffile-prefix-map={}=quickjs", quickjs.display()))
         .arg(format!("-ffile-prefix-map={}=guest", guest.display()))
@@ -102,14 +133,7 @@ fn link(tools: &toolchain::Tools, objects: &[PathBuf], out: &Path) {
     let mut command = Command::new(&tools.clang);
     command
         .args(COMMON)
-        // No plain -O: it makes clang run an installed wasm-opt, and older ones reject sign extension.
-        .args([
-            "-Wl,--lto-O3",
-            "-mexec-model=reactor",
-            "-Wl,--gc-sections",
-            "-Wl,--stack-first",
-            "-Wl,--strip-all",
-        ])
+        .args(LINK)
         .arg(format!("-Wl,-z,stack-size={SHADOW_STACK_BYTES}"))
         .args(objects)
         .arg("-o")

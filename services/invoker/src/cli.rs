@@ -1,16 +1,24 @@
 //! The command line of `chatfn-invoker`.
 
+use std::sync::LazyLock;
+
 use chatfn_rpc::HealthArgs;
 use chatfn_settings::{Problems, Program};
 use clap::{Parser, Subcommand};
 
 use crate::Config;
 
+/// The release, and which engine is in it.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!("{}\n{}", env!("CARGO_PKG_VERSION"), chatfn_engine::MADE_OF).trim_end().to_owned()
+});
+
 /// What `chatfn-invoker` is started with.
 #[derive(Debug, Parser)]
 #[command(
     name = "chatfn-invoker",
     version,
+    long_version = VERSION.as_str(),
     about = "Runs lambdas: each run in a fresh sandbox, never past its deadline"
 )]
 pub struct Cli {

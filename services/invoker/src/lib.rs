@@ -211,6 +211,8 @@ async fn start_engine(config: &Config) -> anyhow::Result<Engine> {
         engine.load_ms = begun.elapsed().as_millis(),
         engine.from_cache = engine.is_from_cache(),
         engine.reset_path = engine.reset_path().as_str(),
+        engine.guest_sha256 = chatfn_engine::MADE_OF.guest,
+        engine.sources_sha256 = chatfn_engine::MADE_OF.sources,
         "the engine is ready after {:?}",
         begun.elapsed(),
     );

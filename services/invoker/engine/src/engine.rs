@@ -17,7 +17,7 @@ use crate::ticker::Ticker;
 use crate::typescript::TypeScript;
 
 /// The guest as the build made it, before its `init` has run.
-static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
+pub(crate) static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
 
 /// How much memory of its own a slot keeps for small functions; larger ones have slots of theirs. Most runs write less
 /// than half of it.

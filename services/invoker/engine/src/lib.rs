@@ -52,6 +52,7 @@ mod fresh;
 mod host;
 mod imports;
 mod logs;
+mod made_of;
 mod ops;
 mod pool;
 mod prepare;
@@ -75,4 +76,5 @@ pub use host::{
     FetchRequest, FetchResponse, FunctionFailure, FunctionOutcome, FunctionRequest, Host, HostOp, NoHost,
     OpError, OpResult, Redirect, SecretRequest, SecretText, ServiceLocation,
 };
+pub use made_of::{MADE_OF, MadeOf};
 pub use prepared::{PrepareError, PrepareLimits, Prepared};

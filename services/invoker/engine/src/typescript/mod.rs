@@ -18,7 +18,7 @@ use crate::prepared::{PrepareError, PrepareLimits};
 use crate::sandbox::DeadlinePassed;
 
 /// The module as the build found it.
-static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/typescript.wasm"));
+pub(crate) static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/typescript.wasm"));
 
 /// How large the sandbox's memory may grow. Sources of the greatest length need a fifth of it.
 const MEMORY_BYTES: usize = 64 << 20;
