@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use chatfn_deployments::SnapshotArgs;
 use chatfn_pg::PoolConfig;
 use chatfn_rpc::{MAX_MESSAGE_BYTES, SecurityConfig, ServerConfig, parse_duration};
+use chatfn_telemetry::EndpointArgs;
 use http::Uri;
 
 use crate::quota::QuotaConfig;
@@ -81,6 +82,10 @@ pub struct Config {
     /// gRPC.
     #[command(flatten)]
     pub rpc: ServerConfig,
+
+    /// Metrics and liveness over HTTP.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
 
 /// Settings of the committers.
@@ -243,6 +248,7 @@ impl Config {
             dispatch: DispatchConfig::default(),
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
+            endpoint: EndpointArgs::default(),
         }
     }
 

@@ -88,6 +88,8 @@ pub use self::{
     quota::{QuotaConfig, QuotaError},
 };
 
+/// Where metrics are served, unless the settings say otherwise.
+const METRICS_PORT: u16 = 9092;
 /// How long tasks have to empty their queues after the last call and the last run.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 /// How long connections to Postgres have to be closed.
@@ -140,6 +142,8 @@ async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    // Until the very end.
+    let telemetry = config.endpoint.start("event-ingest", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
     let quotas = Quotas::new(config.quotas.load()?);
     let invoker = ClientConfig::secured(config.invoker.clone(), &security);
     let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
@@ -221,6 +225,8 @@ async fn serve(
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
         .build()
         .await?;
+    let health = server.health();
+    telemetry.ready_when(move || health.is_ready());
     let become_ready = become_ready(server.health(), deployments, works);
     let not_yet = shutdown.soft();
     tokio::spawn(async move { not_yet.run_until_cancelled(become_ready).await });

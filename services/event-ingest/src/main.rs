@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use chatfn_event_ingest::Config;
-use chatfn_rpc::{HealthArgs, Shutdown, TelemetryArgs};
+use chatfn_rpc::{HealthArgs, Shutdown};
+use chatfn_telemetry::TelemetryArgs;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -41,7 +42,7 @@ pub(crate) fn main() -> anyhow::Result<ExitCode> {
 
 #[tokio::main]
 async fn serve(config: Config, telemetry: TelemetryArgs) -> anyhow::Result<()> {
-    chatfn_rpc::init_telemetry(&telemetry)?;
+    chatfn_telemetry::init(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen, &config.security).await?;
     chatfn_event_ingest::run(config, listener, shutdown).await

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use chatfn_deployments::SnapshotArgs;
 use chatfn_domain::settings::MAX_MEMORY_MIB;
 use chatfn_engine::EngineConfig;
-use chatfn_rpc::{SecurityConfig, ServerConfig, TelemetryArgs};
+use chatfn_rpc::{SecurityConfig, ServerConfig};
+use chatfn_telemetry::{EndpointArgs, TelemetryArgs};
 use clap::Parser;
 use http::Uri;
 
@@ -74,6 +75,10 @@ pub struct Config {
     /// The gRPC server.
     #[command(flatten, next_help_heading = "gRPC")]
     pub rpc: ServerConfig,
+
+    /// Metrics and liveness over HTTP.
+    #[command(flatten, next_help_heading = "Metrics")]
+    pub endpoint: EndpointArgs,
 
     /// Logs.
     #[command(flatten, next_help_heading = "Logs")]

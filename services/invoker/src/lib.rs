@@ -63,6 +63,8 @@ use self::{
     test_invoke::{MAX_TESTS, Tester},
 };
 
+/// Where metrics are served, unless the settings say otherwise.
+const METRICS_PORT: u16 = 9091;
 /// How long background tasks may take to stop; none of them has anything to finish.
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
@@ -116,6 +118,8 @@ async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    // Until the very end; and before the seal, after which no port can be had.
+    let telemetry = config.endpoint.start("invoker", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
     let engine = start_engine(&config).await?;
     let resolver = match &config.egress.name_servers[..] {
         [] => SystemResolver::new(),
@@ -165,6 +169,8 @@ async fn serve(
         .build()
         .await?;
 
+    let health = server.health();
+    telemetry.ready_when(move || health.is_ready());
     let (health, draining) = (server.health(), shutdown.soft());
     tasks.spawn("readiness", |_| async move {
         if draining.run_until_cancelled(deployments.ready()).await.is_some() {

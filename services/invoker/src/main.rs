@@ -8,7 +8,7 @@ use chatfn_invoker::{
     keeper::{self, Keeper},
     run_confined,
 };
-use chatfn_rpc::{HealthArgs, Shutdown, bind, init_telemetry};
+use chatfn_rpc::{HealthArgs, Shutdown, bind};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    init_telemetry(&config.telemetry)?;
+    chatfn_telemetry::init(&config.telemetry)?;
     if config.keep_snapshot {
         return keeper::run(&config);
     }

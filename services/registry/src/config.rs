@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use chatfn_pg::PoolConfig;
 use chatfn_rpc::{SecurityConfig, ServerConfig, parse_duration};
+use chatfn_telemetry::EndpointArgs;
 use http::Uri;
 use secrecy::SecretString;
 
@@ -94,6 +95,10 @@ pub struct Config {
     /// The gRPC server.
     #[command(flatten)]
     pub rpc: ServerConfig,
+
+    /// Metrics and liveness over HTTP.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
 
 /// Where the keys of secrets are, and who may read their values. Without keys there are no secrets.
@@ -156,6 +161,7 @@ impl Config {
             database,
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
+            endpoint: EndpointArgs::default(),
         }
     }
 }

@@ -65,6 +65,8 @@ use self::{
     store::deployments,
 };
 
+/// Where metrics are served, unless the settings say otherwise.
+const METRICS_PORT: u16 = 9090;
 /// How long background tasks and connections have to end after the last call.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The settings are wrong, the database cannot be reached or has another schema than this release needs, or a
 /// background task failed. Each says what to do.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    // Until the very end.
+    let telemetry = config.endpoint.start("registry", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
     let catalogue = Arc::new(Catalogue::load(config.templates.as_deref())?);
     // Until the last call is over, not only until the shutdown begins.
     let following = CancellationToken::new();
@@ -159,7 +163,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         );
     }
     let server = server.build().await?;
-    server.health().set_ready().await;
+    let health = server.health();
+    health.set_ready().await;
+    telemetry.ready_when(move || health.is_ready());
     server.serve(listener, shutdown.soft()).await?;
 
     tasks.stop(GRACE).await?;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use chatfn_registry::Config;
-use chatfn_rpc::{HealthArgs, Shutdown, TelemetryArgs};
+use chatfn_rpc::{HealthArgs, Shutdown};
+use chatfn_telemetry::TelemetryArgs;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve(config: Config, telemetry: TelemetryArgs) -> anyhow::Result<()> {
-    chatfn_rpc::init_telemetry(&telemetry)?;
+    chatfn_telemetry::init(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen, &config.security).await?;
     chatfn_registry::run(config, listener, shutdown).await

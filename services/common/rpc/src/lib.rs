@@ -36,7 +36,6 @@ mod method;
 mod security;
 mod server;
 mod status;
-mod telemetry;
 mod traceparent;
 
 pub use chatfn_domain::caller::{Caller, Role, Service};
@@ -55,7 +54,6 @@ pub use server::{
     reset_token,
 };
 pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name, reasons};
-pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError, init_telemetry};
 pub use traceparent::TraceParent;
 
 /// Largest message that chatfn sends or accepts: 4 MiB, tonic's own default for decoding.

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
 
-use chatfn_rpc::{HEALTH_LIMIT, TelemetryArgs};
+use chatfn_rpc::HEALTH_LIMIT;
+use chatfn_telemetry::TelemetryArgs;
 use clap::Args as _;
 use serde_json::Value;
 
