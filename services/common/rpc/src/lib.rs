@@ -33,6 +33,7 @@ mod health;
 mod layers;
 mod lifecycle;
 mod method;
+mod metrics;
 mod security;
 mod server;
 mod status;
@@ -46,6 +47,7 @@ pub use deadline::Deadline;
 pub use health::{HEALTH_LIMIT, HealthArgs};
 pub use lifecycle::{Shutdown, TaskError, TaskGroup};
 pub use method::MethodPolicy;
+pub use metrics::{CalleeMetrics, ClientMetrics, METRICS};
 pub use security::{
     ClientTls, KeysError, Security, SecurityConfig, SecurityError, TlsError, access, dev as dev_tokens,
 };
