@@ -38,6 +38,8 @@ pub use redirect::MAX_REDIRECTS;
 pub use resolve::{Resolve, ResolveError, SystemResolver};
 pub use tls::TlsSetupError;
 
+use crate::metrics::InvokerMetrics;
+
 use self::{body::Buffers, connect::Connector, rate::RateLimits, record::Records};
 
 /// Calls of one run that are under way at once; the others wait.
@@ -49,6 +51,7 @@ pub struct Egress {
     rates: RateLimits,
     buffers: Buffers,
     max_request_bytes: usize,
+    metrics: Option<InvokerMetrics>,
 }
 
 impl Egress {
@@ -68,7 +71,13 @@ impl Egress {
             rates: RateLimits::new(config.rate),
             buffers: Buffers::new(config.buffer_bytes, config.body_bytes),
             max_request_bytes: config.body_bytes,
+            metrics: None,
         })
+    }
+
+    /// Counts what becomes of requests.
+    pub(crate) fn counted(self, metrics: InvokerMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// The outbound HTTP of one run.
@@ -78,7 +87,7 @@ impl Egress {
             scope,
             writes: AtomicU32::new(0),
             slots: Semaphore::new(MAX_CONCURRENT_PER_RUN),
-            records: Arc::default(),
+            records: Arc::new(Records::new(self.metrics.clone())),
         })
     }
 }
@@ -109,7 +118,7 @@ pub struct RunEgress {
 impl RunEgress {
     /// Lists that another function is invoked, until it ends as given up.
     pub(crate) fn record_function(&self, name: String) -> Record {
-        self.records.start("INVOKE", name, self.scope.deadline)
+        self.records.start_function(name, self.scope.deadline)
     }
 
     /// The calls so far in the order of their start, and whether there were more than are listed. A call under way is
