@@ -17,7 +17,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx metrics-doc cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -88,6 +88,9 @@ fmt: ## Formats the code.
 
 sqlx: setup ## Refreshes .sqlx, the data by which queries are checked without a database.
 	@services/dev/refresh-sqlx.sh .sqlx
+
+metrics-doc: setup ## Writes docs/METRICS.md, from what the crates declare.
+	CHATFN_WRITE_METRICS=1 $(CARGO) test --quiet --locked -p chatfn-dev --test metrics the_page_is_what_is_declared
 
 cut-release: setup ## Keeps what the release RELEASE asks of the database, for the tests of later ones.
 	CHATFN_CUT_RELEASE=$(RELEASE) $(CHATFN_DB) private -- \

@@ -107,8 +107,9 @@ pub(crate) struct ServerMetrics(Arc<Server>);
 
 #[derive(Debug)]
 struct Server {
-    methods: HashMap<String, Method>,
-    other: Method,
+    /// By path.
+    methods: HashMap<String, Arc<Method>>,
+    other: Arc<Method>,
     calls: CountFamily,
     duration: HistogramFamily,
     in_progress: GaugeFamily,
@@ -144,8 +145,7 @@ impl Method {
 #[derive(Debug)]
 pub(crate) struct ServedCall {
     server: Arc<Server>,
-    /// Its path, if it is a method's.
-    path: Option<String>,
+    method: Arc<Method>,
     _in_progress: InProgress,
 }
 
@@ -156,9 +156,9 @@ impl ServerMetrics {
         Self(Arc::new(Server {
             methods: methods
                 .into_iter()
-                .map(|path| (format!("/{path}"), Method::new(short(&path))))
+                .map(|path| (format!("/{path}"), Arc::new(Method::new(short(&path)))))
                 .collect(),
-            other: Method::new("other"),
+            other: Arc::new(Method::new("other")),
             calls: metrics.count_family(&SERVED),
             duration: metrics.histogram_family(&DURATION),
             in_progress: metrics.gauge_family(&IN_PROGRESS),
@@ -181,10 +181,10 @@ impl ServerMetrics {
 
     /// A call has come.
     pub(crate) fn begin(&self, path: &str) -> ServedCall {
-        let method = self.0.method(Some(path));
+        let method = Arc::clone(self.0.methods.get(path).unwrap_or(&self.0.other));
         let gauge = method.in_progress.get_or_init(|| self.0.in_progress.with([method.name.clone()]));
-        let path = self.0.methods.contains_key(path).then(|| path.to_owned());
-        ServedCall { server: Arc::clone(&self.0), path, _in_progress: InProgress::new(gauge) }
+        let in_progress = InProgress::new(gauge);
+        ServedCall { server: Arc::clone(&self.0), method, _in_progress: in_progress }
     }
 
     /// A call was refused before any work.
@@ -203,16 +203,10 @@ impl ServerMetrics {
     }
 }
 
-impl Server {
-    fn method(&self, path: Option<&str>) -> &Method {
-        path.and_then(|path| self.methods.get(path)).unwrap_or(&self.other)
-    }
-}
-
 impl ServedCall {
     /// It ended like this, after so long.
     pub(crate) fn end(&self, code: Code, duration: Duration) {
-        let method = self.server.method(self.path.as_deref());
+        let method = &self.method;
         let labels = || [method.name.clone(), code_name(code).to_owned()];
         method.codes[index(code)].get_or_init(|| self.server.calls.with(labels())).inc();
         method.duration.get_or_init(|| self.server.duration.with([method.name.clone()])).took(duration);
