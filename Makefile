@@ -17,7 +17,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx docs digests cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx docs metrics-doc digests cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -95,6 +95,9 @@ docs: setup ## Writes the pages of docs/ that are made of the code: settings, er
 digests: setup ## Records what the build makes of the sandbox's sources, after they have changed on purpose.
 	CHATFN_REFRESH_DIGESTS=1 $(CARGO) test --quiet --locked -p chatfn-engine --lib made_of::
 	@git diff --stat -- services/invoker/engine/engine.digests
+
+metrics-doc: setup ## Writes docs/METRICS.md, from what the crates declare.
+	CHATFN_WRITE_METRICS=1 $(CARGO) test --quiet --locked -p chatfn-dev --test metrics the_page_is_what_is_declared
 
 cut-release: setup ## Keeps what the release RELEASE asks of the database, for the tests of later ones.
 	CHATFN_CUT_RELEASE=$(RELEASE) $(CHATFN_DB) private -- \

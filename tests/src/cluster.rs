@@ -83,19 +83,29 @@ pub(crate) fn services(
     let call = identities.map_or(Call::Plain, |it| it.call(&it.token(ACCOUNT, &Role::ALL)));
     // The compiled engine is the same for all tests.
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/engine-cache");
-    let service = |name: &'static str, address, flags: &[(&str, &str)]| {
+    let [registry_metrics, invoker_metrics, ingest_metrics] = other_addresses(&addresses);
+    let service = |name: &'static str, address, metrics, flags: &[(&str, &str)]| {
         let mut arguments = vec![format!("--listen={address}")];
         arguments.extend(flags.iter().map(|(flag, value)| format!("--{flag}={value}")));
         if let Some(identities) = identities {
             arguments.extend(identities.flags(name));
         }
-        Service { name, address, arguments, variables: Vec::new(), process: None, call: call.clone() }
+        Service {
+            name,
+            address,
+            metrics,
+            arguments,
+            variables: Vec::new(),
+            process: None,
+            call: call.clone(),
+        }
     };
     [
-        service("registry", registry, &[("database-url", &url), ("invoker", &invoker_url)]),
+        service("registry", registry, registry_metrics, &[("database-url", &url), ("invoker", &invoker_url)]),
         service(
             "invoker",
             invoker,
+            invoker_metrics,
             &[
                 ("registry", &registry_url),
                 ("cache-dir", &cache.display().to_string()),
@@ -105,6 +115,7 @@ pub(crate) fn services(
         service(
             "event-ingest",
             event_ingest,
+            ingest_metrics,
             &[
                 ("database-url", &url),
                 ("registry", &registry_url),
@@ -120,6 +131,7 @@ pub(crate) fn services(
 pub struct Service {
     name: &'static str,
     address: SocketAddr,
+    metrics: SocketAddr,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     process: Option<Child>,
@@ -132,13 +144,19 @@ impl Service {
         self.address
     }
 
+    /// Where the process tells of itself over HTTP.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
+    }
+
     /// Another process with the same settings at an address of its own, not started yet.
     pub(crate) fn another(&self) -> Self {
-        let [address, ..] = free_addresses();
+        let [address, metrics] = free_addresses();
         let (variables, call) = (self.variables.clone(), self.call.clone());
         let mut another = Self {
             name: self.name,
             address,
+            metrics,
             arguments: self.arguments.clone(),
             variables,
             process: None,
@@ -157,6 +175,8 @@ impl Service {
             .env("CHATFN_DATABASE_ACQUIRE_TIMEOUT", "30s")
             .env("CHATFN_DATABASE_STATEMENT_TIMEOUT", "30s")
             .env("CHATFN_DATABASE_LOCK_TIMEOUT", "30s")
+            // Not a flag, which earlier releases would not know.
+            .env("CHATFN_TELEMETRY_LISTEN", self.metrics.to_string())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .spawn();
@@ -250,9 +270,19 @@ fn pid(process: &Child) -> Pid {
     Pid::from_raw(process.id().cast_signed())
 }
 
-/// Three loopback addresses that are free now.
-fn free_addresses() -> [SocketAddr; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+/// Three more than these that are free now.
+fn other_addresses(addresses: &[SocketAddr]) -> [SocketAddr; 3] {
+    loop {
+        let others = free_addresses();
+        if !others.iter().any(|other| addresses.contains(other)) {
+            return others;
+        }
+    }
+}
+
+/// Loopback addresses that are free now.
+fn free_addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
+    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("a bound address"))
 }
 

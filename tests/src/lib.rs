@@ -8,6 +8,7 @@ pub mod api;
 pub mod cluster;
 pub mod fleet;
 pub mod identities;
+pub mod scrape;
 pub mod witness;
 
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context as _, anyhow};
 use chatfn_pg::DatabaseUrl;
 use chatfn_rpc::{Client, SecurityConfig, Shutdown, bind};
+use chatfn_telemetry::{EndpointArgs, Listen};
 use clap::{Args, Parser};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,30 @@ pub struct ClusterArgs {
     /// Where event-ingest listens.
     #[arg(long, env = "CHATFN_EVENT_INGEST_LISTEN", default_value = "127.0.0.1:50053")]
     pub event_ingest_listen: SocketAddr,
+    /// Where the registry's metrics are served: an address and a port, or off.
+    #[arg(
+        long,
+        env = "CHATFN_REGISTRY_TELEMETRY_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:9090"
+    )]
+    pub registry_telemetry: Listen,
+    /// Where the invoker's metrics are served, or off.
+    #[arg(
+        long,
+        env = "CHATFN_INVOKER_TELEMETRY_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:9091"
+    )]
+    pub invoker_telemetry: Listen,
+    /// Where event-ingest's metrics are served, or off.
+    #[arg(
+        long,
+        env = "CHATFN_EVENT_INGEST_TELEMETRY_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:9092"
+    )]
+    pub event_ingest_telemetry: Listen,
     /// Folder of what `chatfn-dev dev-certs` made: with it the services speak TLS, and ask callers for tokens.
     #[arg(long, env = "CHATFN_CERTS_DIR")]
     pub certs_dir: Option<PathBuf>,
@@ -74,14 +99,18 @@ impl Cluster {
         let mut services = Vec::new();
         let flags =
             [("--database-url", url.as_str()), ("--registry", &registry_url), ("--invoker", &invoker_url)];
-        let config = configure(&flags, &certs.flags(chatfn_rpc::Service::EventIngest))?;
+        let mut config: chatfn_event_ingest::Config =
+            configure(&flags, &certs.flags(chatfn_rpc::Service::EventIngest))?;
+        config.endpoint = at(args.event_ingest_telemetry);
         services.push(Service::spawn("event-ingest", event_ingest, |shutdown| {
             chatfn_event_ingest::run(config, event_ingest_listener, shutdown)
         }));
         let egress = args.egress_allow_cidr.iter().map(|range| ("--egress-allow-cidr", range.as_str()));
         let options = [("--registry", registry_url.as_str()), ("--cache-dir", cache.as_str())];
         let flags: Vec<_> = egress.chain(options).collect();
-        let config = configure(&flags, &certs.flags(chatfn_rpc::Service::Invoker))?;
+        let mut config: chatfn_invoker::Config =
+            configure(&flags, &certs.flags(chatfn_rpc::Service::Invoker))?;
+        config.endpoint = at(args.invoker_telemetry);
         services.push(Service::spawn("invoker", invoker, |shutdown| {
             // Not confined: this process starts and stops Postgres.
             chatfn_invoker::run(config, invoker_listener, shutdown)
@@ -92,7 +121,9 @@ impl Cluster {
             ("--invoker", &invoker_url),
             ("--secret-keys-file", &secret_keys),
         ];
-        let config = configure(&flags, &certs.flags(chatfn_rpc::Service::Registry))?;
+        let mut config: chatfn_registry::Config =
+            configure(&flags, &certs.flags(chatfn_rpc::Service::Registry))?;
+        config.endpoint = at(args.registry_telemetry);
         services.push(Service::spawn("registry", registry, |shutdown| {
             chatfn_registry::run(config, registry_listener, shutdown)
         }));
@@ -148,6 +179,11 @@ async fn listen(service: &str, address: SocketAddr) -> anyhow::Result<(SocketAdd
         format!("{service} cannot listen; choose another address with CHATFN_{variable}_LISTEN")
     })?;
     Ok((listener.local_addr()?, listener))
+}
+
+/// On this machine, for this machine.
+fn at(listen: Listen) -> EndpointArgs {
+    EndpointArgs { telemetry_listen: Some(listen), telemetry_expose: false }
 }
 
 /// A service's configuration, by its own flags.

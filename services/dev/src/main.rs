@@ -7,7 +7,8 @@ use chatfn_dev::{
     cluster::{Cluster, ClusterArgs},
     demo,
 };
-use chatfn_rpc::{Shutdown, TelemetryArgs, init_telemetry};
+use chatfn_rpc::Shutdown;
+use chatfn_telemetry::TelemetryArgs;
 use clap::{Parser, Subcommand};
 
 /// The whole chatfn cluster in one process on a private Postgres.
@@ -37,12 +38,12 @@ async fn main() -> ExitCode {
         let shutdown = Shutdown::on_signals()?;
         match cli.command {
             Command::Run(args) => {
-                init_telemetry(&cli.telemetry)?;
+                chatfn_telemetry::init(&cli.telemetry)?;
                 run(args, shutdown).await
             }
             Command::DevCerts(args) => certs::make(&args).map(|made| println!("{made}")),
             Command::Demo => {
-                init_telemetry(&TelemetryArgs { log_filter: "warn".to_owned(), ..cli.telemetry })?;
+                chatfn_telemetry::init(&TelemetryArgs { log_filter: "warn".to_owned(), ..cli.telemetry })?;
                 demo::run(shutdown).await
             }
         }

@@ -9,6 +9,7 @@ use chatfn_rpc::{
     parse_duration,
 };
 use chatfn_settings::Problems;
+use chatfn_telemetry::EndpointArgs;
 use http::Uri;
 
 use crate::quota::QuotaConfig;
@@ -85,6 +86,10 @@ pub struct Config {
     /// gRPC.
     #[command(flatten)]
     pub rpc: ServerConfig,
+
+    /// Metrics and liveness over HTTP.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
 
 /// Settings of the committers.
@@ -247,6 +252,7 @@ impl Config {
             dispatch: DispatchConfig::default(),
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
+            endpoint: EndpointArgs::default(),
         }
     }
 

@@ -38,6 +38,7 @@
 //! lanes. All SQL is in `store/`, the tables with their reasons in `migrations/0002_ingest.sql` and
 //! `migrations/0006_operators.sql`.
 
+mod audit;
 mod cli;
 mod committer;
 mod config;
@@ -48,6 +49,7 @@ mod failpoint;
 mod grpc;
 mod intake;
 mod lanes;
+mod metrics;
 mod publisher;
 mod quota;
 mod replays;
@@ -67,8 +69,10 @@ use chatfn_proto::ingest::v1::{
     replay_service_server::ReplayServiceServer,
 };
 use chatfn_rpc::{
-    ClientConfig, Health, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service, Shutdown, TaskGroup,
+    ClientConfig, ClientMetrics, Health, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service,
+    Shutdown, TaskGroup,
 };
+use chatfn_telemetry::{Endpoint, EndpointError, Metrics};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +81,7 @@ use uuid::Uuid;
 pub use self::{
     cli::{Cli, Command},
     config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
+    metrics::METRICS,
     quota::{QuotaConfig, QuotaError},
 };
 use self::{
@@ -85,11 +90,14 @@ use self::{
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
+    metrics::IngestMetrics,
     publisher::Publisher,
     quota::Quotas,
     store::events::DedupeDays,
 };
 
+/// Where metrics are served, unless the settings say otherwise.
+const METRICS_PORT: u16 = 9092;
 /// How long tasks have to empty their queues after the last call and the last run.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 /// How long connections to Postgres have to be closed.
@@ -115,7 +123,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     let following = CancellationToken::new();
     let _stop_following = following.clone().drop_guard();
     let security = Security::start(&config.security, Service::EventIngest, &following)?;
+    let telemetry = Telemetry::start(&config).await?;
     let registry = ClientConfig::secured(config.registry.clone(), &security);
+    let registry = registry.counted(telemetry.clients.of("registry"));
     let watch = WatchConfig {
         registry: chatfn_rpc::connect(registry).context("--registry")?,
         watcher: WATCHER,
@@ -123,7 +133,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         snapshot: config.snapshot.file(true),
     };
     let deployments = Deployments::spawn(watch, shutdown.soft());
-    serve(config, security, deployments, listener, shutdown).await
+    serve(config, security, deployments, telemetry, listener, shutdown).await
 }
 
 /// As [`run`], with what is live given by the caller, who may not need a registry, and for anonymous callers.
@@ -136,21 +146,40 @@ pub async fn run_with(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    serve(config, Security::none(), deployments, listener, shutdown).await
+    let telemetry = Telemetry::start(&config).await?;
+    serve(config, Security::none(), deployments, telemetry, listener, shutdown).await
+}
+
+/// What the process tells of itself.
+struct Telemetry {
+    endpoint: Endpoint,
+    clients: ClientMetrics,
+}
+
+impl Telemetry {
+    async fn start(config: &Config) -> Result<Self, EndpointError> {
+        let endpoint = config.endpoint.start("event-ingest", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
+        Ok(Self { clients: ClientMetrics::new(endpoint.metrics()), endpoint })
+    }
 }
 
 async fn serve(
     config: Config,
     security: Security,
     deployments: Deployments,
+    // Told until the very end.
+    Telemetry { endpoint, clients }: Telemetry,
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    let metrics = IngestMetrics::new(endpoint.metrics());
+    deployments.observe(endpoint.metrics());
     let quotas = Quotas::new(config.quotas.load()?);
-    let invoker = ClientConfig::secured(config.invoker.clone(), &security);
+    let invoker = ClientConfig::secured(config.invoker.clone(), &security).counted(clients.of("invoker"));
     let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
     let pools = Pools::connect(&config).await?;
+    pools.observe(endpoint.metrics());
     let replica = Uuid::now_v7();
     let (heads, interventions) = (Heads::new(), Interventions::new());
 
@@ -160,16 +189,26 @@ async fn serve(
     let journal_tasks = TaskGroup::new("journal", &shutdown);
 
     let dedupe = DedupeDays(config.retention.dedupe_days);
-    let committers = Committers::spawn(&config.committers, dedupe, &pools.commit, &heads, &commit_tasks);
+    let committers =
+        Committers::spawn(&config.committers, dedupe, &pools.commit, &heads, &metrics, &commit_tasks);
+    let queue = committers.clone();
+    IngestMetrics::observe_queue(endpoint.metrics(), config.committers.queue, move || queue.in_use());
     let shared = Shared {
         pool: pools.read.clone(),
         deployments: deployments.clone(),
         invoker: Invoker::new(invoker),
         gate: Gate::new(config.dispatch.max_runs),
         budgets: RetryBudgets::default(),
-        journal: Journal::spawn(config.dispatch.journal_writers, replica, &pools.journal, &journal_tasks),
+        journal: Journal::spawn(
+            config.dispatch.journal_writers,
+            replica,
+            &pools.journal,
+            &metrics,
+            &journal_tasks,
+        ),
         heads: heads.clone(),
         interventions: interventions.clone(),
+        metrics: metrics.clone(),
     };
     let terms = LeaseTerms::new(config.dispatch.lease_ttl);
     let manager = Manager::new(replica, terms, pools.lease.clone(), shared);
@@ -194,12 +233,15 @@ async fn serve(
     });
 
     let intake = Intake::new(deployments.clone());
-    lane_tasks.spawn("retention", |stop| retention::run(config.retention, pools.days.clone(), stop));
-    let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls);
+    let (retention, days) = (config.retention.clone(), pools.days.clone());
+    lane_tasks.spawn("retention", |stop| retention::run(retention, days, metrics.clone(), stop));
+    lane_tasks.spawn("audit", |stop| audit::run(metrics.clone(), pools.serve.clone(), stop));
+    let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls, metrics);
     let publish = PublishHandler { publisher, streams: config.streams, draining: shutdown.soft() };
     let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new() };
     let replay = ReplayHandler { pool: pools.serve.clone() };
     let server = Server::builder(config.rpc)
+        .metrics(endpoint.metrics())
         .security(security)
         .service(
             EventIngestServiceServer::new(publish)
@@ -228,6 +270,8 @@ async fn serve(
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
         .build()
         .await?;
+    let health = server.health();
+    endpoint.ready_when(move || health.is_ready());
     let become_ready = become_ready(server.health(), deployments, works);
     let not_yet = shutdown.soft();
     tokio::spawn(async move { not_yet.run_until_cancelled(become_ready).await });
@@ -279,6 +323,18 @@ impl Pools {
             read: pool(&config.database, "read", config.database.max_connections).await?,
             serve,
         })
+    }
+
+    fn observe(&self, metrics: &Metrics) {
+        let pools = [
+            ("commit", &self.commit),
+            ("journal", &self.journal),
+            ("lease", &self.lease),
+            ("days", &self.days),
+            ("read", &self.read),
+            ("serve", &self.serve),
+        ];
+        chatfn_pg::metrics::observe(metrics, pools.map(|(name, pool)| (name, pool.clone())));
     }
 
     /// Polite, but not worth waiting for: Postgres notices closed sockets by itself.

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use chatfn_event_ingest::{Cli, Command, Config};
-use chatfn_rpc::{Shutdown, TelemetryArgs};
+use chatfn_rpc::Shutdown;
+use chatfn_telemetry::TelemetryArgs;
 
 // `bin/chatfn-event-ingest-faulty.rs` starts here, too.
 pub(crate) fn main() -> anyhow::Result<ExitCode> {
@@ -20,7 +21,7 @@ pub(crate) fn main() -> anyhow::Result<ExitCode> {
 
 #[tokio::main]
 async fn serve(config: Config, telemetry: TelemetryArgs) -> anyhow::Result<()> {
-    chatfn_rpc::init_telemetry(&telemetry)?;
+    chatfn_telemetry::init(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen, &config.security).await?;
     chatfn_event_ingest::run(config, listener, shutdown).await

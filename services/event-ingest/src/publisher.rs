@@ -16,6 +16,7 @@ use crate::{
     error,
     event::NewEvent,
     intake::{Intake, check_account},
+    metrics::IngestMetrics,
     quota::{Exceeded, Quotas},
     shares::Shares,
 };
@@ -30,6 +31,7 @@ struct Inner {
     quotas: Quotas,
     committers: Committers,
     calls: Arc<Mutex<Shares<Holder>>>,
+    metrics: IngestMetrics,
 }
 
 /// Whom a call in progress is counted for.
@@ -87,9 +89,15 @@ impl Drop for Call {
 
 impl Publisher {
     /// `max_calls` is how many calls the server has at a time: an account cannot have them all.
-    pub(crate) fn new(intake: Intake, quotas: Quotas, committers: Committers, max_calls: usize) -> Self {
+    pub(crate) fn new(
+        intake: Intake,
+        quotas: Quotas,
+        committers: Committers,
+        max_calls: usize,
+        metrics: IngestMetrics,
+    ) -> Self {
         let calls = Arc::new(Mutex::new(Shares::new(max_calls)));
-        Self(Arc::new(Inner { intake, quotas, committers, calls }))
+        Self(Arc::new(Inner { intake, quotas, committers, calls, metrics }))
     }
 
     /// Records events, each for itself; gives what became of each, in order.
@@ -116,14 +124,15 @@ impl Publisher {
         // All are handed over before the first answer is waited for.
         let mut results = Vec::with_capacity(checked.len());
         for checked in checked {
-            results.push(match checked {
+            let result = match checked {
                 Err(status) => Err(status),
                 Ok(()) => match submitted.next() {
                     Some(Ok(pending)) => pending.answer().await.map_err(Status::from),
                     Some(Err(error)) => Err(error.into()),
                     None => Err(error::draining().into()),
                 },
-            });
+            };
+            results.push(result.inspect_err(|status| self.0.metrics.refused(status)));
         }
         results
     }
@@ -171,6 +180,11 @@ impl Publisher {
         let subject = caller.map_or("", Caller::subject);
         let holder = Holder::Caller(subject.to_owned());
         Call::begin(&self.0.calls, holder).ok_or_else(|| error::caller_busy(subject))
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &IngestMetrics {
+        &self.0.metrics
     }
 
     /// Counts one event for its account.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RetentionConfig,
+    metrics::IngestMetrics,
     store::{
         days::{self, Day, Looked, PARTITIONED},
         replays,
@@ -36,9 +37,10 @@ const REPLAYS_LONGER: u16 = 1;
 pub(crate) async fn run(
     config: RetentionConfig,
     pool: PgPool,
+    metrics: IngestMetrics,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut keeper = Keeper { config, pool, progress: HashMap::new() };
+    let mut keeper = Keeper { config, pool, metrics, progress: HashMap::new() };
     loop {
         let looked = tokio::select! {
             looked = keeper.look() => looked,
@@ -61,6 +63,7 @@ pub(crate) async fn run(
 struct Keeper {
     config: RetentionConfig,
     pool: PgPool,
+    metrics: IngestMetrics,
     /// Of old days that are still there.
     progress: HashMap<String, Progress>,
 }
@@ -92,6 +95,8 @@ impl Keeper {
                 );
             }
         }
+        let overdue = days::ended(&self.pool, self.config.retention_days).await?.len();
+        self.metrics.days(days::ahead(&self.pool).await?.into(), overdue);
         replays::forget(&self.pool, self.config.retention_days.saturating_add(REPLAYS_LONGER)).await
     }
 
@@ -170,6 +175,7 @@ impl Keeper {
             }
         }
         days::forget(&self.pool, day).await?;
+        self.metrics.day_dropped();
         tracing::info!(day = day.day, "dropped the events of {}", day.day);
         Ok(())
     }
@@ -205,7 +211,8 @@ mod tests {
             sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
         }
         let config = RetentionConfig::default();
-        let mut keeper = Keeper { config, pool: pool.clone(), progress: HashMap::new() };
+        let metrics = IngestMetrics::new(&chatfn_telemetry::Metrics::new());
+        let mut keeper = Keeper { config, pool: pool.clone(), metrics, progress: HashMap::new() };
         keeper.look().await.unwrap();
         let old = days::ended(&pool, 30).await.unwrap().remove(0);
         let undecided = old.first_sequence + 11_999;

@@ -10,13 +10,19 @@ use chatfn_domain::name::AccountId;
 /// finds room whatever the others do, and nothing lies idle for accounts that are not there.
 #[derive(Debug)]
 pub(crate) struct Shares<K = AccountId> {
+    stock: usize,
     free: usize,
     held: HashMap<K, usize>,
 }
 
 impl<K: Clone + Eq + Hash> Shares<K> {
     pub(crate) fn new(stock: usize) -> Self {
-        Self { free: stock, held: HashMap::new() }
+        Self { stock, free: stock, held: HashMap::new() }
+    }
+
+    /// How much all hold together.
+    pub(crate) fn in_use(&self) -> usize {
+        self.stock - self.free
     }
 
     /// Whether `account` may take another `portion`.

@@ -5,10 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use chatfn_deployments::SnapshotArgs;
 use chatfn_domain::settings::MAX_MEMORY_MIB;
 use chatfn_engine::EngineConfig;
-use chatfn_rpc::{
-    ClientConfig, Security, SecurityConfig, ServerConfig, Service, TelemetryArgs, check_listen,
-};
+use chatfn_rpc::{ClientConfig, Security, SecurityConfig, ServerConfig, Service, check_listen};
 use chatfn_settings::Problems;
+use chatfn_telemetry::{EndpointArgs, TelemetryArgs};
 use clap::Parser;
 use http::Uri;
 
@@ -87,6 +86,10 @@ pub struct Config {
     /// The gRPC server.
     #[command(flatten, next_help_heading = "gRPC")]
     pub rpc: ServerConfig,
+
+    /// Metrics and liveness over HTTP.
+    #[command(flatten, next_help_heading = "Metrics")]
+    pub endpoint: EndpointArgs,
 
     /// Logs.
     #[command(flatten, next_help_heading = "Logs")]

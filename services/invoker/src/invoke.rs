@@ -14,6 +14,7 @@ use crate::{
     error::InvokerError,
     event::Event,
     functions::{Functions, is_authors},
+    metrics::InvokerMetrics,
     places::Places,
     report,
     run::{Run, Runner},
@@ -31,12 +32,22 @@ pub(crate) struct Invoker {
     pub(crate) functions: Functions,
     pub(crate) runner: Arc<Runner>,
     /// Of all runs but those that another one waits for.
-    pub(crate) places: Places,
+    pub(crate) places: Arc<Places>,
+    pub(crate) metrics: InvokerMetrics,
 }
 
 impl Invoker {
     /// Runs the live version of a function. Cancel safe: dropping the future ends the lambda and its outbound calls.
     pub(crate) async fn invoke(
+        &self,
+        request: InvokeRequest,
+        context: &CallContext,
+    ) -> Result<RunReport, InvokerError> {
+        let invoked = self.try_invoke(request, context).await;
+        invoked.inspect_err(|error| self.metrics.refused(error))
+    }
+
+    async fn try_invoke(
         &self,
         request: InvokeRequest,
         context: &CallContext,
@@ -61,7 +72,9 @@ impl Invoker {
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) if is_authors(&error) => {
-                return Ok(report::not_loadable(&deployment, &error, deadline));
+                let report = report::not_loadable(&deployment, &error, deadline);
+                self.metrics.ran(&report);
+                return Ok(report);
             }
             Err(error) => return Err(InvokerError::Load(error)),
         };

@@ -76,15 +76,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let security = Security::start(&config.security, Service::Invoker, &stop)?;
-        let _deployments = Deployments::spawn(watch(config, &security, true)?, stop);
+        let _deployments = Deployments::spawn(
+            watch(config, ClientConfig::secured(config.registry.clone(), &security), true)?,
+            stop,
+        );
         tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;
         Ok(())
     })
 }
 
 /// How invoker and keeper watch: alike, so that the one can read what the other writes.
-pub(crate) fn watch(config: &Config, security: &Security, keep: bool) -> anyhow::Result<WatchConfig> {
-    let registry = ClientConfig::secured(config.registry.clone(), security);
+pub(crate) fn watch(config: &Config, registry: ClientConfig, keep: bool) -> anyhow::Result<WatchConfig> {
     let registry = connect(registry).context("--registry")?;
     Ok(WatchConfig {
         registry,

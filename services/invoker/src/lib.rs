@@ -23,6 +23,7 @@ mod grpc;
 mod host;
 mod invoke;
 pub mod keeper;
+mod metrics;
 mod places;
 mod prepare;
 mod report;
@@ -42,12 +43,16 @@ use anyhow::Context as _;
 use chatfn_deployments::{Deployments, Schemas};
 use chatfn_engine::Engine;
 use chatfn_proto::invoker::v1::invoker_service_server::InvokerServiceServer;
-use chatfn_rpc::{ClientConfig, MAX_MESSAGE_BYTES, Security, Server, Service, Shutdown, TaskGroup, connect};
+use chatfn_rpc::{
+    ClientConfig, ClientMetrics, MAX_MESSAGE_BYTES, Security, Server, Service, Shutdown, TaskGroup, connect,
+};
+use chatfn_telemetry::{Endpoint, EndpointError};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use cli::{Cli, Command};
 pub use config::{Config, ConfigError};
+pub use metrics::METRICS;
 pub use service_url::{ServiceUrl, ServiceUrlError};
 
 use self::{
@@ -58,6 +63,7 @@ use self::{
     functions::{Functions, keep_warm},
     grpc::Handlers,
     invoke::Invoker,
+    metrics::InvokerMetrics,
     places::Places,
     prepare::Preparer,
     run::Runner,
@@ -65,6 +71,8 @@ use self::{
     test_invoke::{MAX_TESTS, Tester},
 };
 
+/// Where metrics are served, unless the settings say otherwise.
+const METRICS_PORT: u16 = 9091;
 /// How long background tasks may take to stop; none of them has anything to finish.
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
@@ -92,8 +100,11 @@ pub async fn run_confined(
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
     let security = Security::start(&config.security, Service::Invoker, &watching)?;
-    let deployments = Deployments::spawn(keeper::watch(&config, &security, false)?, watching);
-    serve(config, security, confinement, deployments, listener, shutdown).await
+    let telemetry = Telemetry::start(&config).await?;
+    let registry = ClientConfig::secured(config.registry.clone(), &security);
+    let registry = registry.counted(telemetry.clients.of("registry"));
+    let deployments = Deployments::spawn(keeper::watch(&config, registry, false)?, watching);
+    serve(config, security, confinement, deployments, telemetry, listener, shutdown).await
 }
 
 /// As [`run`], with what is live given by the caller, who needs a registry only to test drafts, and for anonymous callers.
@@ -106,7 +117,22 @@ pub async fn run_with(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    serve(config, Security::none(), Confinement::none(), deployments, listener, shutdown).await
+    let telemetry = Telemetry::start(&config).await?;
+    serve(config, Security::none(), Confinement::none(), deployments, telemetry, listener, shutdown).await
+}
+
+/// What the process tells of itself.
+struct Telemetry {
+    endpoint: Endpoint,
+    clients: ClientMetrics,
+}
+
+impl Telemetry {
+    /// Before the seal, after which no port can be had.
+    async fn start(config: &Config) -> Result<Self, EndpointError> {
+        let endpoint = config.endpoint.start("invoker", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
+        Ok(Self { clients: ClientMetrics::new(endpoint.metrics()), endpoint })
+    }
 }
 
 async fn serve(
@@ -114,6 +140,8 @@ async fn serve(
     security: Security,
     confinement: Confinement,
     deployments: Deployments,
+    // Told until the very end.
+    Telemetry { endpoint, clients }: Telemetry,
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
@@ -124,12 +152,21 @@ async fn serve(
         servers => SystemResolver::with_name_servers(servers),
     };
     let resolver = resolver.context("cannot set up name resolution")?;
+    let metrics = InvokerMetrics::new(endpoint.metrics());
     let egress = Egress::new(&config.egress, Arc::new(resolver)).context("cannot set up outbound HTTP")?;
+    let egress = egress.counted(metrics.clone());
     // Everything is read that has to be; from here on untrusted code runs.
-    confinement.seal()?;
+    let in_force = confinement.seal()?;
+    InvokerMetrics::observe_engine(endpoint.metrics(), &engine, in_force);
+    deployments.observe(endpoint.metrics());
 
-    let registry = connect(ClientConfig::secured(config.registry, &security)).context("--registry")?;
-    let functions = Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares);
+    let registry = ClientConfig::secured(config.registry, &security).counted(clients.of("registry"));
+    let registry = connect(registry).context("--registry")?;
+    let functions =
+        Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares, metrics.clone());
+    InvokerMetrics::observe_functions(endpoint.metrics(), &functions);
+    let places = Arc::new(Places::new(config.max_runs as usize));
+    InvokerMetrics::observe_places(endpoint.metrics(), &places);
 
     let runner = Runner {
         engine: engine.clone(),
@@ -137,6 +174,7 @@ async fn serve(
         secrets: Secrets::new(registry.clone()),
         children: Children::new(deployments.clone(), functions.clone(), config.max_children),
         services: config.lp_base_url.clone(),
+        metrics: metrics.clone(),
     };
 
     let tasks = TaskGroup::new("invoker", &shutdown);
@@ -146,7 +184,8 @@ async fn serve(
         deployments: deployments.clone(),
         functions,
         runner: Arc::new(runner),
-        places: Places::new(config.max_runs as usize),
+        places,
+        metrics,
     });
     let tester = Tester {
         tests: Semaphore::new(MAX_TESTS),
@@ -157,6 +196,7 @@ async fn serve(
     };
     let handlers = Handlers { invoker, preparer, tester };
     let server = Server::builder(config.rpc)
+        .metrics(endpoint.metrics())
         .security(security)
         .service(
             InvokerServiceServer::new(handlers)
@@ -167,6 +207,8 @@ async fn serve(
         .build()
         .await?;
 
+    let health = server.health();
+    endpoint.ready_when(move || health.is_ready());
     let (health, draining) = (server.health(), shutdown.soft());
     tasks.spawn("readiness", |_| async move {
         if draining.run_until_cancelled(deployments.ready()).await.is_some() {

@@ -8,7 +8,7 @@ use chatfn_invoker::{
     keeper::{self, Keeper},
     run_confined,
 };
-use chatfn_rpc::{Shutdown, bind, init_telemetry};
+use chatfn_rpc::{Shutdown, bind};
 
 fn main() -> anyhow::Result<ExitCode> {
     let Cli { config, command } = match chatfn_settings::parse() {
@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    init_telemetry(&config.telemetry)?;
+    chatfn_telemetry::init(&config.telemetry)?;
     if config.keep_snapshot {
         return keeper::run(&config);
     }

@@ -41,6 +41,16 @@ impl Places {
         Self { max, taken: Mutex::default() }
     }
 
+    /// How many there are.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How many are taken.
+    pub(crate) fn in_use(&self) -> usize {
+        self.taken().all
+    }
+
     /// Takes a place at once, or says why there is none.
     pub(crate) fn take(&self, account: &AccountId) -> Result<Place<'_>, InvokerError> {
         let mut taken = self.taken();

@@ -13,6 +13,7 @@ use crate::{
     event::Event,
     functions::Loaded,
     host::RunHost,
+    metrics::InvokerMetrics,
     report,
     secrets::Secrets,
     service_url::ServiceUrl,
@@ -29,6 +30,7 @@ pub(crate) struct Runner {
     pub(crate) children: Children,
     /// Where the chat platform's services are, if the operator has said so.
     pub(crate) services: Option<ServiceUrl>,
+    pub(crate) metrics: InvokerMetrics,
 }
 
 /// A run that may start.
@@ -84,8 +86,11 @@ impl Runner {
             result_bytes: MAX_RESULT_BYTES,
             ..Call::new(event.input_json(), deadline.instant().into_std(), host)
         };
-        let ended = self.engine.run(&loaded.prepared, call).await?;
+        let ended = self.engine.run(&loaded.prepared, call).await;
+        let ended = ended.inspect_err(|_| self.metrics.engine_failed())?;
+        self.metrics.timed(&ended.timing, deadline);
         let report = report::of_run(&deployment, ended, &egress, deadline);
+        self.metrics.ran(&report);
         tracing::debug!(
             function = %deployment.function,
             version = %deployment.version,

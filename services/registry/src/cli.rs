@@ -1,7 +1,8 @@
 //! The command line of `chatfn-registry`.
 
-use chatfn_rpc::{HealthArgs, TelemetryArgs};
+use chatfn_rpc::HealthArgs;
 use chatfn_settings::{Problems, Program};
+use chatfn_telemetry::TelemetryArgs;
 use clap::{Parser, Subcommand};
 
 use crate::Config;

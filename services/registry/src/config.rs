@@ -7,6 +7,7 @@ use chatfn_rpc::{
     ClientConfig, Security, SecurityConfig, ServerConfig, Service, check_listen, parse_duration,
 };
 use chatfn_settings::Problems;
+use chatfn_telemetry::EndpointArgs;
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -102,6 +103,10 @@ pub struct Config {
     /// The gRPC server.
     #[command(flatten)]
     pub rpc: ServerConfig,
+
+    /// Metrics and liveness over HTTP.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
 
 /// Where the keys of secrets are, and who may read their values. Without keys there are no secrets.
@@ -186,6 +191,7 @@ impl Config {
             database,
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
+            endpoint: EndpointArgs::default(),
         }
     }
 }

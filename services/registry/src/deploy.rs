@@ -61,12 +61,27 @@ impl Registry {
         context: &CallContext,
     ) -> Result<wire::DeployFunctionResponse, RegistryError> {
         let is_dry = mutation.is_dry;
+        let deployed = self.try_deploy(deploy, mutation, context).await;
+        self.metrics.deployed(&deployed, is_dry);
+        deployed
+    }
+
+    async fn try_deploy(
+        &self,
+        deploy: Deploy,
+        mutation: Mutation,
+        context: &CallContext,
+    ) -> Result<wire::DeployFunctionResponse, RegistryError> {
+        let is_dry = mutation.is_dry;
         let (mut answer, revision) = match self.repeated(&deploy, &mutation).await? {
             Some(answer) => (answer, None),
             None => {
                 let candidate = self.candidate(&deploy).await?;
                 // No connection is held meanwhile: an invoker that takes its time must not use up the pool.
-                let prepared = self.invoker.prepare(&candidate.source, &candidate.settings, context).await?;
+                let asked = Instant::now();
+                let prepared = self.invoker.prepare(&candidate.source, &candidate.settings, context).await;
+                self.metrics.prepared(asked.elapsed());
+                let prepared = prepared?;
                 if let Err(error) = prepared {
                     if !is_dry {
                         self.keep_failure(&deploy, &candidate, &mutation, &error).await?;

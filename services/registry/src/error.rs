@@ -101,6 +101,20 @@ pub(crate) enum RegistryError {
     Store(#[from] sqlx::Error),
 }
 
+impl RegistryError {
+    /// Whether the registry or its database failed, rather than the request.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::OutcomeUnknown(_)
+                | Self::Store(_)
+                | Self::SecretsDisabled
+                | Self::SecretKeyMissing { .. }
+                | Self::SecretDamaged { .. }
+        )
+    }
+}
+
 /// Commits, and tells a commit that may have taken effect from one that has not.
 pub(crate) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), RegistryError> {
     transaction.commit().await.map_err(|error| match chatfn_pg::classify(&error) {

@@ -16,6 +16,7 @@ use crate::{
     error::RegistryError,
     grpc::wire as to_wire,
     hub::Hub,
+    metrics::RegistryMetrics,
     mutation::{Begun, Change, Mutation},
     page::{ListKey, Page, fill},
     permission,
@@ -33,6 +34,7 @@ pub(crate) struct Registry {
     pub(crate) db: PgPool,
     pub(crate) hub: Arc<Hub>,
     pub(crate) invoker: Invoker,
+    pub(crate) metrics: RegistryMetrics,
 }
 
 impl Registry {

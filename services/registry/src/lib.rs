@@ -29,6 +29,7 @@ mod error;
 mod functions;
 mod grpc;
 mod hub;
+mod metrics;
 mod mutation;
 mod page;
 mod permission;
@@ -47,7 +48,8 @@ use chatfn_proto::registry::v1::{
     secret_service_server::SecretServiceServer, template_service_server::TemplateServiceServer,
 };
 use chatfn_rpc::{
-    ClientConfig, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service, Shutdown, TaskGroup,
+    ClientConfig, ClientMetrics, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service, Shutdown,
+    TaskGroup,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,7 @@ use self::{
         AuditHandler, FunctionHandler, SecretAccessHandler, SecretHandler, TemplateHandler, WatchHandler,
     },
     hub::Hub,
+    metrics::RegistryMetrics,
     prepare::Invoker,
     retention::Retention,
     secrets::Secrets,
@@ -67,8 +70,11 @@ use self::{
 pub use self::{
     cli::{Cli, Command},
     config::{Config, SecretsConfig},
+    metrics::METRICS,
 };
 
+/// Where metrics are served, unless the settings say otherwise.
+const METRICS_PORT: u16 = 9090;
 /// How long background tasks and connections have to end after the last call.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -81,13 +87,17 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The settings are wrong, the database cannot be reached or has another schema than this release needs, or a
 /// background task failed. Each says what to do.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    // Until the very end.
+    let telemetry = config.endpoint.start("registry", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
+    let metrics = RegistryMetrics::new(telemetry.metrics());
     let catalogue = Arc::new(Catalogue::load(config.templates.as_deref())?);
     // Until the last call is over, not only until the shutdown begins.
     let following = CancellationToken::new();
     let _stop_following = following.clone().drop_guard();
     let security = Security::start(&config.security, Service::Registry, &following)?;
-    let invoker =
-        chatfn_rpc::connect(ClientConfig::secured(config.invoker, &security)).context("--invoker")?;
+    let clients = ClientMetrics::new(telemetry.metrics());
+    let invoker = ClientConfig::secured(config.invoker, &security).counted(clients.of("invoker"));
+    let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
 
     let db = chatfn_pg::connect(&config.database).await?;
     chatfn_pg::migrate::require_current(&db).await?;
@@ -101,7 +111,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         .await
         .context("the deployments cannot be read")?;
 
+    chatfn_pg::metrics::observe(telemetry.metrics(), [("calls", db.clone()), ("watches", watch_db.clone())]);
     let hub = Arc::new(Hub::new(config.watch_backlog.try_into()?));
+    RegistryMetrics::watch(telemetry.metrics(), &hub);
     let tasks = TaskGroup::new("registry", &shutdown);
     tasks.spawn("follow", |stop| hub::follow(Arc::clone(&hub), watch_db.clone(), seen, stop));
     tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), watch_db.clone(), stop));
@@ -120,9 +132,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         db: watch_db.clone(),
         hub: Arc::clone(&hub),
         stall: config.watch_stall,
+        metrics: metrics.clone(),
     };
-    let registry = Registry { catalogue, db: db.clone(), hub, invoker: Invoker::new(invoker) };
+    let registry =
+        Registry { catalogue, db: db.clone(), hub, invoker: Invoker::new(invoker), metrics: metrics.clone() };
     let mut server = Server::builder(config.rpc)
+        .metrics(telemetry.metrics())
         .security(security)
         .service(
             TemplateServiceServer::new(TemplateHandler(registry.clone()))
@@ -157,13 +172,15 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET);
     if serves_secret_access {
         server = server.service(
-            SecretAccessServiceServer::new(SecretAccessHandler(secrets))
+            SecretAccessServiceServer::new(SecretAccessHandler { secrets, metrics })
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         );
     }
     let server = server.build().await?;
-    server.health().set_ready().await;
+    let health = server.health();
+    health.set_ready().await;
+    telemetry.ready_when(move || health.is_ready());
     server.serve(listener, shutdown.soft()).await?;
 
     tasks.stop(GRACE).await?;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use chatfn_registry::{Cli, Command, Config};
-use chatfn_rpc::{Shutdown, TelemetryArgs};
+use chatfn_rpc::Shutdown;
+use chatfn_telemetry::TelemetryArgs;
 
 fn main() -> ExitCode {
     let Cli { config, telemetry, command } = match chatfn_settings::parse() {
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve(config: Config, telemetry: TelemetryArgs) -> anyhow::Result<()> {
-    chatfn_rpc::init_telemetry(&telemetry)?;
+    chatfn_telemetry::init(&telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listener = chatfn_rpc::bind(config.listen, &config.security).await?;
     chatfn_registry::run(config, listener, shutdown).await

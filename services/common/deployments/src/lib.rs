@@ -11,12 +11,14 @@
 //! payloads against the templates.
 
 mod keep;
+mod metrics;
 mod schema;
 mod snapshot;
 mod state;
 mod watch;
 mod wire;
 
+pub use metrics::METRICS;
 pub use schema::{SchemaError, SchemaProblem, Schemas};
 pub use snapshot::{SnapshotArgs, SnapshotFile};
 pub use state::{Deployment, Deployments, Fresh, NotReady, Template, WatchConfig};

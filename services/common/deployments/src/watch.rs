@@ -204,10 +204,5 @@ fn is_refusal(status: &Status) -> bool {
 
 /// Seconds since what is live was what the registry said.
 fn age(contact: Contact) -> Option<u64> {
-    match contact {
-        Contact::Never => None,
-        Contact::Now => Some(0),
-        // A clock that was set back makes it look fresh; nothing is decided by it.
-        Contact::Last(time) | Contact::File(time) => Some(time.elapsed().unwrap_or_default().as_secs()),
-    }
+    contact.age().map(|age| age.as_secs())
 }

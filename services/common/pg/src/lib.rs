@@ -16,6 +16,7 @@
 //! macro: its binary `chatfn-db` makes the databases that those macros are checked against.
 
 pub mod error;
+pub mod metrics;
 pub mod migrate;
 pub mod pool;
 pub mod private;

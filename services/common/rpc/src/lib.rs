@@ -33,10 +33,10 @@ mod health;
 mod layers;
 mod lifecycle;
 mod method;
+mod metrics;
 mod security;
 mod server;
 mod status;
-mod telemetry;
 mod traceparent;
 
 pub use chatfn_domain::{
@@ -50,6 +50,7 @@ pub use deadline::Deadline;
 pub use health::{HEALTH_LIMIT, HealthArgs};
 pub use lifecycle::{Shutdown, TaskError, TaskGroup};
 pub use method::MethodPolicy;
+pub use metrics::{CalleeMetrics, ClientMetrics, METRICS};
 pub use security::{
     ClientTls, KeysError, Security, SecurityConfig, SecurityError, TlsError, access, dev as dev_tokens,
 };
@@ -58,7 +59,6 @@ pub use server::{
     check_listen, reset_token,
 };
 pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name};
-pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError, init_telemetry};
 pub use traceparent::TraceParent;
 
 /// Largest message that chatfn sends or accepts: 4 MiB, tonic's own default for decoding.

@@ -13,6 +13,7 @@ use chatfn_proto::{
     },
 };
 use chatfn_rpc::{Client, ClientConfig, Shutdown, connect};
+use chatfn_telemetry::EndpointArgs;
 use clap::Parser as _;
 use prost_types::FieldMask;
 use serde_json::Value;
@@ -48,10 +49,12 @@ impl World {
         let invoker_uri = format!("http://{invoker_address}").parse().expect("a URI");
         let mut config = chatfn_registry::Config::new(PoolConfig::new(database.url().clone()), invoker_uri);
         config.secrets.secret_keys_file = Some(keys);
+        config.endpoint = EndpointArgs::OFF;
         tokio::spawn(chatfn_registry::run(config, registry_listener, shutdown.clone()));
 
         let registry_flag = format!("--registry=http://{registry_address}");
-        let config = chatfn_invoker::Config::parse_from(["chatfn-invoker", &registry_flag]);
+        let config =
+            chatfn_invoker::Config::parse_from(["chatfn-invoker", "--telemetry-listen=off", &registry_flag]);
         tokio::spawn(chatfn_invoker::run(config, invoker_listener, shutdown.clone()));
 
         let world = Self {

@@ -14,6 +14,7 @@ use chatfn_proto::{
     registry::v1::{FunctionSettings, RetryPolicy},
 };
 use chatfn_rpc::{ErrorReport, Shutdown};
+use chatfn_telemetry::Listen;
 use tonic::Code;
 
 use crate::{
@@ -42,6 +43,9 @@ pub async fn run(shutdown: Shutdown) -> anyhow::Result<()> {
     postgres::forget(&folder.join("postgres"))?;
     let any_port = "127.0.0.1:0".parse()?;
     let args = ClusterArgs {
+        registry_telemetry: Listen::Off,
+        invoker_telemetry: Listen::Off,
+        event_ingest_telemetry: Listen::Off,
         data_dir: folder.to_path_buf(),
         database_url: None,
         registry_listen: any_port,

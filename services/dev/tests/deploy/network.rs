@@ -40,10 +40,19 @@ fn services_reach_what_they_call_and_nothing_else_is_open() {
                     "{callee} from {service}"
                 );
             }
+            let mut scraped = false;
             for rule in list(&policy(service)["ingress"]) {
                 let open: Vec<_> = list(&rule["ports"]).iter().filter_map(|it| it["port"].as_u64()).collect();
-                assert_eq!(open, [u64::from(settings.listen.port())], "{service}");
+                let for_scrapers = serde_json::json!([{
+                    "namespaceSelector": {"matchLabels": {"chatfn/scrapers": "allowed"}}
+                }]);
+                // Nobody is asked who scrapes, so that port is for nobody else.
+                let is_for_scrapers = rule["from"] == for_scrapers;
+                let port = if is_for_scrapers { settings.metrics_port() } else { settings.listen.port() };
+                assert_eq!(open, [u64::from(port)], "{service}");
+                scraped |= is_for_scrapers;
             }
+            assert!(scraped, "nobody can scrape {service}");
         }
         for user in ["registry", "event-ingest", "migrate"] {
             let selector = &overlay.get("NetworkPolicy", "database")["spec"]["podSelector"];
@@ -74,6 +83,34 @@ fn lambdas_reach_no_private_address() {
             assert!(blocks[0].1.contains(&private), "{}: {private} is open", overlay.name);
         }
     }
+}
+
+#[test]
+fn all_services_are_scraped_and_invokers_scaled_by_what_is_told() {
+    let production = Overlay::all().into_iter().find(|it| it.name == "production").expect("an overlay");
+    let monitor = &production.get("ServiceMonitor", "chatfn")["spec"];
+    assert_eq!(monitor["endpoints"][0]["path"], "/metrics");
+    for service in SERVICES {
+        let offered = production.get("Service", service);
+        let labels = monitor["selector"]["matchLabels"].as_object().expect("labels");
+        assert!(
+            labels.iter().all(|(label, value)| offered["metadata"]["labels"][label] == *value),
+            "{service}"
+        );
+        let ports = list(&offered["spec"]["ports"]);
+        let scraped: Vec<_> =
+            ports.iter().filter(|port| port["name"] == monitor["endpoints"][0]["port"]).collect();
+        assert_eq!(scraped.len(), 1, "{service} has no port that is scraped");
+    }
+    let scaler = &production.get("HorizontalPodAutoscaler", "invoker")["spec"];
+    let external =
+        list(&scaler["metrics"]).iter().find_map(|metric| metric["external"]["metric"]["name"].as_str());
+    let told = chatfn_event_ingest::METRICS.iter().map(|metric| metric.name);
+    assert!(told.into_iter().any(|name| Some(name) == external), "{external:?} is no metric");
+    assert!(
+        list(&scaler["metrics"]).iter().any(|metric| metric["resource"]["name"] == "cpu"),
+        "or without Prometheus none"
+    );
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
 
-use chatfn_rpc::{HEALTH_LIMIT, TelemetryArgs};
+use chatfn_rpc::HEALTH_LIMIT;
+use chatfn_telemetry::{EndpointArgs, Listen, TelemetryArgs};
 use clap::Args as _;
 use serde_json::Value;
 
@@ -11,6 +12,8 @@ use crate::manifests::{Overlay, SERVICES, container, environment, texts};
 /// The settings that an environment is for a service, as its own parser reads them.
 pub(crate) struct Settings {
     pub(crate) listen: std::net::SocketAddr,
+    /// Where it is scraped, and that others may.
+    pub(crate) endpoint: EndpointArgs,
     pub(crate) calls: Vec<http::Uri>,
     pub(crate) longest_shutdown: Duration,
     /// What is bounded by the longest run of a function.
@@ -22,12 +25,24 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The port at which it is scraped, by whoever reaches it.
+    pub(crate) fn metrics_port(&self) -> u16 {
+        match self.endpoint {
+            EndpointArgs { telemetry_listen: Some(Listen::At(address)), telemetry_expose: true } => {
+                assert!(address.ip().is_unspecified());
+                address.port()
+            }
+            other => panic!("it cannot be scraped: {other:?}"),
+        }
+    }
+
     pub(crate) fn read(service: &str, environment: &BTreeMap<&str, String>) -> Self {
         match service {
             "registry" => {
                 let it: chatfn_registry::Config = parse(environment);
                 Self {
                     listen: it.listen,
+                    endpoint: it.endpoint,
                     longest_shutdown: it.longest_shutdown(),
                     calls: vec![it.invoker],
                     // It runs none.
@@ -42,6 +57,7 @@ impl Settings {
                 it.validate().expect("the settings fit together");
                 Self {
                     listen: it.listen,
+                    endpoint: it.endpoint,
                     longest_shutdown: it.longest_shutdown(),
                     calls: vec![it.registry, it.invoker],
                     drain_runs: it.dispatch.drain_runs,
@@ -55,6 +71,7 @@ impl Settings {
                 it.validate().expect("the settings fit together");
                 Self {
                     listen: it.listen,
+                    endpoint: it.endpoint,
                     longest_shutdown: it.longest_shutdown(),
                     calls: vec![it.registry.clone()],
                     drain_runs: it.rpc.drain_timeout,

@@ -29,12 +29,17 @@ fn services_ask_who_calls_and_call_one_another() {
 
             assert!(settings.listen.ip().is_unspecified(), "others call it, and its probes do by localhost");
             let port = u64::from(settings.listen.port());
-            assert_eq!(container["ports"].as_array().map(Vec::len), Some(1), "it has one port");
-            assert_eq!(container["ports"][0]["containerPort"].as_u64(), Some(port));
+            let ports = [port, u64::from(settings.metrics_port())];
+            let open: Vec<_> =
+                list(&container["ports"]).iter().filter_map(|it| it["containerPort"].as_u64()).collect();
+            assert_eq!(open, ports, "for calls and for scrapes");
             let offered = overlay.get("Service", service);
             assert_eq!(offered["spec"]["clusterIP"], "None");
-            assert_eq!(offered["spec"]["ports"][0]["port"].as_u64(), Some(port));
-            assert_eq!(offered["spec"]["ports"][0]["targetPort"], container["ports"][0]["name"]);
+            for (index, port) in ports.into_iter().enumerate() {
+                let (offered, own) = (&offered["spec"]["ports"][index], &container["ports"][index]);
+                assert_eq!(offered["port"].as_u64(), Some(port));
+                assert_eq!((&offered["targetPort"], &offered["name"]), (&own["name"], &own["name"]));
+            }
 
             for call in settings.calls {
                 let callee = Settings::read(

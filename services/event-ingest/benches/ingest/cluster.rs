@@ -28,6 +28,7 @@ use chatfn_proto::invoker::v1::{
     run_report::Outcome,
 };
 use chatfn_rpc::{Client, ClientConfig, Server, ServerConfig, Shutdown};
+use chatfn_telemetry::EndpointArgs;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
@@ -68,6 +69,7 @@ impl Cluster {
         let invoker = FakeInvoker::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let mut config = Config::new(PoolConfig::new(url));
+        config.endpoint = EndpointArgs::OFF;
         config.invoker =
             format!("http://{}", listener.local_addr().expect("an address")).parse().expect("a URI");
         let server = Server::builder(ServerConfig::default())

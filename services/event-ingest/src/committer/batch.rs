@@ -6,7 +6,12 @@ use chatfn_domain::name::{AccountId, DeliveryName, EventId};
 use chatfn_rpc::ApiError;
 
 use super::{Ack, Answer, Waiting};
-use crate::{error, event::NewEvent, store::events::Recorded};
+use crate::{
+    error,
+    event::NewEvent,
+    metrics::{IngestMetrics, Recorded as What},
+    store::events::Recorded,
+};
 
 /// Events that are recorded in one transaction, each id once: the publications of one id in a batch form
 /// a group, of which the first is recorded and the others are compared with what was.
@@ -69,25 +74,28 @@ impl Batch {
     }
 
     /// Answers everybody from what was recorded, given in the order of [`Batch::events`].
-    pub(super) fn settle(self, recorded: &[Recorded]) {
+    pub(super) fn settle(self, recorded: &[Recorded], metrics: &IngestMetrics) {
         for (group, recorded) in self.groups.into_iter().zip(recorded) {
             let (sequence, hash, is_new) = match recorded {
                 Recorded::New { sequence } => (*sequence, group.first.event.hash, true),
                 Recorded::Existing { sequence, hash } => (*sequence, *hash, false),
             };
-            let answer = |event: &NewEvent, duplicate: bool| {
+            let answer = |Waiting { event, since, .. }: &Waiting, duplicate: bool| {
                 let delivery =
                     DeliveryName { account: event.account.clone(), event_id: event.event_id.clone() };
                 if event.hash == hash {
+                    metrics
+                        .recorded(if duplicate { What::Duplicate } else { What::Accepted }, since.elapsed());
                     Ok(Ack { delivery, duplicate, sequence })
                 } else {
+                    metrics.recorded(What::Reused, since.elapsed());
                     Err(error::event_id_reused(&delivery))
                 }
             };
-            let first = answer(&group.first.event, !is_new);
+            let first = answer(&group.first, !is_new);
             send(group.first, first);
             for other in group.others {
-                let answered = answer(&other.event, true);
+                let answered = answer(&other, true);
                 send(other, answered);
             }
         }

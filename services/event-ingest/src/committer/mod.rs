@@ -22,7 +22,10 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::queue::Refused;
 use self::queue::{Queue, Turnstile, Waiting};
-use crate::{config::CommitterConfig, dispatch::Heads, error, event::NewEvent, store::events::DedupeDays};
+use crate::{
+    config::CommitterConfig, dispatch::Heads, error, event::NewEvent, metrics::IngestMetrics,
+    store::events::DedupeDays,
+};
 
 /// Says that an event is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +63,27 @@ impl Committers {
         dedupe: DedupeDays,
         pool: &PgPool,
         heads: &Heads,
+        metrics: &IngestMetrics,
         tasks: &TaskGroup,
     ) -> Self {
         let queue = Queue::new(config);
         for line in 0..config.committers.max(1) {
             let turnstile = Turnstile::new(Arc::clone(&queue), line);
-            let committer = task::Committer { turnstile, pool: pool.clone(), heads: heads.clone(), dedupe };
+            let committer = task::Committer {
+                turnstile,
+                pool: pool.clone(),
+                heads: heads.clone(),
+                dedupe,
+                metrics: metrics.clone(),
+            };
             tasks.spawn("committer", |stop| committer.run(stop));
         }
         Self { queue }
+    }
+
+    /// How many events wait or are being recorded, and the room that they take in KiB.
+    pub(crate) fn in_use(&self) -> (usize, usize) {
+        self.queue.in_use()
     }
 
     /// Hands events over to be recorded: one account's together or not at all, so that an overload leaves no hole in

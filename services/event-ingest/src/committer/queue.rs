@@ -1,6 +1,9 @@
 //! What waits to be recorded, over all committers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use chatfn_domain::name::AccountId;
 use chatfn_rpc::{ApiError, Deadline};
@@ -17,6 +20,8 @@ pub(super) struct Waiting {
     pub(super) event: NewEvent,
     /// Not recorded after this: its caller has been told that the time is up.
     pub(super) deadline: Option<Deadline>,
+    /// When it was queued.
+    pub(super) since: Instant,
     pub(super) answer: oneshot::Sender<Answer>,
     /// Its room in the queue.
     pub(super) room: Room,
@@ -79,6 +84,7 @@ impl Queue {
     ) -> Result<Vec<oneshot::Receiver<Answer>>, Refused> {
         let mut receivers = Vec::with_capacity(events.len());
         let mut woken = vec![false; self.wake.len()];
+        let since = Instant::now();
         {
             let mut state = self.lock();
             let needed = events.iter().map(kib).sum();
@@ -95,7 +101,7 @@ impl Queue {
                 // All events of a lane, hence of a conversation, in one line.
                 let line = usize::from(event.lane().unsigned_abs()) % self.wake.len();
                 let room = Room { queue: Arc::clone(self), account: event.account.clone(), kib: kib(&event) };
-                state.lines[line].push(Waiting { event, deadline, answer, room });
+                state.lines[line].push(Waiting { event, deadline, since, answer, room });
                 woken[line] = true;
                 receivers.push(receiver);
             }
@@ -104,6 +110,12 @@ impl Queue {
             wake.notify_one();
         }
         Ok(receivers)
+    }
+
+    /// How many events are held, and the room that they take in KiB.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.events.in_use(), state.kib.in_use())
     }
 
     /// Nothing more comes in.

@@ -1,6 +1,9 @@
 //! One committer.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use chatfn_rpc::Deadline;
 use sqlx::PgPool;
@@ -10,7 +13,11 @@ use super::{Turnstile, Waiting, batch::Batch};
 use crate::{
     dispatch::Heads,
     error, failpoint,
-    store::{self, events::DedupeDays},
+    metrics::IngestMetrics,
+    store::{
+        self,
+        events::{DedupeDays, Inserted},
+    },
 };
 
 /// Most publications in one transaction: more gains little and makes the first wait for the last.
@@ -26,6 +33,7 @@ pub(super) struct Committer {
     pub(super) pool: PgPool,
     pub(super) heads: Heads,
     pub(super) dedupe: DedupeDays,
+    pub(super) metrics: IngestMetrics,
 }
 
 impl Committer {
@@ -73,19 +81,22 @@ impl Committer {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
             failpoint::edge("commit.collected");
+            let begun = Instant::now();
             let recorded = tokio::time::timeout(
                 COMMIT_TIMEOUT,
                 store::events::insert(&self.pool, &batch.events(), self.dedupe),
             )
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            self.metrics.committed(batch.rows(), begun.elapsed());
             match recorded {
-                Ok((recorded, heads)) => {
+                Ok(Inserted { recorded, heads, suppressed }) => {
+                    self.metrics.suppressed(suppressed);
                     for (lane, next) in heads {
                         self.heads.ring(lane, next);
                     }
                     failpoint::edge("commit.told");
-                    batch.settle(&recorded);
+                    batch.settle(&recorded, &self.metrics);
                     failpoint::edge("commit.acknowledged");
                 }
                 Err(problem) if is_about_rows(&problem) && batch.len() > 1 => {

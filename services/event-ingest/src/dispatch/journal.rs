@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::{
     failpoint,
     lanes::Lease,
+    metrics::IngestMetrics,
     store::{
         Time,
         journal::{self, Batch, End, Fence, Intervene, Outcome, Park, ParkKind, Start, Void},
@@ -116,10 +117,17 @@ pub(crate) struct Journal(Arc<[mpsc::Sender<Entry>]>);
 
 impl Journal {
     /// Starts `writers` writers in `tasks`; they end, with empty queues, when the group stops.
-    pub(crate) fn spawn(writers: usize, owner: Uuid, pool: &PgPool, tasks: &TaskGroup) -> Self {
+    pub(crate) fn spawn(
+        writers: usize,
+        owner: Uuid,
+        pool: &PgPool,
+        metrics: &IngestMetrics,
+        tasks: &TaskGroup,
+    ) -> Self {
         let writers = (0..writers.max(1)).map(|_| {
             let (sender, queue) = mpsc::channel(QUEUE);
-            let writer = Writer { queue, carry: None, owner, pool: pool.clone(), is_failing: false };
+            let metrics = metrics.clone();
+            let writer = Writer { queue, carry: None, owner, pool: pool.clone(), is_failing: false, metrics };
             tasks.spawn("journal", |stop| writer.run(stop));
             sender
         });
@@ -163,6 +171,7 @@ struct Writer {
     owner: Uuid,
     pool: PgPool,
     is_failing: bool,
+    metrics: IngestMetrics,
 }
 
 impl Writer {
@@ -217,10 +226,11 @@ impl Writer {
                 tokio::time::timeout(WRITE_TIMEOUT, journal::write(&self.pool, self.owner, &fences, batch))
                     .await
                     .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            self.metrics.journaled(asked.elapsed());
             match written {
                 Ok(held) => {
                     self.is_failing = false;
-                    settle(entries, &held, asked);
+                    settle(entries, &held, asked, &self.metrics);
                 }
                 Err(error) if chatfn_pg::classify(&error).is_transient() => {
                     if !std::mem::replace(&mut self.is_failing, true) {
@@ -252,7 +262,7 @@ impl Writer {
 }
 
 /// Tells the lanes what was written.
-fn settle(entries: Vec<Entry>, held: &HashSet<i16>, asked: Instant) {
+fn settle(entries: Vec<Entry>, held: &HashSet<i16>, asked: Instant, metrics: &IngestMetrics) {
     for entry in entries {
         let lease = entry.lease();
         if !held.contains(&lease.lane()) {
@@ -270,7 +280,12 @@ fn settle(entries: Vec<Entry>, held: &HashSet<i16>, asked: Instant) {
             Entry::Record { record: Record::Intervene { durable, .. }, .. } => {
                 let _ = durable.send(());
             }
-            Entry::Record { .. } => {}
+            Entry::Record { record: Record::Settle { next, .. }, .. } => match next {
+                NextRecord::Outcome { state, .. } => metrics.ended(state),
+                NextRecord::Park { kind: ParkKind::Halted, .. } => metrics.halted(),
+                NextRecord::Park { .. } => {}
+            },
+            Entry::Record { record: Record::Void { .. }, .. } => {}
             Entry::Flush { done, .. } => {
                 let _ = done.send(());
             }

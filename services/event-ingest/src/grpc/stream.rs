@@ -30,6 +30,7 @@ use crate::{
     error,
     event::NewEvent,
     intake::check_account,
+    metrics::IngestMetrics,
     publisher::{Call, Publisher},
 };
 
@@ -91,6 +92,8 @@ impl Session {
         let mut held: Option<Box<Held>> = None;
         let mut end: Option<Result<(), Status>> = None;
         let mut last_sequence = 0;
+        let metrics = self.publisher.metrics().clone();
+        let answer = |sequence, handed_over| answer(metrics.clone(), sequence, handed_over);
         loop {
             if let Some(end) = end.take_if(|_| in_progress.is_empty()) {
                 return Ok(end);
@@ -239,12 +242,16 @@ impl Session {
 }
 
 /// The answer to a request, once it is known.
-async fn answer(client_sequence: i64, handed_over: Result<Pending, Status>) -> StreamEventsResponse {
+async fn answer(
+    metrics: IngestMetrics,
+    client_sequence: i64,
+    handed_over: Result<Pending, Status>,
+) -> StreamEventsResponse {
     let result = match handed_over {
         Ok(pending) => pending.answer().await.map_err(Status::from),
         Err(status) => Err(status),
     };
-    let result = match result {
+    let result = match result.inspect_err(|status| metrics.refused(status)) {
         Ok(ack) => Outcome::Acknowledgement(acknowledgement(ack)),
         Err(status) => Outcome::Error(to_wire(status)),
     };

@@ -131,10 +131,11 @@ impl Manager {
                     lanes::release(&self.pool, self.replica, lane, held.lease.epoch()).await?;
                     failpoint::edge("lease.released");
                 }
-                Ok(Ended::Lost) => {}
+                Ok(Ended::Lost) => self.shared.metrics.lane_lost(),
                 // Its lease expires, and whoever takes it over counts what was running.
                 Err(error) => {
                     tracing::error!(lane, "lane {lane} ended: {error}");
+                    self.shared.metrics.lane_lost();
                     held.lease.lose();
                 }
             }
@@ -174,6 +175,7 @@ impl Manager {
         if !claimed.is_empty() {
             tracing::info!(lanes = claimed.len(), replica = %self.replica, "took over {} lanes", claimed.len());
         }
+        self.shared.metrics.lanes_taken(claimed.len());
         for lanes::Claimed { lane, epoch, cursor } in claimed {
             let lease = Lease::start(lane, epoch, asked, self.terms);
             let drain = CancellationToken::new();
@@ -181,6 +183,7 @@ impl Manager {
             // A lane that was lost here and expired: its old life is over or ends now.
             if let Some(old) = self.held.insert(lane, Held { lease, drain, life }) {
                 old.lease.lose();
+                self.shared.metrics.lane_lost();
             }
         }
         Ok(())

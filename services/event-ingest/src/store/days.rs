@@ -32,6 +32,15 @@ pub(crate) async fn prepare(pool: &PgPool, ahead: u16) -> Result<(), sqlx::Error
     Ok(())
 }
 
+/// For how many days after today partitions exist; negative if not even for today.
+pub(crate) async fn ahead(pool: &PgPool) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(max(day) - (now() AT TIME ZONE 'UTC')::date, -1) AS "ahead!" FROM ingest.days"#
+    )
+    .fetch_one(pool)
+    .await
+}
+
 /// Lets events go into today's partitions from now on. Waits for the transactions that are recording events.
 pub(crate) async fn open(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query!("SELECT ingest.open_day((now() AT TIME ZONE 'UTC')::date)").execute(pool).await?;

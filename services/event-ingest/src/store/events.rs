@@ -39,8 +39,19 @@ struct Window {
     today: i64,
 }
 
+/// What a transaction has recorded.
+#[derive(Debug)]
+pub(crate) struct Inserted {
+    /// What became of each event, in their order.
+    pub(crate) recorded: Vec<Recorded>,
+    /// For each lane written to, the sequence number that comes next.
+    pub(crate) heads: BTreeMap<i16, i64>,
+    /// How many of them ended in SUPPRESSED at once.
+    pub(crate) suppressed: u64,
+}
+
 /// Records `events` in one transaction; when this returns `Ok`, they are durable. No two of them may
-/// have the same account and id. Also gives, for each lane written to, the sequence number that comes next.
+/// have the same account and id.
 ///
 /// Sequence numbers rise with the position in `events` and are given while the heads of their lanes are
 /// locked, so that within a lane they become visible in their order. Events of templates that fire once
@@ -52,7 +63,7 @@ pub(crate) async fn insert(
     pool: &PgPool,
     events: &[&NewEvent],
     dedupe: DedupeDays,
-) -> Result<(Vec<Recorded>, BTreeMap<i16, i64>), sqlx::Error> {
+) -> Result<Inserted, sqlx::Error> {
     // Until the commit no other day is opened: so all events of a day are visible before the next day has any.
     let mut transaction = pool.begin_with("BEGIN; SELECT ingest.hold_day()").await?;
     failpoint::edge("commit.begun");
@@ -69,7 +80,7 @@ pub(crate) async fn insert(
         })
         .collect();
 
-    let inserted = insert_rows(&mut transaction, events, &lanes, &sequences, window).await?;
+    let (inserted, suppressed) = insert_rows(&mut transaction, events, &lanes, &sequences, window).await?;
     let mut recorded: Vec<Option<Recorded>> = lanes
         .iter()
         .zip(&sequences)
@@ -89,11 +100,12 @@ pub(crate) async fn insert(
             tokio::time::sleep(std::time::Duration::from_millis(400)).await;
             transaction.commit().await
         });
-        return Ok((recorded, BTreeMap::new()));
+        return Ok(Inserted { recorded, heads: BTreeMap::new(), suppressed });
     }
     transaction.commit().await?;
     failpoint::edge("commit.durable");
-    Ok((recorded, heads.into_iter().map(|(lane, (_, next))| (lane, next)).collect()))
+    let heads = heads.into_iter().map(|(lane, (_, next))| (lane, next)).collect();
+    Ok(Inserted { recorded, heads, suppressed })
 }
 
 /// Locks the heads of `lanes` until the end of the transaction and takes a sequence number for each
@@ -139,14 +151,14 @@ async fn take_sequences(
     Ok((rows.into_iter().map(|row| (row.lane, (row.first, row.next))).collect(), window))
 }
 
-/// Inserts what does not exist yet; gives what was inserted.
+/// Inserts what does not exist yet; gives what was inserted, and how many of these were suppressed.
 async fn insert_rows(
     connection: &mut PgConnection,
     events: &[&NewEvent],
     lanes: &[i16],
     sequences: &[i64],
     window: Window,
-) -> Result<HashSet<(i16, i64)>, sqlx::Error> {
+) -> Result<(HashSet<(i16, i64)>, u64), sqlx::Error> {
     fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
         events.iter().map(|event| of(event)).collect()
     }
@@ -198,8 +210,9 @@ async fn insert_rows(
             FROM first WHERE NOT EXISTS (SELECT FROM latched l WHERE l.account = first.account
                 AND l.conversation_id = first.conversation_id AND l.template = first.template
                 AND l.event_id = first.event_id)
+            RETURNING lane
         )
-        SELECT lane, sequence FROM inserted
+        SELECT lane, sequence, (SELECT count(*) FROM suppressed) AS "suppressed!" FROM inserted
         "#,
         lanes,
         sequences,
@@ -219,7 +232,8 @@ async fn insert_rows(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.lane, row.sequence)).collect())
+    let suppressed = rows.first().map_or(0, |row| u64::try_from(row.suppressed).unwrap_or_default());
+    Ok((rows.into_iter().map(|row| (row.lane, row.sequence)).collect(), suppressed))
 }
 
 async fn find_existing(

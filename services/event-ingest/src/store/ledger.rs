@@ -92,3 +92,79 @@ pub(crate) async fn counts(
     .fetch_all(pool)
     .await
 }
+
+/// What a look at a lane found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Looked {
+    pub(crate) lane: i16,
+    /// Events that were looked at.
+    pub(crate) events: i64,
+    /// The last of them.
+    pub(crate) last: Option<i64>,
+    /// Those of them that are unfinished and that the lane would never run.
+    pub(crate) unreachable: i64,
+    /// The first of those.
+    pub(crate) first_unreachable: Option<i64>,
+}
+
+/// The cursors of lanes.
+pub(crate) async fn cursors(pool: &PgPool, lanes: &[i16]) -> Result<Vec<(i16, i64)>, sqlx::Error> {
+    let rows = sqlx::query!("SELECT lane, cursor FROM ingest.lanes WHERE lane = ANY($1)", lanes);
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.lane, row.cursor)).collect())
+}
+
+/// Looks at the next events of lanes up to their cursors, at most `rows` of each, as of one moment; what is accounted for is
+/// said at [`counts`].
+pub(crate) async fn look(pool: &PgPool, after: &[(i16, i64)], rows: i64) -> Result<Vec<Looked>, sqlx::Error> {
+    let (lanes, after): (Vec<i16>, Vec<i64>) = after.iter().copied().unzip();
+    sqlx::query_as!(
+        Looked,
+        r#"
+        SELECT w.lane AS "lane!", seen.events AS "events!", seen.last, seen.unreachable AS "unreachable!",
+               seen.first_unreachable
+        FROM unnest($1::smallint[], $2::bigint[]) AS w(lane, after)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS events, max(sequence) AS last,
+                   count(*) FILTER (WHERE is_unreachable) AS unreachable,
+                   min(sequence) FILTER (WHERE is_unreachable) AS first_unreachable
+            FROM (
+                SELECT e.sequence,
+                       (SELECT o.state FROM ingest.outcomes o
+                        WHERE o.lane = e.lane AND o.sequence = e.sequence AND o.sequence > w.after) IS NULL
+                       AND NOT EXISTS (SELECT FROM ingest.parked p
+                           WHERE p.account = e.account AND p.conversation_id = e.conversation_id
+                             AND p.lane = e.lane AND p.sequence <= e.sequence) AS is_unreachable
+                FROM ingest.events e
+                WHERE e.lane = w.lane AND e.sequence > w.after
+                  AND e.sequence <= (SELECT l.cursor FROM ingest.lanes l WHERE l.lane = w.lane)
+                ORDER BY e.sequence LIMIT $3
+            ) looked
+        ) seen
+        "#,
+        &lanes,
+        &after,
+        rows,
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Most parked events that are counted.
+const MOST_PARKED: i64 = 100_000;
+
+/// How many events of these lanes are parked: for another attempt, for an operator, to run again. Of more than
+/// [`MOST_PARKED`], some are left out.
+pub(crate) async fn parked(pool: &PgPool, lanes: &[i16]) -> Result<[i64; 3], sqlx::Error> {
+    let counts = sqlx::query!(
+        r#"
+        SELECT count(*) FILTER (WHERE kind = 0) AS "retry!", count(*) FILTER (WHERE kind = 1) AS "operator!",
+               count(*) FILTER (WHERE kind = 2) AS "reopened!"
+        FROM (SELECT kind FROM ingest.parked WHERE lane = ANY($1) LIMIT $2) p
+        "#,
+        lanes,
+        MOST_PARKED,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok([counts.retry, counts.operator, counts.reopened])
+}

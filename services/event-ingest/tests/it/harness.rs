@@ -21,6 +21,7 @@ use chatfn_proto::ingest::v1::{
     replay_service_client::ReplayServiceClient,
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, Shutdown};
+use chatfn_telemetry::EndpointArgs;
 use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Code, Request, Status};
@@ -135,6 +136,7 @@ pub(crate) fn config(url: &DatabaseUrl, invoker: SocketAddr, change: impl FnOnce
     config.invoker = format!("http://{invoker}").parse().unwrap();
     // Long, so that no lane is lost to a machine that stalls.
     config.dispatch.lease_ttl = PATIENCE;
+    config.endpoint = EndpointArgs::OFF;
     change(&mut config);
     config
 }

@@ -67,7 +67,7 @@ async fn serve() -> (Client, Shutdown) {
         settings,
         source: SEED.into(),
     };
-    let config = chatfn_invoker::Config::parse_from(["chatfn-invoker"]);
+    let config = chatfn_invoker::Config::parse_from(["chatfn-invoker", "--telemetry-listen=off"]);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}", listener.local_addr().expect("an address"));
     let shutdown = Shutdown::new();

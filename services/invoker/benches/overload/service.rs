@@ -69,6 +69,7 @@ impl Service {
         };
         let config = chatfn_invoker::Config::parse_from([
             "chatfn-invoker",
+            "--telemetry-listen=off",
             "--egress-allow-cidr=127.0.0.1/32",
             "--egress-rate=100000",
             &format!("--max-runs={runs}"),

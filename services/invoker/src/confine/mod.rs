@@ -41,6 +41,15 @@ pub struct Confinement {
     files: Result<Files, String>,
 }
 
+/// What confines the process now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    /// Files and programs.
+    pub landlock: bool,
+    /// System calls.
+    pub seccomp: bool,
+}
+
 /// What Landlock enforces.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
@@ -72,19 +81,19 @@ impl Confinement {
     }
 
     /// The second step, for all threads: no system call that serving does not need. Call it when everything is loaded
-    /// and listening, before any untrusted code runs. Logs what is in force.
+    /// and listening, before any untrusted code runs. Logs and tells what is in force.
     ///
     /// # Errors
     /// The kernel does not offer it, and the settings insist.
-    pub fn seal(self) -> Result<(), ConfinementError> {
+    pub fn seal(self) -> Result<InForce, ConfinementError> {
         if let (ConfinementMode::Off, Err(why)) = (self.mode, &self.files) {
             tracing::info!("this process is not confined: {why}");
-            return Ok(());
+            return Ok(InForce { landlock: false, seccomp: false });
         }
         let calls = restrict_calls();
         Self::accept(self.mode, &calls)?;
         self.report(&calls);
-        Ok(())
+        Ok(InForce { landlock: self.files.is_ok(), seccomp: calls.is_ok() })
     }
 
     fn accept<T>(mode: ConfinementMode, step: &Result<T, String>) -> Result<(), ConfinementError> {

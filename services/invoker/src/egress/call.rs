@@ -36,11 +36,15 @@ impl RunEgress {
             let ordinal = run.writes.fetch_add(1, Ordering::Relaxed);
             call_idempotency_key(&run.scope.event_key, &run.scope.deployment.function, ordinal)
         });
+        let sent = request.body.as_ref().map_or(0, |body| body.len());
         async move {
             let outcome = match timeout_at(run.scope.deadline, Box::pin(run.call(request, key))).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(EgressError::Deadline(record.elapsed())),
             };
+            if let (Some(metrics), Ok(response)) = (&run.egress.metrics, &outcome) {
+                metrics.carried(sent, response.body.len());
+            }
             record.end(outcome.as_ref().map(|response| response.status).map_err(Clone::clone));
             outcome
         }

@@ -38,6 +38,8 @@ pub use redirect::MAX_REDIRECTS;
 pub use resolve::{Resolve, ResolveError, SystemResolver};
 pub use tls::TlsSetupError;
 
+use crate::metrics::InvokerMetrics;
+
 use self::{body::Buffers, connect::Connector, rate::RateLimits, record::Records};
 
 /// Checks the file of certificate authorities, if there is one.
@@ -60,6 +62,7 @@ pub struct Egress {
     rates: RateLimits,
     buffers: Buffers,
     max_request_bytes: usize,
+    metrics: Option<InvokerMetrics>,
 }
 
 impl Egress {
@@ -79,7 +82,13 @@ impl Egress {
             rates: RateLimits::new(config.rate),
             buffers: Buffers::new(config.buffer_bytes, config.body_bytes),
             max_request_bytes: config.body_bytes,
+            metrics: None,
         })
+    }
+
+    /// Counts what becomes of requests.
+    pub(crate) fn counted(self, metrics: InvokerMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// The outbound HTTP of one run.
@@ -89,7 +98,7 @@ impl Egress {
             scope,
             writes: AtomicU32::new(0),
             slots: Semaphore::new(MAX_CONCURRENT_PER_RUN),
-            records: Arc::default(),
+            records: Arc::new(Records::new(self.metrics.clone())),
         })
     }
 }
@@ -120,7 +129,7 @@ pub struct RunEgress {
 impl RunEgress {
     /// Lists that another function is invoked, until it ends as given up.
     pub(crate) fn record_function(&self, name: String) -> Record {
-        self.records.start("INVOKE", name, self.scope.deadline)
+        self.records.start_function(name, self.scope.deadline)
     }
 
     /// The calls so far in the order of their start, and whether there were more than are listed. A call under way is

@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::EgressError;
+use crate::metrics::InvokerMetrics;
 
 /// Calls that are listed per run. The proto promises this number.
 const MAX_RECORDS: usize = 100;
@@ -29,7 +30,10 @@ pub struct OutboundCall {
 
 /// The calls of one run in the order of their start, bounded in number.
 #[derive(Debug, Default)]
-pub(super) struct Records(Mutex<Listed>);
+pub(super) struct Records {
+    listed: Mutex<Listed>,
+    metrics: Option<InvokerMetrics>,
+}
 
 #[derive(Debug, Default)]
 struct Listed {
@@ -38,6 +42,17 @@ struct Listed {
 }
 
 impl Records {
+    pub(super) fn new(metrics: Option<InvokerMetrics>) -> Self {
+        Self { listed: Mutex::default(), metrics }
+    }
+
+    /// As [`Records::start`], for another function that is invoked.
+    pub(super) fn start_function(self: &Arc<Self>, name: String, deadline: Instant) -> Record {
+        let mut record = self.start("INVOKE", name, deadline);
+        record.is_request = false;
+        record
+    }
+
     /// Lists a call that starts now. It is listed as given up until the returned guard learns better, so that a call
     /// that is dropped half-way is accounted for.
     pub(super) fn start(self: &Arc<Self>, method: &str, url: String, deadline: Instant) -> Record {
@@ -56,7 +71,14 @@ impl Records {
             listed.truncated = true;
             None
         };
-        Record { records: Arc::clone(self), index, started: Instant::now(), deadline, ended: false }
+        Record {
+            records: Arc::clone(self),
+            index,
+            started: Instant::now(),
+            deadline,
+            ended: false,
+            is_request: true,
+        }
     }
 
     /// The calls so far, and whether there were more than are listed.
@@ -66,7 +88,7 @@ impl Records {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,6 +100,8 @@ pub(crate) struct Record {
     started: Instant,
     deadline: Instant,
     ended: bool,
+    /// And no function.
+    is_request: bool,
 }
 
 impl Record {
@@ -101,6 +125,9 @@ impl Record {
 
     fn write(&mut self, status: Option<u16>, error: Option<EgressError>) {
         self.ended = true;
+        if let Some(metrics) = self.records.metrics.as_ref().filter(|_| self.is_request) {
+            metrics.requested(error.as_ref());
+        }
         let Some(index) = self.index else { return };
         let duration = self.started.elapsed();
         let call = &mut self.records.lock().calls[index];

@@ -1,7 +1,8 @@
 //! Prepared versions by digest: single flight, least recently used out first.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,9 @@ const PLATFORMS_FAILURE: Duration = Duration::from_millis(250);
 /// What an entry costs besides the function itself, failures included, so that their number is bounded as well.
 const ENTRY_BYTES: usize = 1024;
 
+/// Digests that were dropped and are remembered; beyond, all are forgotten, and counted as new.
+const MAX_DROPPED: usize = 16_384;
+
 type Outcome = Result<Loaded, LoadError>;
 type Waiting = watch::Receiver<Option<Outcome>>;
 
@@ -36,6 +40,8 @@ pub(super) struct Cache {
 struct Entries {
     by_digest: HashMap<String, Entry>,
     bytes: usize,
+    /// Hashes of digests that were dropped to make room, so that those that come back are told from new ones.
+    dropped: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -58,9 +64,15 @@ pub(super) enum Slot {
 pub(super) struct Filler {
     digest: String,
     outcome: watch::Sender<Option<Outcome>>,
+    was_dropped: bool,
 }
 
 impl Filler {
+    /// Whether it was there, and was dropped to make room.
+    pub(super) fn was_dropped(&self) -> bool {
+        self.was_dropped
+    }
+
     pub(super) fn waiting(&self) -> Waiting {
         self.outcome.subscribe()
     }
@@ -91,12 +103,24 @@ impl Cache {
         }
         let (outcome, waiting) = watch::channel(None);
         entries.remove(digest);
+        let was_dropped = entries.dropped.remove(&hash(digest));
         entries.by_digest.insert(digest.to_owned(), Entry::Preparing(waiting));
-        Slot::Empty(Filler { digest: digest.to_owned(), outcome })
+        Slot::Empty(Filler { digest: digest.to_owned(), outcome, was_dropped })
     }
 
-    /// Fills an entry, and drops others until all fit.
-    pub(super) fn fill(&self, filler: Filler, outcome: Outcome) {
+    /// How many outcomes there are, and the bytes that they take.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let entries = self.lock();
+        (entries.by_digest.len(), entries.bytes)
+    }
+
+    /// Most bytes that they may take.
+    pub(super) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// Fills an entry, and drops others until all fit; gives how many.
+    pub(super) fn fill(&self, filler: Filler, outcome: Outcome) -> u64 {
         let (bytes, retry_at) = match &outcome {
             Ok(loaded) => (ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len(), None),
             Err(error) => {
@@ -104,16 +128,18 @@ impl Cache {
                 (ENTRY_BYTES, Some(Instant::now() + pause))
             }
         };
-        {
+        let dropped = {
             let mut entries = self.lock();
             entries.remove(&filler.digest);
-            entries.evict(self.max_bytes.saturating_sub(bytes));
+            let dropped = entries.evict(self.max_bytes.saturating_sub(bytes));
             entries.bytes += bytes;
             let used = self.clock.fetch_add(1, Ordering::Relaxed);
             let entry = Entry::Done { outcome: outcome.clone(), bytes, used, retry_at };
             entries.by_digest.insert(filler.digest, entry);
-        }
+            dropped
+        };
         filler.outcome.send_replace(Some(outcome));
+        dropped
     }
 
     /// Whether something more can be prepared without dropping anything, as far as one can tell before.
@@ -134,18 +160,31 @@ impl Entries {
     }
 
     /// Drops the least recently used until at most `max_bytes` are left. Walks over all entries for each that it
-    /// drops, which is little beside the preparation that made it necessary.
-    fn evict(&mut self, max_bytes: usize) {
+    /// drops, which is little beside the preparation that made it necessary. Gives how many were dropped.
+    fn evict(&mut self, max_bytes: usize) -> u64 {
+        let mut count = 0;
         while self.bytes > max_bytes {
             let oldest = self.by_digest.iter().filter_map(|(digest, entry)| match entry {
                 Entry::Done { used, .. } => Some((*used, digest)),
                 Entry::Preparing(_) => None,
             });
-            let Some((_, digest)) = oldest.min() else { return };
+            let Some((_, digest)) = oldest.min() else { return count };
             let digest = digest.clone();
             self.remove(&digest);
+            if self.dropped.len() >= MAX_DROPPED {
+                self.dropped.clear();
+            }
+            self.dropped.insert(hash(&digest));
+            count += 1;
         }
+        count
     }
+}
+
+fn hash(digest: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    digest.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -198,7 +237,7 @@ mod tests {
         assert!(is_ready(&cache, "a"));
         cache.fill(filler(&cache, "d"), failure());
         assert!(is_ready(&cache, "a") && is_ready(&cache, "c") && is_ready(&cache, "d"));
-        assert!(!is_ready(&cache, "b"));
+        assert!(filler(&cache, "b").was_dropped());
         assert_eq!(cache.lock().bytes, 3 * ENTRY_BYTES);
         assert!(!cache.has_room());
     }

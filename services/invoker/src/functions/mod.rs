@@ -6,7 +6,10 @@
 mod cache;
 mod warm;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chatfn_deployments::Deployment;
@@ -16,7 +19,10 @@ use tokio::sync::Semaphore;
 
 use self::cache::{Cache, Slot};
 pub(crate) use self::warm::keep_warm;
-use crate::source;
+use crate::{
+    metrics::{self, Found, InvokerMetrics},
+    source,
+};
 
 /// A version that is ready to run. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,16 +50,18 @@ pub(crate) struct Functions(Arc<Inner>);
 struct Inner {
     engine: Engine,
     cache: Cache,
+    metrics: InvokerMetrics,
     /// Preparations under way.
     preparing: Semaphore,
 }
 
 impl Functions {
     /// Keeps up to `max_bytes` of prepared functions, and prepares up to `max_prepares` at once.
-    pub(crate) fn new(engine: Engine, max_bytes: usize, max_prepares: u32) -> Self {
+    pub(crate) fn new(engine: Engine, max_bytes: usize, max_prepares: u32, metrics: InvokerMetrics) -> Self {
         Self(Arc::new(Inner {
             engine,
             cache: Cache::new(max_bytes),
+            metrics,
             preparing: Semaphore::new(max_prepares as usize),
         }))
     }
@@ -64,15 +72,33 @@ impl Functions {
     /// Why it cannot be prepared.
     pub(crate) async fn get(&self, deployment: &Arc<Deployment>) -> Result<Loaded, LoadError> {
         let mut waiting = match self.0.cache.get(&deployment.digest) {
-            Slot::Ready(outcome) => return outcome,
-            Slot::Preparing(waiting) => waiting,
+            Slot::Ready(outcome) => {
+                self.0.metrics.looked_up(Found::Kept);
+                return outcome;
+            }
+            Slot::Preparing(waiting) => {
+                self.0.metrics.looked_up(Found::Joined);
+                waiting
+            }
             Slot::Empty(filler) => {
+                self.0.metrics.looked_up(Found::Missed);
+                if filler.was_dropped() {
+                    self.0.metrics.rebuilt();
+                }
                 let (functions, deployment) = (self.clone(), Arc::clone(deployment));
                 let waiting = filler.waiting();
                 // A task of its own: the first who asks may have the least time left.
                 tokio::spawn(async move {
+                    let begun = Instant::now();
                     let outcome = functions.prepare(&deployment).await;
-                    functions.0.cache.fill(filler, outcome);
+                    let is = match &outcome {
+                        Ok(_) => metrics::Prepared::Done,
+                        Err(error) if is_authors(error) => metrics::Prepared::Authors,
+                        Err(_) => metrics::Prepared::Platforms,
+                    };
+                    functions.0.metrics.prepared(is, begun.elapsed());
+                    let dropped = functions.0.cache.fill(filler, outcome);
+                    functions.0.metrics.evicted(dropped);
                 });
                 waiting
             }
@@ -81,6 +107,16 @@ impl Functions {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(abandoned())),
             Err(_) => Err(abandoned()),
         }
+    }
+
+    /// How many are kept ready, and the memory that they take in bytes.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        self.0.cache.kept()
+    }
+
+    /// Most such memory.
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.0.cache.max_bytes()
     }
 
     /// Prepares the version unless it is prepared, or there is no room without dropping another.

@@ -39,7 +39,12 @@ impl Process {
         Self::of(
             Command::new(env!("CARGO_BIN_EXE_chatfn-invoker"))
                 .arg(format!("--cache-dir={}", cache.display()))
-                .args(["--listen=127.0.0.1:0", "--max-runs=8", "--log-format=json"])
+                .args([
+                    "--listen=127.0.0.1:0",
+                    "--telemetry-listen=127.0.0.1:0",
+                    "--max-runs=8",
+                    "--log-format=json",
+                ])
                 .args(flags),
         )
     }
@@ -235,7 +240,12 @@ async fn the_engine_can_be_compiled_before_anything_is_served() {
     // A service that finds it there serves from it.
     let cache = format!("--cache-dir={}", cache.display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_chatfn-invoker"));
-    command.arg(cache).args(["--listen=127.0.0.1:0", "--max-runs=8", "--log-format=json"]);
+    command.arg(cache).args([
+        "--listen=127.0.0.1:0",
+        "--telemetry-listen=off",
+        "--max-runs=8",
+        "--log-format=json",
+    ]);
     let mut process = Process::of(&mut command);
     assert_eq!(process.until_logged("engine.from_cache").await["engine.from_cache"], true);
 }

@@ -64,7 +64,8 @@ impl Service {
         // The engine is compiled once for all test processes.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-cache");
         let cache = format!("--cache-dir={}", cache.display());
-        let mut config = Config::parse_from(["chatfn-invoker", &cache].iter().chain(flags));
+        let mut config =
+            Config::parse_from(["chatfn-invoker", "--telemetry-listen=off", &cache].iter().chain(flags));
         // Every sandbox reserves address space, and tests run side by side.
         config.max_runs = config.max_runs.min(32);
         config.max_children = config.max_children.min(32);

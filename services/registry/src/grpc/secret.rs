@@ -15,7 +15,7 @@ use chatfn_rpc::RequestExt as _;
 use tonic::{Request, Response, Status};
 
 use super::wire as to_wire;
-use crate::{mutation::Mutation, secrets::Secrets};
+use crate::{metrics::RegistryMetrics, mutation::Mutation, secrets::Secrets};
 
 /// Secrets for admins, without their values.
 #[derive(Debug)]
@@ -69,7 +69,10 @@ impl SecretService for SecretHandler {
 
 /// Values of secrets, for invokers.
 #[derive(Debug)]
-pub(crate) struct SecretAccessHandler(pub(crate) Secrets);
+pub(crate) struct SecretAccessHandler {
+    pub(crate) secrets: Secrets,
+    pub(crate) metrics: RegistryMetrics,
+}
 
 #[tonic::async_trait]
 impl SecretAccessService for SecretAccessHandler {
@@ -78,7 +81,9 @@ impl SecretAccessService for SecretAccessHandler {
         request: Request<AccessSecretRequest>,
     ) -> Result<Response<AccessSecretResponse>, Status> {
         let request = validated(request)?;
-        let (value, revision) = self.0.access(parse("name", &request.name)?).await?;
+        let accessed = self.secrets.access(parse("name", &request.name)?).await;
+        self.metrics.accessed(&accessed);
+        let (value, revision) = accessed?;
         Ok(Response::new(AccessSecretResponse { value, revision }))
     }
 }

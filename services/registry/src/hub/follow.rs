@@ -23,12 +23,14 @@ pub(crate) async fn follow(
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
     let mut is_failing = false;
+    hub.has_seen(seen.number);
     loop {
         let look = tokio::time::timeout(LONGEST_LOOK, look(&hub, &db, &mut seen));
         let result = tokio::select! {
             result = look => result.unwrap_or(Err(sqlx::Error::PoolTimedOut)),
             () = stop.cancelled() => return Ok(()),
         };
+        hub.has_seen(seen.number);
         match result {
             Ok(()) if is_failing => {
                 tracing::info!(revision = seen.number, "deployments are followed again");

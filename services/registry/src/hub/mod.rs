@@ -9,7 +9,10 @@ mod follow;
 mod listen;
 mod watchers;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use tokio::sync::{Notify, broadcast};
 
@@ -21,6 +24,8 @@ use crate::store::deployments::Deployment;
 pub(crate) struct Hub {
     events: broadcast::Sender<Event>,
     bell: Notify,
+    /// Number of the last revision that was published.
+    seen: AtomicI64,
     pub(crate) watchers: Watchers,
 }
 
@@ -36,12 +41,26 @@ pub(crate) enum Event {
 impl Hub {
     /// `capacity` is the number of changes that a watcher may be behind.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { events: broadcast::Sender::new(capacity), bell: Notify::new(), watchers: Watchers::default() }
+        Self {
+            events: broadcast::Sender::new(capacity),
+            bell: Notify::new(),
+            seen: AtomicI64::new(0),
+            watchers: Watchers::default(),
+        }
     }
 
     /// Says that something may have changed.
     pub(crate) fn ring(&self) {
         self.bell.notify_one();
+    }
+
+    /// Number of the last revision that this process has seen.
+    pub(crate) fn seen(&self) -> i64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    fn has_seen(&self, revision: i64) {
+        self.seen.store(revision, Ordering::Relaxed);
     }
 
     /// Every change from now on. A receiver that falls behind by more than the hub's capacity is told so.

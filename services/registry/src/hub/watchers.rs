@@ -33,6 +33,17 @@ impl Watchers {
         Registration { watchers: self, id }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().acknowledged.len()
+    }
+
+    /// How many changes up to `revision` the one furthest behind has not taken over.
+    pub(crate) fn behind(&self, revision: i64) -> i64 {
+        let connected = self.lock();
+        connected.acknowledged.values().map(|seen| revision - (*seen).max(0)).max().unwrap_or(0).max(0)
+    }
+
     /// Waits until every watcher that is connected now has taken `revision` over or has left, at most until
     /// the instant `until`. Cancel safe.
     pub(crate) async fn propagation(&self, revision: i64, until: Instant) -> Propagation {
@@ -110,6 +121,7 @@ mod tests {
         let (fast, slow) = (watchers.register(), watchers.register());
         fast.acknowledge(7);
         slow.acknowledge(6);
+        assert_eq!((watchers.count(), watchers.behind(9), watchers.behind(6)), (2, 3, 0));
         let reached = watchers.propagation(7, after(5)).await;
         assert_eq!(reached, Propagation { watchers: 2, acknowledged: 1 });
         slow.acknowledge(7);

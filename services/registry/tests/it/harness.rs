@@ -12,6 +12,7 @@ use chatfn_proto::registry::v1::{
 };
 use chatfn_registry::Config;
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, Shutdown};
+use chatfn_telemetry::EndpointArgs;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Code, Status};
 
@@ -115,6 +116,7 @@ impl Registry {
         };
         let mut config = Config::new(database, format!("http://{invoker}").parse().unwrap());
         config.watch_stall = PATIENCE;
+        config.endpoint = EndpointArgs::OFF;
         change(&mut config);
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();

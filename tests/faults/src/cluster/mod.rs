@@ -76,6 +76,7 @@ impl Cluster {
             let log = folder.join(format!("{name}.log"));
             let mut process = Process::new(name, &places.binaries.join(binary), arguments, &log);
             process.environment.push(("NO_COLOR".to_owned(), "1".to_owned()));
+            process.environment.push(("CHATFN_TELEMETRY_LISTEN".to_owned(), "off".to_owned()));
             process
         };
         let mut registry = process(

@@ -8,13 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::{channels::InProgress, transport};
-use crate::{Deadline, layers::deadline};
+use crate::{Deadline, layers::deadline, metrics::MadeCall};
 
 /// What the two bodies of a call tell each other.
 #[derive(Debug)]
@@ -26,11 +27,35 @@ pub(super) struct Call {
     request_failed: OnceLock<Status>,
     /// Ends with both bodies.
     _in_progress: InProgress,
+    counted: Option<MadeCall>,
 }
 
 impl Call {
-    pub(super) fn new(in_progress: InProgress) -> Self {
-        Self { over: CancellationToken::new(), request_failed: OnceLock::new(), _in_progress: in_progress }
+    pub(super) fn new(in_progress: InProgress, counted: Option<MadeCall>) -> Self {
+        Self {
+            over: CancellationToken::new(),
+            request_failed: OnceLock::new(),
+            _in_progress: in_progress,
+            counted,
+        }
+    }
+
+    /// Counts the failure, and gives it back.
+    pub(super) fn failed(&self, status: Status) -> Status {
+        if let Some(counted) = &self.counted {
+            counted.fail(&status);
+        }
+        status
+    }
+
+    /// Counts the end that headers or trailers tell, if they do.
+    pub(super) fn ends_with(&self, headers: &HeaderMap) {
+        let Some(counted) = &self.counted else { return };
+        match Status::from_header_map(headers) {
+            Some(status) if status.code() != Code::Ok => counted.fail(&status),
+            Some(_) => counted.end(Code::Ok),
+            None => {}
+        }
     }
 
     /// The status for an error of the connection.
@@ -129,6 +154,7 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let status = self.call.failed(status);
         self.finish();
         Poll::Ready(Some(Err(status)))
     }
@@ -148,7 +174,8 @@ impl http_body::Body for ResponseBody {
         let Some(inner) = this.inner.as_mut() else { return Poll::Ready(None) };
         match std::task::ready!(Pin::new(inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                if frame.is_trailers() {
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.call.ends_with(trailers);
                     this.status_sent = true;
                     this.finish();
                 }
@@ -185,7 +212,7 @@ mod tests {
     use super::{super::channels::Channels, *};
 
     fn body(deadline: Option<Deadline>) -> (RequestBody, Arc<Call>) {
-        let call = Arc::new(Call::new(Channels::new([()]).pick().1));
+        let call = Arc::new(Call::new(Channels::new([()]).pick().1, None));
         let message = Body::new(Full::new(Bytes::from_static(b"message")).map_err(|never| match never {}));
         (RequestBody::new(message, deadline, Arc::clone(&call)), call)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Uri, uri};
 
-use crate::{Security, SecurityConfig, TlsError, security::ClientTls};
+use crate::{CalleeMetrics, Security, SecurityConfig, TlsError, security::ClientTls};
 
 /// Settings of a [`Client`](crate::Client). Start from [`ClientConfig::new`].
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct ClientConfig {
     pub keepalive_interval: Duration,
     /// A ping must be answered by then, or the connection is given up.
     pub keepalive_timeout: Duration,
+    /// Where its calls are counted, if anywhere.
+    pub metrics: Option<CalleeMetrics>,
 }
 
 /// Why a client cannot be made.
@@ -71,6 +73,12 @@ impl ClientConfig {
         Self { tls: security.client(), ..Self::new(uri) }
     }
 
+    /// Counts its calls.
+    #[must_use]
+    pub fn counted(self, metrics: CalleeMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
     /// The defaults, for a tool: it trusts these authorities (PEM), and proves by token who calls, if at all.
     ///
     /// # Errors
@@ -105,6 +113,7 @@ impl ClientConfig {
             connections: 4,
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
+            metrics: None,
         }
     }
 

@@ -41,6 +41,7 @@ use crate::{
     Deadline, TraceParent, budget,
     context::Unbounded,
     layers::{BoxFuture, deadline},
+    metrics::CalleeMetrics,
     traceparent::TRACEPARENT,
 };
 
@@ -69,6 +70,7 @@ struct Settings {
     authorization: Option<HeaderValue>,
     default_timeout: Duration,
     min_budget: Duration,
+    metrics: Option<CalleeMetrics>,
 }
 
 /// Makes a [`Client`]. Does not connect yet, so it neither fails nor waits when the server is down.
@@ -96,6 +98,7 @@ pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
         authorization: config.authorization,
         default_timeout: config.default_timeout,
         min_budget: config.min_budget,
+        metrics: config.metrics,
     };
     Ok(Client { http, settings: Arc::new(settings) })
 }
@@ -178,21 +181,26 @@ impl Service<Request<Body>> for Client {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let counted = self.settings.metrics.as_ref().map(|metrics| metrics.begin(request.uri().path()));
         let deadline = match self.settings.prepare(&mut request) {
             Ok(deadline) => deadline,
-            Err(refused) => return Box::pin(async move { Err(refused) }),
+            Err(refused) => {
+                counted.inspect(|counted| counted.fail(&refused));
+                return Box::pin(async move { Err(refused) });
+            }
         };
         let (http, in_progress) = self.http.pick();
-        let call = Arc::new(Call::new(in_progress));
+        let call = Arc::new(Call::new(in_progress, counted));
         let over = call.over.clone().drop_guard();
         let request = request.map(|body| RequestBody::new(body, deadline, Arc::clone(&call)));
         let response = http.request(request);
         Box::pin(async move {
             let response = tokio::select! {
                 biased;
-                response = response => response.map_err(|error| call.status(&error))?,
-                Err(expired) = expiry(deadline) => return Err(expired),
+                response = response => response.map_err(|error| call.failed(call.status(&error)))?,
+                Err(expired) = expiry(deadline) => return Err(call.failed(expired)),
             };
+            call.ends_with(response.headers());
             let (parts, body) = response.into_parts();
             let status_sent = has_status(&parts.headers) || parts.status != http::StatusCode::OK;
             let body = ResponseBody::new(body, deadline, status_sent, call, over);

@@ -18,6 +18,7 @@ use super::{Answer, BoxFuture, Layered, refuse};
 use crate::{
     ApiError,
     method::{Admission, Methods},
+    metrics::{RefusedCall, ServerMetrics},
     reasons,
 };
 
@@ -35,11 +36,18 @@ pub(crate) struct AdmissionService<S> {
     permits: Permits,
     retry_after: Duration,
     methods: Arc<Methods>,
+    metrics: ServerMetrics,
 }
 
 impl<S> AdmissionService<S> {
-    pub(crate) fn new(inner: S, permits: Permits, retry_after: Duration, methods: Arc<Methods>) -> Self {
-        Self { inner, permits, retry_after, methods }
+    pub(crate) fn new(
+        inner: S,
+        permits: Permits,
+        retry_after: Duration,
+        methods: Arc<Methods>,
+        metrics: ServerMetrics,
+    ) -> Self {
+        Self { inner, permits, retry_after, methods, metrics }
     }
 
     fn busy(&self) -> ApiError {
@@ -71,6 +79,7 @@ impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
         };
         // Refusing beats queueing: a caller that waits here spends its budget on nothing.
         let Some(permit) = permit else {
+            self.metrics.refused(RefusedCall::Busy);
             let busy = self.busy();
             return Box::pin(async move { Ok(refuse(busy)) });
         };

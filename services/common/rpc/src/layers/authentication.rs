@@ -16,6 +16,7 @@ use crate::{
     ApiError, Deadline,
     body::{Cut, GuardedBody},
     method::{Methods, TimeLimit},
+    metrics::{RefusedCall, ServerMetrics},
     reasons,
     security::{Peer, Security, Tokens, access, expired},
 };
@@ -25,6 +26,7 @@ pub(crate) struct AuthenticationService<S> {
     inner: S,
     security: Security,
     methods: Arc<Methods>,
+    metrics: ServerMetrics,
 }
 
 /// Who makes a call.
@@ -35,8 +37,8 @@ struct Identified {
 }
 
 impl<S> AuthenticationService<S> {
-    pub(crate) fn new(inner: S, security: Security, methods: Arc<Methods>) -> Self {
-        Self { inner, security, methods }
+    pub(crate) fn new(inner: S, security: Security, methods: Arc<Methods>, metrics: ServerMetrics) -> Self {
+        Self { inner, security, methods, metrics }
     }
 
     fn identify(&self, request: &Request<Body>) -> Result<Identified, ApiError> {
@@ -123,7 +125,12 @@ impl<S: Layered> Service<Request<Body>> for AuthenticationService<S> {
         }
         let Identified { caller, until } = match self.identify(&request) {
             Ok(identified) => identified,
-            Err(refused) => return Box::pin(async move { Ok(refuse(refused)) }),
+            Err(refused) => {
+                let is_known = refused.code() == Code::PermissionDenied;
+                let why = if is_known { RefusedCall::PermissionDenied } else { RefusedCall::Unauthenticated };
+                self.metrics.refused(why);
+                return Box::pin(async move { Ok(refuse(refused)) });
+            }
         };
         request.extensions_mut().insert(caller);
         // It has done its work; nothing behind this layer can log it or pass it on.

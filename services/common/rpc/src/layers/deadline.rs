@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
+use tonic::{Code, body::Body};
 use tower_service::Service;
 
 use super::{Answer, BoxFuture, Layered, refuse};
@@ -18,6 +18,7 @@ use crate::{
     body::{Cut, GuardedBody},
     budget,
     method::{Methods, TimeLimit},
+    metrics::{RefusedCall, ServerMetrics},
     reasons,
     server::call_task,
 };
@@ -44,11 +45,12 @@ pub(crate) struct DeadlineRules {
 pub(crate) struct DeadlineService<S> {
     inner: S,
     rules: Arc<DeadlineRules>,
+    metrics: ServerMetrics,
 }
 
 impl<S> DeadlineService<S> {
-    pub(crate) fn new(inner: S, rules: Arc<DeadlineRules>) -> Self {
-        Self { inner, rules }
+    pub(crate) fn new(inner: S, rules: Arc<DeadlineRules>, metrics: ServerMetrics) -> Self {
+        Self { inner, rules, metrics }
     }
 }
 
@@ -122,7 +124,12 @@ impl<S: Layered> Service<Request<Body>> for DeadlineService<S> {
         let policy = self.rules.methods.get(request.uri().path());
         let deadline = match self.rules.deadline(arrived, policy.limit, request.headers()) {
             Ok(deadline) => deadline,
-            Err(refused) => return Box::pin(async move { Ok(refuse(refused)) }),
+            Err(refused) => {
+                let is_malformed = refused.code() == Code::InvalidArgument;
+                let why = if is_malformed { RefusedCall::Malformed } else { RefusedCall::BudgetTooSmall };
+                self.metrics.refused(why);
+                return Box::pin(async move { Ok(refuse(refused)) });
+            }
         };
         let stop =
             if policy.ends_on_drain { self.rules.draining.clone() } else { self.rules.cutting.clone() };

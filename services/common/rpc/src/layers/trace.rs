@@ -1,4 +1,4 @@
-//! One span per call, and one event when it is over.
+//! One span per call, and one event when it is over; and all calls, counted.
 //!
 //! Stable fields: `rpc.service`, `rpc.method`, `trace.id` on the span; `rpc.code`, `rpc.duration_ms` on the
 //! event. Calls that fail on our side are logged at `info`, all others at `debug`.
@@ -17,16 +17,20 @@ use tower_service::Service;
 use tracing::{Instrument, Span};
 
 use super::{Answer, BoxFuture, Layered};
-use crate::{TraceParent, code_name};
+use crate::{
+    TraceParent, code_name,
+    metrics::{ServedCall, ServerMetrics},
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct TraceService<S> {
     inner: S,
+    metrics: ServerMetrics,
 }
 
 impl<S> TraceService<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner }
+    pub(crate) fn new(inner: S, metrics: ServerMetrics) -> Self {
+        Self { inner, metrics }
     }
 }
 
@@ -52,7 +56,8 @@ impl<S: Layered> Service<Request<Body>> for TraceService<S> {
             trace.id = trace.trace_id()
         );
 
-        let mut ended = CallEnd { span: span.clone(), arrived, code: None };
+        let call = self.metrics.begin(request.uri().path());
+        let mut ended = CallEnd { span: span.clone(), call, arrived, code: None };
         let response = span.in_scope(|| self.inner.call(request));
         let traced = async move {
             let Ok(response) = response.await;
@@ -70,6 +75,7 @@ fn status_code(headers: &HeaderMap) -> Option<Code> {
 /// Reports the call when dropped, so that an abandoned one is reported, too.
 struct CallEnd {
     span: Span,
+    call: ServedCall,
     arrived: Instant,
     code: Option<Code>,
 }
@@ -78,7 +84,9 @@ impl Drop for CallEnd {
     fn drop(&mut self) {
         // No status was sent: the caller left first.
         let code = self.code.unwrap_or(Code::Cancelled);
-        let duration_ms = self.arrived.elapsed().as_secs_f64() * 1000.0;
+        let duration = self.arrived.elapsed();
+        self.call.end(code, duration);
+        let duration_ms = duration.as_secs_f64() * 1000.0;
         let _entered = self.span.enter();
         let name = code_name(code);
         match code {

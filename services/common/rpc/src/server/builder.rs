@@ -6,10 +6,16 @@ use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
-use super::{Health, ServeError, Server, ServerConfig, stack};
+use super::{
+    Health, ServeError, Server, ServerConfig,
+    stack::{self, Layers},
+};
+use chatfn_telemetry::Metrics;
+
 use crate::{
     Security,
     method::{MethodPolicy, Methods},
+    metrics::ServerMetrics,
     security::access::{HEALTH, REFLECTION},
 };
 
@@ -22,6 +28,7 @@ pub struct ServerBuilder {
     services: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
     methods: Methods,
+    metrics: Metrics,
 }
 
 impl ServerBuilder {
@@ -42,7 +49,15 @@ impl ServerBuilder {
             services: Vec::new(),
             descriptors: Vec::new(),
             methods,
+            metrics: Metrics::new(),
         }
+    }
+
+    /// Where the server counts; without it nobody sees.
+    #[must_use]
+    pub fn metrics(mut self, metrics: &Metrics) -> Self {
+        self.metrics = metrics.clone();
+        self
     }
 
     /// How callers prove who they are; without it they are anonymous, and come from this machine.
@@ -100,18 +115,27 @@ impl ServerBuilder {
         ));
         self.routes.add_service(self.reflection().build_v1()?);
         self.routes.add_service(self.reflection().build_v1alpha()?);
+        let services: Vec<_> = self.services.iter().copied().chain([HEALTH]).chain(REFLECTION).collect();
+        let platform = [
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        let described: Vec<_> = self.descriptors.iter().copied().chain(platform).collect();
+        let metrics = ServerMetrics::new(&self.metrics, &services, &described);
         let health = Health::new(reporter, self.services).await;
 
         let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
-        let stack = stack::compose(
-            self.routes.routes(),
-            &self.config,
-            self.security.clone(),
-            self.methods,
-            draining.clone(),
-            cutting.clone(),
-        );
-        Ok(Server { config: self.config, stack, security: self.security, health, draining, cutting })
+        let layers = Layers {
+            security: self.security.clone(),
+            methods: self.methods,
+            draining: draining.clone(),
+            cutting: cutting.clone(),
+            metrics: metrics.clone(),
+        };
+        let (stack, permits) = stack::compose(self.routes.routes(), &self.config, layers);
+        ServerMetrics::watch_permits(&self.metrics, permits);
+        Ok(Server { config: self.config, stack, security: self.security, health, draining, cutting, metrics })
     }
 
     fn reflection(&self) -> tonic_reflection::server::Builder<'static> {

@@ -25,7 +25,10 @@ use tonic::{body::Body, transport::server::TcpConnectInfo};
 use tower_service::Service;
 
 use super::{ServerConfig, call_task::CallExecutor, handshake::Handshakes, refused::Refused, stack::Stack};
-use crate::security::Peer;
+use crate::{
+    metrics::{RefusedConnection, ServerMetrics},
+    security::Peer,
+};
 
 /// Length of the HTTP/2 connection preface, the first thing that a client sends.
 const PREFACE: usize = 24;
@@ -81,6 +84,7 @@ pub(super) struct Connections {
     pub(super) handshakes: Option<Handshakes>,
     pub(super) handshake_timeout: Duration,
     pub(super) refused: Refused,
+    pub(super) metrics: ServerMetrics,
     pub(super) max_age: Duration,
     pub(super) ends: Ends,
 }
@@ -105,8 +109,12 @@ impl Connections {
         };
         match shaken {
             Ok(Ok((stream, identity))) => self.speak(stream, info, identity, spoken_by).await,
-            Ok(Err(error)) => self.refused.report(peer, format_args!("the TLS handshake failed: {error}")),
+            Ok(Err(error)) => {
+                self.metrics.connection_refused(RefusedConnection::HandshakeFailed);
+                self.refused.report(peer, format_args!("the TLS handshake failed: {error}"));
+            }
             Err(_) => {
+                self.metrics.connection_refused(RefusedConnection::HandshakeLate);
                 let within = self.handshake_timeout;
                 self.refused.report(peer, format_args!("no TLS handshake within {within:?}"));
             }
@@ -121,7 +129,7 @@ impl Connections {
         identity: Peer,
         spoken_by: Instant,
     ) {
-        let Self { http2, stack, handshake_timeout, max_age, ends, .. } = self;
+        let Self { http2, stack, handshake_timeout, max_age, ends, metrics, .. } = self;
         let peer = info.remote_addr;
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
@@ -169,6 +177,7 @@ impl Connections {
                     handshake_over = true;
                     // Keepalive starts after the preface; until then this is all that ends a silent peer.
                     if !has_spoken() {
+                        metrics.connection_refused(RefusedConnection::Silent);
                         tracing::debug!(net.peer = ?peer, "closed: no HTTP/2 preface within {handshake_timeout:?}");
                         return;
                     }

@@ -1,6 +1,9 @@
 //! The gRPC health of a server.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -10,11 +13,12 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 pub struct Health {
     reporter: HealthReporter,
     services: Arc<[&'static str]>,
+    is_ready: Arc<AtomicBool>,
 }
 
 impl Health {
     pub(super) async fn new(reporter: HealthReporter, services: Vec<&'static str>) -> Self {
-        let health = Self { reporter, services: services.into() };
+        let health = Self { reporter, services: services.into(), is_ready: Arc::default() };
         // tonic-health starts the server as a whole as SERVING.
         health.set_not_ready().await;
         health
@@ -22,12 +26,19 @@ impl Health {
 
     /// From now on SERVING: call it when everything that calls need is there.
     pub async fn set_ready(&self) {
+        self.is_ready.store(true, Ordering::Relaxed);
         self.set(ServingStatus::Serving).await;
     }
 
     /// From now on NOT_SERVING: calls are still answered, but load balancers should send none.
     pub async fn set_not_ready(&self) {
+        self.is_ready.store(false, Ordering::Relaxed);
         self.set(ServingStatus::NotServing).await;
+    }
+
+    /// Whether it says SERVING.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     async fn set(&self, status: ServingStatus) {

@@ -15,7 +15,10 @@ use super::{
     require_loopback,
     stack::Stack,
 };
-use crate::Security;
+use crate::{
+    Security,
+    metrics::{RefusedConnection, ServerMetrics},
+};
 
 /// At the drain's limit: time for the calls that are cut to tell their callers so.
 pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
@@ -65,6 +68,7 @@ pub struct Server {
     pub(super) health: Health,
     pub(super) draining: CancellationToken,
     pub(super) cutting: CancellationToken,
+    pub(super) metrics: ServerMetrics,
 }
 
 impl Server {
@@ -146,6 +150,7 @@ impl Server {
             handshakes: self.security.tls.clone().map(Handshakes::new),
             handshake_timeout: self.config.handshake_timeout,
             refused: Refused::default(),
+            metrics: self.metrics.clone(),
             max_age: self.config.max_connection_age,
             ends: ends.clone(),
         };
@@ -160,13 +165,15 @@ impl Server {
                 }
             };
             let Some(slot) = peers.admit(peer.ip()) else {
+                self.metrics.connection_refused(RefusedConnection::TooMany);
                 connections.refused.report(peer, "there are too many connections");
                 continue;
             };
             let connection = connections.clone().serve(stream, peer);
+            let open = self.metrics.connected();
             tasks.spawn(async move {
                 connection.await;
-                drop(slot);
+                drop((slot, open));
             });
         }
     }

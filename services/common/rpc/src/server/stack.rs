@@ -19,12 +19,22 @@ use crate::{
         trace::TraceService,
     },
     method::Methods,
+    metrics::ServerMetrics,
 };
 
 /// One in so many permits is kept for those who look into an overload, on top of all others.
 const RESERVE: usize = 8;
 
 pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// What the layers need besides the settings.
+pub(super) struct Layers {
+    pub(super) security: Security,
+    pub(super) methods: Methods,
+    pub(super) draining: CancellationToken,
+    pub(super) cutting: CancellationToken,
+    pub(super) metrics: ServerMetrics,
+}
 
 /// Wraps the routes, innermost first; read it upwards for the order in which a call passes:
 ///
@@ -33,19 +43,24 @@ pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 /// 3. deadline, so that its clock starts before the call waits for anything;
 /// 4. admission, so that a doomed call takes no permit;
 /// 5. authentication, so that what it costs is bounded, too.
+///
+/// Gives the permits, too: of calls, of the reserve and of open streams, with how many there are.
 pub(super) fn compose(
     routes: Routes,
     config: &ServerConfig,
-    security: Security,
-    methods: Methods,
-    draining: CancellationToken,
-    cutting: CancellationToken,
-) -> Stack {
+    layers: Layers,
+) -> (Stack, [(Arc<Semaphore>, usize); 3]) {
+    let Layers { security, methods, draining, cutting, metrics } = layers;
     let methods = Arc::new(methods);
     let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
     let set = |count| Arc::new(Semaphore::new(count));
     let permits =
         Permits { calls: set(limit), reserve: set(limit.div_ceil(RESERVE)), open_streams: set(limit) };
+    let watched = [
+        (Arc::clone(&permits.calls), limit),
+        (Arc::clone(&permits.reserve), limit.div_ceil(RESERVE)),
+        (Arc::clone(&permits.open_streams), limit),
+    ];
     let rules = Arc::new(DeadlineRules {
         default: config.default_timeout,
         max: config.max_timeout,
@@ -54,10 +69,10 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = AuthenticationService::new(routes.prepare(), security, Arc::clone(&methods));
-    let stack = AdmissionService::new(stack, permits, config.retry_after, methods);
-    let stack = DeadlineService::new(stack, rules);
+    let stack = AuthenticationService::new(routes.prepare(), security, Arc::clone(&methods), metrics.clone());
+    let stack = AdmissionService::new(stack, permits, config.retry_after, methods, metrics.clone());
+    let stack = DeadlineService::new(stack, rules, metrics.clone());
     let stack = CatchPanicService::new(stack);
-    let stack = TraceService::new(stack);
-    BoxCloneSyncService::new(stack)
+    let stack = TraceService::new(stack, metrics);
+    (BoxCloneSyncService::new(stack), watched)
 }

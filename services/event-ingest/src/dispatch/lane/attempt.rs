@@ -15,7 +15,7 @@ use super::{
     },
     event::{LaneEvent, passed},
 };
-use crate::{failpoint, lanes::Lease};
+use crate::{failpoint, lanes::Lease, metrics::IngestMetrics};
 
 /// An attempt that is to be made.
 pub(super) struct Attempt {
@@ -52,6 +52,7 @@ impl Attempt {
         lease: Lease,
         durable: oneshot::Receiver<()>,
         permit: Permit,
+        metrics: IngestMetrics,
     ) -> Done {
         let Self { event, deployment, number, budget, limit } = self;
         if durable.await.is_err() {
@@ -66,6 +67,10 @@ impl Attempt {
             deadline = deadline.min(Deadline::at(at));
         }
         failpoint::edge("attempt.counted");
+        let _running = metrics.running();
+        if let Some(accepted) = event.accepted.filter(|_| number == 1) {
+            metrics.started(accepted.elapsed());
+        }
         let end = invoker.invoke(&event.event, &deployment, number, deadline).await;
         failpoint::edge("attempt.made");
         match &end {

@@ -21,6 +21,8 @@ pub(super) struct LaneEvent {
     pub(super) deliver_at: Option<Instant>,
     /// When the store was asked for it.
     asked: Instant,
+    /// When it was accepted, by this process' clock; `None` since an operator took it up again.
+    pub(super) accepted: Option<Instant>,
     /// See [`Head`].
     pub(super) refusals: u32,
     /// See [`Head`].
@@ -55,6 +57,7 @@ impl LaneEvent {
             conversation: Arc::new((event.account.clone(), event.conversation_id.clone())),
             deliver_at: event.deliver_within.map(|left| Deadline::from_start(asked, left).instant()),
             asked,
+            accepted: event.age.and_then(|age| asked.checked_sub(age)),
             refusals: 0,
             denials: event.is_denied.into(),
             event,

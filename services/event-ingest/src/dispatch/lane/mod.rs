@@ -36,7 +36,11 @@ use super::{
     journal::Journal,
     queue::LaneQueue,
 };
-use crate::{failpoint, lanes::Lease};
+use crate::{
+    failpoint,
+    lanes::Lease,
+    metrics::{IngestMetrics, LaneTold},
+};
 
 /// What all lanes of a process share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) heads: Heads,
     pub(crate) interventions: Interventions,
+    pub(crate) metrics: IngestMetrics,
 }
 
 /// How a lane's life ended.
@@ -64,7 +69,10 @@ pub(crate) enum Ended {
 /// then cuts them off at once.
 pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: CancellationToken) -> Ended {
     let lost = lease.clone();
+    let told = shared.metrics.lanes().begin(lease.lane());
     let lane = Lane {
+        told,
+        behind_since: None,
         shared,
         lease,
         queue: LaneQueue::new(cursor, read::PLACES),
@@ -82,6 +90,10 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
 }
 
 struct Lane {
+    /// What it tells of itself.
+    told: LaneTold,
+    /// Since when there have been events that it has not read, with none in memory that could start.
+    behind_since: Option<Instant>,
     shared: Shared,
     lease: Lease,
     queue: LaneQueue<LaneEvent>,
@@ -147,6 +159,7 @@ impl Lane {
                     is_asking = true;
                 }
             }
+            self.tell(*head.borrow());
             // A due conversation is looked for above, once there is room and nothing else is being loaded.
             // While draining it would be due over and over again.
             let may_load = !is_loading && !drain.is_cancelled() && self.has_room();
@@ -196,5 +209,15 @@ impl Lane {
         }
         self.shared.journal.flush(&self.lease, self.queue.cursor()).await;
         failpoint::edge("lane.flushed");
+    }
+
+    /// Tells how the lane is, where `head` is the next sequence number that is free.
+    fn tell(&mut self, head: i64) {
+        let may_start = self.pending.iter().chain(self.queue.next_in_turn());
+        let oldest = may_start.filter(|event| event.event.attempts == 0).find_map(|event| event.accepted);
+        let is_behind = oldest.is_none() && head - 1 > self.queue.read_to();
+        self.behind_since = if is_behind { self.behind_since.or_else(|| Some(Instant::now())) } else { None };
+        let [all, waiting, halted] = self.queue.conversation_counts();
+        self.told.tell(oldest.or(self.behind_since), all, waiting, halted);
     }
 }

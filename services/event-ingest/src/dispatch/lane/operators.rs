@@ -12,6 +12,7 @@ use super::{
     super::{journal::Record, queue::ConversationKey},
     Lane,
 };
+use crate::metrics::Intervened;
 use crate::store::interventions::{self, Action, Asked};
 
 /// Interventions that are done together.
@@ -63,6 +64,11 @@ impl Lane {
                         Action::Resume => self.queue.resume(&conversation, sequence),
                         Action::Skip => {}
                     }
+                    self.shared.metrics.intervened(match action {
+                        Action::Replay => Intervened::Replay,
+                        Action::Resume => Intervened::Resume,
+                        Action::Skip => Intervened::Skip,
+                    });
                 }
                 None
             }

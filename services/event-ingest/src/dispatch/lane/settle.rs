@@ -21,7 +21,11 @@ use super::{
     attempt::{self, Attempt, Done, End},
     event::{LaneEvent, left, passed},
 };
-use crate::{failpoint, store::journal::ParkKind};
+use crate::{
+    failpoint,
+    metrics::{Attempted, reported},
+    store::journal::ParkKind,
+};
 
 /// Events that wait for leave to run.
 const PENDING: usize = 32;
@@ -70,6 +74,7 @@ impl Lane {
         }
         if event.denials > 0 {
             if !self.shared.budgets.pay(&event.function()) {
+                self.shared.metrics.retry(true);
                 let denials = event.denials.saturating_add(1);
                 let pause = denial_pause(denials, rand::random());
                 let pause = left(limit).map_or(pause, |(left, _)| pause.min(left));
@@ -98,7 +103,13 @@ impl Lane {
         self.record(event.event.sequence, start).await;
         let limit = event.time_limit(&deployment.settings.retry);
         let attempt = Attempt { event, deployment, number, budget, limit };
-        let run = attempt.run(self.shared.invoker.clone(), self.lease.clone(), is_durable, permit);
+        let run = attempt.run(
+            self.shared.invoker.clone(),
+            self.lease.clone(),
+            is_durable,
+            permit,
+            self.shared.metrics.clone(),
+        );
         Some(run.boxed())
     }
 
@@ -107,18 +118,26 @@ impl Lane {
         match end {
             End::Called(CallEnd::Ended(end)) => self.conclude(&event, &deployment, number, end).await,
             End::Called(CallEnd::Refused { retry_after, .. }) => {
+                self.shared.metrics.attempted(Attempted::NotTaken);
                 let pause = refusal_pause(event.refusals, rand::random());
                 let pause = retry_after.map_or(pause, |asked| pause.max(asked.min(LONGEST_ASKED_PAUSE)));
                 let head = Head { refusals: event.refusals + 1, ..event.head(number - 1) };
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
                 self.record(event.event.sequence, Record::Void { number }).await;
             }
-            End::Late(limit) => self.expire(&event, Some(number), limit).await,
+            End::Late(limit) => {
+                self.shared.metrics.attempted(Attempted::Late);
+                self.expire(&event, Some(number), limit).await;
+            }
         }
     }
 
     /// Records an attempt and what follows from it.
     async fn conclude(&mut self, event: &LaneEvent, deployment: &Deployment, number: u32, end: AttemptEnd) {
+        self.shared.metrics.attempted(match &end {
+            AttemptEnd::Reported(report) => reported(report),
+            AttemptEnd::Unknown { .. } => Attempted::Unknown,
+        });
         let policy = &deployment.settings.retry;
         let (now, time_left) = (event.attempts_now(number), left(event.time_limit(policy)));
         let next = after_attempt(now, &end, policy, time_left, rand::random());
@@ -141,6 +160,7 @@ impl Lane {
             }
             Next::Retry { pause, is_charged } => {
                 let is_denied = is_charged && !self.shared.budgets.pay(&function);
+                self.shared.metrics.retry(is_denied);
                 let (pause, why) = if is_denied {
                     let pause = pause.max(denial_pause(1, rand::random()));
                     (time_left.map_or(pause, |(left, _)| pause.min(left)), retry_budget_spent())

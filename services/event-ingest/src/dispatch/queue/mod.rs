@@ -316,6 +316,16 @@ impl<E: Queued> LaneQueue<E> {
         self.bytes_in_memory
     }
 
+    /// The event that [`LaneQueue::next_ready`] would take.
+    pub(crate) fn next_in_turn(&self) -> Option<&E> {
+        self.conversations.get(self.ready.front()?)?.queue.front()
+    }
+
+    /// How many conversations there are, how many of them wait for another attempt, and how many are halted.
+    pub(crate) fn conversation_counts(&self) -> [usize; 3] {
+        [self.conversations.len(), self.waiting.len(), self.halted]
+    }
+
     /// Conversations that take a place.
     #[cfg(test)]
     fn conversations(&self) -> usize {

@@ -15,7 +15,7 @@ use chatfn_proto::{
 };
 use chatfn_rpc::{ApiError, RequestExt as _, Service, reasons};
 use sqlx::PgPool;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::{
     answers::{Answers, Teller, answers},
@@ -23,7 +23,9 @@ use self::{
 };
 use crate::{
     catalogue::Catalogue,
+    error::RegistryError,
     hub::{Hub, Watchers},
+    metrics::{RegistryMetrics, WatchEnd},
 };
 
 /// Longest wait for the first message.
@@ -38,6 +40,7 @@ pub(crate) struct WatchHandler {
     pub(crate) hub: Arc<Hub>,
     /// Longest time for which a watcher may read nothing of what waits for it.
     pub(crate) stall: Duration,
+    pub(crate) metrics: RegistryMetrics,
 }
 
 #[tonic::async_trait]
@@ -79,11 +82,23 @@ impl WatchHandler {
             include_source: start.include_source,
             teller: &teller,
         };
-        let end = tokio::select! {
-            () = teller.is_hung_up() => Ok(()),
-            end = read_acks(requests, &self.hub.watchers) => end,
-            end = feed.run(&start.resume_token) => end.map_err(Status::from),
+        let (end, why) = tokio::select! {
+            () = teller.is_hung_up() => (Ok(()), WatchEnd::Left),
+            end = read_acks(requests, &self.hub.watchers) => {
+                let is_wrong = end.as_ref().is_err_and(|status| status.code() == Code::InvalidArgument);
+                (end, if is_wrong { WatchEnd::Failed } else { WatchEnd::Left })
+            }
+            end = feed.run(&start.resume_token) => {
+                let why = match &end {
+                    Ok(()) => WatchEnd::Left,
+                    Err(RegistryError::WatcherTooSlow) => WatchEnd::TooSlow,
+                    Err(RegistryError::RevisionWentBack) => WatchEnd::WentBack,
+                    Err(_) => WatchEnd::Failed,
+                };
+                (end.map_err(Status::from), why)
+            }
         };
+        self.metrics.watch_ended(why);
         match end {
             Ok(()) => tracing::info!(watcher = start.watcher, "a watcher has left"),
             Err(status) => {

@@ -72,7 +72,7 @@ impl TelemetryArgs {
 ///
 /// # Errors
 /// The filter is not valid, or logging is set up already.
-pub fn init_telemetry(args: &TelemetryArgs) -> Result<(), TelemetryError> {
+pub fn init(args: &TelemetryArgs) -> Result<(), TelemetryError> {
     let filter = args.filter()?;
     let terminal = std::io::stderr().is_terminal();
     let human = match args.log_format {
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_wrong_filter_is_explained() {
         let args = TelemetryArgs { log_filter: "chatfn=loud".to_owned(), ..TelemetryArgs::default() };
-        let error = init_telemetry(&args).expect_err("loud is no level");
+        let error = init(&args).expect_err("loud is no level");
         assert!(error.to_string().contains("chatfn=loud"), "{error}");
     }
 }
