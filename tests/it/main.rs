@@ -13,6 +13,7 @@ mod rolling;
 mod snapshot;
 mod surface;
 mod templates;
+mod traces;
 mod uniqueness;
 mod upgrade;
 mod walkthrough;

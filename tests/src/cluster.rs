@@ -90,7 +90,15 @@ pub(crate) fn services(
         if let Some(identities) = identities {
             arguments.extend(identities.flags(name));
         }
-        Service { name, address, metrics, arguments, variables: Vec::new(), process: None, call: call.clone() }
+        Service {
+            name,
+            address,
+            metrics,
+            arguments,
+            variables: Vec::new(),
+            process: None,
+            call: call.clone(),
+        }
     };
     [
         service("registry", registry, registry_metrics, &[("database-url", &url), ("invoker", &invoker_url)]),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use chatfn_deployments::SnapshotArgs;
 use chatfn_pg::PoolConfig;
 use chatfn_rpc::{MAX_MESSAGE_BYTES, SecurityConfig, ServerConfig, parse_duration};
-use chatfn_telemetry::EndpointArgs;
+use chatfn_telemetry::{EndpointArgs, FLUSH_LIMIT, TracesArgs};
 use http::Uri;
 
 use crate::quota::QuotaConfig;
@@ -86,6 +86,10 @@ pub struct Config {
     /// Metrics and liveness over HTTP.
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// Settings of the committers.
@@ -199,7 +203,7 @@ impl Default for DispatchConfig {
 }
 
 /// Settings that do not fit together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// Leases this short are lost by every hiccup.
     #[error("--lease-ttl ({0:?}) must be from 200ms to 5m")]
@@ -225,6 +229,9 @@ pub enum ConfigError {
     /// Streams that end before they are of use.
     #[error("--{0} must be greater than zero")]
     Zero(&'static str),
+    /// Traces.
+    #[error(transparent)]
+    Traces(#[from] chatfn_telemetry::TracesConfigError),
     /// The gRPC settings contradict one another.
     #[error(transparent)]
     Rpc(#[from] chatfn_rpc::ConfigError),
@@ -249,6 +256,7 @@ impl Config {
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
             endpoint: EndpointArgs::default(),
+            traces: TracesArgs::default(),
         }
     }
 
@@ -256,7 +264,7 @@ impl Config {
     pub fn longest_shutdown(&self) -> Duration {
         // Committers, lanes and the journal, one after the other.
         let tasks = 3 * crate::FLUSH_GRACE + self.dispatch.drain_runs;
-        self.rpc.longest_drain() + tasks + crate::CLOSE_GRACE
+        self.rpc.longest_drain() + tasks + crate::CLOSE_GRACE + FLUSH_LIMIT
     }
 
     /// Checks that the settings fit together.
@@ -289,6 +297,7 @@ impl Config {
                 return Err(ConfigError::Zero(setting));
             }
         }
+        self.traces.validate()?;
         Ok(self.rpc.validate()?)
     }
 }

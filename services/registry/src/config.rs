@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use chatfn_pg::PoolConfig;
 use chatfn_rpc::{SecurityConfig, ServerConfig, parse_duration};
-use chatfn_telemetry::EndpointArgs;
+use chatfn_telemetry::{EndpointArgs, FLUSH_LIMIT, TracesArgs};
 use http::Uri;
 use secrecy::SecretString;
 
@@ -99,6 +99,10 @@ pub struct Config {
     /// Metrics and liveness over HTTP.
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// Where the keys of secrets are, and who may read their values. Without keys there are no secrets.
@@ -143,7 +147,7 @@ impl Config {
     /// The longest that a shutdown takes; a container's termination grace must be longer.
     pub fn longest_shutdown(&self) -> Duration {
         // Background tasks, then connections.
-        self.rpc.longest_drain() + 2 * crate::GRACE
+        self.rpc.longest_drain() + 2 * crate::GRACE + FLUSH_LIMIT
     }
 
     /// The defaults of the command line, for a database and an invoker.
@@ -162,6 +166,7 @@ impl Config {
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
             endpoint: EndpointArgs::default(),
+            traces: TracesArgs::default(),
         }
     }
 }

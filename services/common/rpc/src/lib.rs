@@ -37,9 +37,9 @@ mod metrics;
 mod security;
 mod server;
 mod status;
-mod traceparent;
 
 pub use chatfn_domain::caller::{Caller, Role, Service};
+pub use chatfn_telemetry::TraceParent;
 pub use client::{Client, ClientConfig, ClientConfigError, RetryClass, classify, connect};
 pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};
@@ -56,7 +56,6 @@ pub use server::{
     reset_token,
 };
 pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name, reasons};
-pub use traceparent::TraceParent;
 
 /// Largest message that chatfn sends or accepts: 4 MiB, tonic's own default for decoding.
 ///

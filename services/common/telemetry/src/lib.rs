@@ -35,4 +35,7 @@ pub use metric::{Kind, Metric, buckets};
 pub use process::METRICS;
 pub use reference::reference;
 pub use registry::Metrics;
-pub use traces::{InvalidTraceParent, Span, TRACEPARENT, TraceParent, Traces, TracesArgs, TracesError, Work};
+pub use traces::{
+    FLUSH_LIMIT, InvalidTraceParent, Span, TRACEPARENT, TraceParent, Traces, TracesArgs, TracesConfigError,
+    TracesError, Work,
+};

@@ -30,15 +30,23 @@ pub struct TracesArgs {
     pub trace_ratio: f64,
 }
 
-/// Why spans cannot be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum TracesError {
+/// Settings of traces that are wrong.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TracesConfigError {
     /// It is no share.
     #[error("--trace-ratio ({0}) must be from 0 to 1")]
     Ratio(f64),
     /// It is not where a collector can be.
     #[error("--otlp-endpoint ({0}) must be http:// or https://, a host and a port, and nothing else")]
     Endpoint(Uri),
+}
+
+/// Why spans cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TracesError {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] TracesConfigError),
     /// The exporter cannot be made.
     #[error("cannot send spans to --otlp-endpoint")]
     Exporter(#[from] ExporterBuildError),
@@ -55,12 +63,12 @@ impl TracesArgs {
     ///
     /// # Errors
     /// The first that is wrong.
-    pub fn validate(&self) -> Result<(), TracesError> {
+    pub fn validate(&self) -> Result<(), TracesConfigError> {
         if !(0.0..=1.0).contains(&self.trace_ratio) {
-            return Err(TracesError::Ratio(self.trace_ratio));
+            return Err(TracesConfigError::Ratio(self.trace_ratio));
         }
         match &self.otlp_endpoint {
-            Some(uri) if !is_origin(uri) => Err(TracesError::Endpoint(uri.clone())),
+            Some(uri) if !is_origin(uri) => Err(TracesConfigError::Endpoint(uri.clone())),
             _ => Ok(()),
         }
     }

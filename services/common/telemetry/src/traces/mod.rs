@@ -16,12 +16,12 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
-pub use args::{TracesArgs, TracesError};
+pub use args::{TracesArgs, TracesConfigError, TracesError};
 pub use parent::{InvalidTraceParent, TRACEPARENT, TraceParent};
 pub use span::{Span, Work};
 
 /// How long what was recorded last may take to reach the collector, at the end of a service.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where spans are recorded, if anywhere. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -42,12 +42,7 @@ impl Traces {
     /// Begins a part of the work for `parent`, or of something that begins here. It ends when it is dropped.
     ///
     /// Without a collector, and in a trace that is not recorded, this is as good as free: nothing is allocated.
-    pub fn begin(
-        &self,
-        work: Work,
-        name: impl Into<Cow<'static, str>>,
-        parent: Option<TraceParent>,
-    ) -> Span {
+    pub fn begin(&self, work: Work, name: impl Into<Cow<'static, str>>, parent: Option<TraceParent>) -> Span {
         let Some(recorder) = &self.0 else { return Span::unrecorded(parent) };
         if parent.is_some_and(|parent| !parent.is_sampled()) {
             return Span::unrecorded(parent);
