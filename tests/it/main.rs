@@ -15,6 +15,7 @@ mod settings;
 mod snapshot;
 mod surface;
 mod templates;
+mod traces;
 mod uniqueness;
 mod upgrade;
 mod walkthrough;

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod cluster;
+pub mod collector;
 pub mod fleet;
 pub mod identities;
 pub mod scrape;

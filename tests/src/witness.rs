@@ -29,6 +29,8 @@ pub struct Call {
     pub body: String,
     /// `Idempotency-Key`.
     pub idempotency_key: Option<String>,
+    /// `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// The server. It ends when it is dropped.
@@ -108,12 +110,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let idempotency_key =
-        request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
+    let header = |name| request.headers().get(name).and_then(|it| it.to_str().ok()).map(str::to_owned);
+    let (idempotency_key, traceparent) = (header("idempotency-key"), header("traceparent"));
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let body = String::from_utf8_lossy(&body).into_owned();
     let gated = path.starts_with("/gate");
-    shared.calls.lock().unwrap().push(Call { path, body, idempotency_key });
+    shared.calls.lock().unwrap().push(Call { path, body, idempotency_key, traceparent });
     shared.seen.send_modify(|seen| *seen += 1);
     if gated {
         // Dropped in the middle when the caller closes its connection.

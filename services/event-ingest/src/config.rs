@@ -9,7 +9,7 @@ use chatfn_rpc::{
     parse_duration,
 };
 use chatfn_settings::Problems;
-use chatfn_telemetry::EndpointArgs;
+use chatfn_telemetry::{EndpointArgs, FLUSH_LIMIT, TracesArgs};
 use http::Uri;
 
 use crate::quota::QuotaConfig;
@@ -90,6 +90,10 @@ pub struct Config {
     /// Metrics and liveness over HTTP.
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// Settings of the committers.
@@ -203,7 +207,7 @@ impl Default for DispatchConfig {
 }
 
 /// Settings that do not fit together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// Leases this short are lost by every hiccup.
     #[error("--lease-ttl ({0:?}) must be from 200ms to 5m")]
@@ -229,6 +233,9 @@ pub enum ConfigError {
     /// Streams that end before they are of use.
     #[error("--{0} must be greater than zero")]
     Zero(&'static str),
+    /// Traces.
+    #[error(transparent)]
+    Traces(#[from] chatfn_telemetry::TracesConfigError),
     /// The gRPC settings contradict one another.
     #[error(transparent)]
     Rpc(#[from] chatfn_rpc::ConfigError),
@@ -253,6 +260,7 @@ impl Config {
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
             endpoint: EndpointArgs::default(),
+            traces: TracesArgs::default(),
         }
     }
 
@@ -260,7 +268,7 @@ impl Config {
     pub fn longest_shutdown(&self) -> Duration {
         // Committers, lanes and the journal, one after the other.
         let tasks = 3 * crate::FLUSH_GRACE + self.dispatch.drain_runs;
-        self.rpc.longest_drain() + tasks + crate::CLOSE_GRACE
+        self.rpc.longest_drain() + tasks + crate::CLOSE_GRACE + FLUSH_LIMIT
     }
 
     /// Checks that the settings fit together.
@@ -280,6 +288,7 @@ impl Config {
         self.snapshot.check(crate::WATCHER, crate::WATCHES_SOURCE, problems);
         problems.check(self.quotas.load());
         Security::check(&self.security, Service::EventIngest, problems);
+        problems.check_flag("telemetry-listen", self.endpoint.validate());
         problems.add_all(self.problems());
     }
 
@@ -311,6 +320,7 @@ impl Config {
                 problems.push(ConfigError::Zero(setting));
             }
         }
+        problems.extend(self.traces.validate().err().map(ConfigError::Traces));
         problems.extend(self.rpc.problems().into_iter().map(ConfigError::Rpc));
         problems
     }

@@ -175,6 +175,7 @@ async fn serve(
     config.validate()?;
     let metrics = IngestMetrics::new(endpoint.metrics());
     deployments.observe(endpoint.metrics());
+    let traces = config.traces.start("event-ingest", env!("CARGO_PKG_VERSION"))?;
     let quotas = Quotas::new(config.quotas.load()?);
     let invoker = ClientConfig::secured(config.invoker.clone(), &security).counted(clients.of("invoker"));
     let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
@@ -196,7 +197,7 @@ async fn serve(
     let shared = Shared {
         pool: pools.read.clone(),
         deployments: deployments.clone(),
-        invoker: Invoker::new(invoker),
+        invoker: Invoker::new(invoker, traces.clone()),
         gate: Gate::new(config.dispatch.max_runs),
         budgets: RetryBudgets::default(),
         journal: Journal::spawn(
@@ -243,6 +244,7 @@ async fn serve(
     let server = Server::builder(config.rpc)
         .metrics(endpoint.metrics())
         .security(security)
+        .traces(traces.clone())
         .service(
             EventIngestServiceServer::new(publish)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -281,6 +283,7 @@ async fn serve(
     let drained = lane_tasks.stop(grace + FLUSH_GRACE).await;
     let recorded = journal_tasks.stop(FLUSH_GRACE).await;
     pools.close().await;
+    traces.finish().await;
     committed.and(drained).and(recorded)?;
     Ok(())
 }

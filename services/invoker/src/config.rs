@@ -7,7 +7,7 @@ use chatfn_domain::settings::MAX_MEMORY_MIB;
 use chatfn_engine::EngineConfig;
 use chatfn_rpc::{ClientConfig, Security, SecurityConfig, ServerConfig, Service, check_listen};
 use chatfn_settings::Problems;
-use chatfn_telemetry::{EndpointArgs, TelemetryArgs};
+use chatfn_telemetry::{EndpointArgs, FLUSH_LIMIT, TelemetryArgs, TracesArgs, TracesConfigError};
 use clap::Parser;
 use http::Uri;
 
@@ -91,13 +91,17 @@ pub struct Config {
     #[command(flatten, next_help_heading = "Metrics")]
     pub endpoint: EndpointArgs,
 
+    /// Traces.
+    #[command(flatten, next_help_heading = "Traces")]
+    pub traces: TracesArgs,
+
     /// Logs.
     #[command(flatten, next_help_heading = "Logs")]
     pub telemetry: TelemetryArgs,
 }
 
 /// Settings that contradict one another.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// Calls would be refused before the limit of runs is met.
     #[error("--max-runs ({max_runs}) must not exceed --rpc-max-calls ({max_calls}): every run is a call")]
@@ -124,6 +128,9 @@ pub enum ConfigError {
     /// Every outbound call would fail.
     #[error("--{0} must be greater than zero")]
     Zero(&'static str),
+    /// Traces.
+    #[error(transparent)]
+    Traces(#[from] TracesConfigError),
 }
 
 impl Config {
@@ -147,12 +154,14 @@ impl Config {
         Security::check(&self.security, Service::Invoker, problems);
         problems.add_all(self.problems());
         problems.add_all(self.rpc.problems());
+        problems.check_flag("telemetry-listen", self.endpoint.validate());
         problems.check_flag("log-filter", self.telemetry.validate());
     }
 
     /// All that contradicts.
     fn problems(&self) -> Vec<ConfigError> {
         let mut problems = Vec::new();
+        problems.extend(self.traces.validate().err().map(ConfigError::Traces));
         if self.max_runs as usize > self.rpc.max_calls {
             problems.push(ConfigError::Runs { max_runs: self.max_runs, max_calls: self.rpc.max_calls });
         }
@@ -175,7 +184,7 @@ impl Config {
 
     /// The longest that a shutdown takes; a container's termination grace must be longer.
     pub fn longest_shutdown(&self) -> Duration {
-        self.rpc.longest_drain() + crate::TASK_GRACE
+        self.rpc.longest_drain() + crate::TASK_GRACE + FLUSH_LIMIT
     }
 
     /// Settings of the engine: a sandbox for every run, for every run that another one waits for, and for every

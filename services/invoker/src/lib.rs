@@ -146,6 +146,8 @@ async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    // Before the seal, like all that has to be reached.
+    let traces = config.traces.start("invoker", env!("CARGO_PKG_VERSION"))?;
     let engine = start_engine(&config).await?;
     let resolver = match &config.egress.name_servers[..] {
         [] => SystemResolver::new(),
@@ -173,6 +175,7 @@ async fn serve(
         egress: Arc::new(egress),
         secrets: Secrets::new(registry.clone()),
         children: Children::new(deployments.clone(), functions.clone(), config.max_children),
+        traces: traces.clone(),
         services: config.lp_base_url.clone(),
         metrics: metrics.clone(),
     };
@@ -198,6 +201,7 @@ async fn serve(
     let server = Server::builder(config.rpc)
         .metrics(endpoint.metrics())
         .security(security)
+        .traces(traces.clone())
         .service(
             InvokerServiceServer::new(handlers)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -220,8 +224,9 @@ async fn serve(
         served = server.serve(listener, shutdown.soft()) => { served?; }
         () = shutdown.hard().cancelled_owned() => {}
     }
-    tasks.stop(TASK_GRACE).await?;
-    Ok(())
+    let stopped = tasks.stop(TASK_GRACE).await;
+    traces.finish().await;
+    Ok(stopped?)
 }
 
 /// Compiles the engine into the cache folder, unless it is there already, and says so on standard output.

@@ -6,6 +6,7 @@ use chatfn_deployments::Deployment;
 use chatfn_engine::{Call, Engine, RunError};
 use chatfn_proto::invoker::v1::RunReport;
 use chatfn_rpc::{Deadline, TraceParent};
+use chatfn_telemetry::Traces;
 
 use crate::{
     children::{Children, Family},
@@ -28,6 +29,8 @@ pub(crate) struct Runner {
     pub(crate) egress: Arc<Egress>,
     pub(crate) secrets: Secrets,
     pub(crate) children: Children,
+    /// Where outbound calls are recorded.
+    pub(crate) traces: Traces,
     /// Where the chat platform's services are, if the operator has said so.
     pub(crate) services: Option<ServiceUrl>,
     pub(crate) metrics: InvokerMetrics,
@@ -66,6 +69,7 @@ impl Runner {
         let egress = self.egress.run(RunScope {
             deployment: Arc::clone(&deployment),
             event_key: event.key,
+            traces: self.traces.clone(),
             trace,
             deadline: deadline.instant(),
         });

@@ -7,7 +7,7 @@ use chatfn_rpc::{
     ClientConfig, Security, SecurityConfig, ServerConfig, Service, check_listen, parse_duration,
 };
 use chatfn_settings::Problems;
-use chatfn_telemetry::EndpointArgs;
+use chatfn_telemetry::{EndpointArgs, FLUSH_LIMIT, TracesArgs};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -107,6 +107,10 @@ pub struct Config {
     /// Metrics and liveness over HTTP.
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// Where the keys of secrets are, and who may read their values. Without keys there are no secrets.
@@ -162,7 +166,7 @@ impl Config {
     /// The longest that a shutdown takes; a container's termination grace must be longer.
     pub fn longest_shutdown(&self) -> Duration {
         // Background tasks, then connections.
-        self.rpc.longest_drain() + 2 * crate::GRACE
+        self.rpc.longest_drain() + 2 * crate::GRACE + FLUSH_LIMIT
     }
 
     /// Adds what is wrong with the settings, and with the files that they name.
@@ -174,6 +178,8 @@ impl Config {
         problems.check_flag("database-url", self.database.connect_options());
         Security::check(&self.security, Service::Registry, problems);
         problems.add_all(self.rpc.problems());
+        problems.check_flag("telemetry-listen", self.endpoint.validate());
+        problems.check(self.traces.validate());
     }
 
     /// The defaults of the command line, for a database and an invoker.
@@ -192,6 +198,7 @@ impl Config {
             security: SecurityConfig::default(),
             rpc: ServerConfig::default(),
             endpoint: EndpointArgs::default(),
+            traces: TracesArgs::default(),
         }
     }
 }

@@ -90,6 +90,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     // Until the very end.
     let telemetry = config.endpoint.start("registry", env!("CARGO_PKG_VERSION"), METRICS_PORT).await?;
     let metrics = RegistryMetrics::new(telemetry.metrics());
+    let traces = config.traces.start("registry", env!("CARGO_PKG_VERSION"))?;
     let catalogue = Arc::new(Catalogue::load(config.templates.as_deref())?);
     // Until the last call is over, not only until the shutdown begins.
     let following = CancellationToken::new();
@@ -139,6 +140,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     let mut server = Server::builder(config.rpc)
         .metrics(telemetry.metrics())
         .security(security)
+        .traces(traces.clone())
         .service(
             TemplateServiceServer::new(TemplateHandler(registry.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -183,8 +185,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     telemetry.ready_when(move || health.is_ready());
     server.serve(listener, shutdown.soft()).await?;
 
-    tasks.stop(GRACE).await?;
+    let stopped = tasks.stop(GRACE).await;
     // Polite, but not worth waiting for: Postgres notices closed sockets by itself.
     let _ = tokio::time::timeout(GRACE, async { tokio::join!(db.close(), watch_db.close()) }).await;
-    Ok(())
+    traces.finish().await;
+    Ok(stopped?)
 }

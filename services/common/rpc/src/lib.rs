@@ -37,12 +37,12 @@ mod metrics;
 mod security;
 mod server;
 mod status;
-mod traceparent;
 
 pub use chatfn_domain::{
     caller::{Caller, Role, Service},
     reasons,
 };
+pub use chatfn_telemetry::TraceParent;
 pub use client::{Client, ClientConfig, ClientConfigError, RetryClass, classify, connect};
 pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};
@@ -59,7 +59,6 @@ pub use server::{
     check_listen, reset_token,
 };
 pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name};
-pub use traceparent::TraceParent;
 
 /// Largest message that chatfn sends or accepts: 4 MiB, tonic's own default for decoding.
 ///

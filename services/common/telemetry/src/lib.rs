@@ -1,4 +1,4 @@
-//! What a chatfn process tells of itself: logs, metrics, liveness.
+//! What a chatfn process tells of itself: logs, metrics, liveness, traces.
 //!
 //! Promises:
 //!
@@ -22,6 +22,7 @@ mod observed;
 mod process;
 mod reference;
 mod registry;
+mod traces;
 
 pub use endpoint::{Endpoint, EndpointArgs, EndpointError, Listen};
 pub use handles::{
@@ -34,3 +35,7 @@ pub use metric::{Kind, Metric, buckets};
 pub use process::METRICS;
 pub use reference::reference;
 pub use registry::Metrics;
+pub use traces::{
+    FLUSH_LIMIT, InvalidTraceParent, Span, TRACEPARENT, TraceParent, Traces, TracesArgs, TracesConfigError,
+    TracesError, Work,
+};

@@ -12,6 +12,7 @@ use chatfn_rpc::{
     Client, Deadline, ErrorReport, MAX_MESSAGE_BYTES, RequestExt as _, RetryClass, TraceParent, classify,
     code_name, reasons,
 };
+use chatfn_telemetry::{Span, Traces, Work};
 use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Request, Status};
@@ -19,6 +20,8 @@ use tonic::{Code, Request, Status};
 use super::{decide::AttemptEnd, gate::Verdict};
 use crate::{failpoint, store::reading::StoredEvent};
 
+/// What an attempt came to that returned.
+const SUCCEEDED: &str = "SUCCEEDED";
 /// What the way to the invoker and back may take.
 const TRANSPORT: Duration = Duration::from_millis(250);
 /// Most bytes of a stored report apart from the lambda's result: with 20 attempts, a delivery fits into a message.
@@ -54,7 +57,10 @@ pub(super) enum CallEnd {
 
 /// Calls the invoker. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Invoker(InvokerServiceClient<Client>);
+pub(crate) struct Invoker {
+    client: InvokerServiceClient<Client>,
+    traces: Traces,
+}
 
 #[derive(Deserialize)]
 struct StoredHeader {
@@ -63,11 +69,11 @@ struct StoredHeader {
 }
 
 impl Invoker {
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client, traces: Traces) -> Self {
         let client = InvokerServiceClient::new(client)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self(client)
+        Self { client, traces }
     }
 
     /// Runs attempt `number` of an event. The run ends with the future.
@@ -92,11 +98,35 @@ impl Invoker {
                 idempotency_key: key.to_string(),
             }),
         };
-        let mut request = Request::new(request).with_deadline(deadline);
-        if let Some(trace) = event.traceparent.as_deref().and_then(|text| text.parse::<TraceParent>().ok()) {
-            request = request.with_trace(trace);
+        let mut span = self.begin(event, deployment, number);
+        let request = Request::new(request).with_deadline(deadline).with_trace(span.trace());
+        let end = self.call(request).await;
+        let outcome = outcome_name(&end);
+        span.note("chatfn.outcome", outcome);
+        if outcome != SUCCEEDED {
+            span.fail(outcome);
         }
-        match self.0.clone().invoke(request).await {
+        end
+    }
+
+    /// Begins to record an attempt, as a part of what its publisher does.
+    fn begin(&self, event: &StoredEvent, deployment: &Deployment, number: u32) -> Span {
+        let publisher = event.traceparent.as_deref().and_then(|text| text.parse::<TraceParent>().ok());
+        let mut span = self.traces.begin(Work::TakesUp, format!("attempt {number}"), publisher);
+        if span.is_recorded() {
+            let function = &deployment.function;
+            span.note("chatfn.account", function.account.to_string());
+            span.note("chatfn.template", function.template.to_string());
+            span.note("chatfn.version", deployment.version.to_string());
+            span.note("chatfn.event_id", event.event_id.to_string());
+            span.note("chatfn.conversation_id", event.conversation_id.to_string());
+            span.note("chatfn.attempt", i64::from(number));
+        }
+        span
+    }
+
+    async fn call(&self, request: Request<InvokeRequest>) -> CallEnd {
+        match self.client.clone().invoke(request).await {
             Ok(response) => match response.into_inner().report.filter(|report| report.outcome.is_some()) {
                 Some(report) => CallEnd::Ended(AttemptEnd::Reported(report)),
                 None => CallEnd::Ended(AttemptEnd::Unknown {
@@ -106,6 +136,18 @@ impl Invoker {
             },
             Err(status) => failed(&status),
         }
+    }
+}
+
+/// What an attempt came to, for its span.
+fn outcome_name(end: &CallEnd) -> &'static str {
+    match end {
+        CallEnd::Ended(AttemptEnd::Reported(report)) => match &report.outcome {
+            Some(Outcome::Failure(failure)) => failure.kind().as_str_name(),
+            _ => SUCCEEDED,
+        },
+        CallEnd::Ended(AttemptEnd::Unknown { reason, .. }) => reason.name(),
+        CallEnd::Refused { .. } => "NOT_STARTED",
     }
 }
 

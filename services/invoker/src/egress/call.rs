@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use chatfn_domain::event::call_idempotency_key;
 use chatfn_engine::{FetchRequest, FetchResponse};
+use chatfn_rpc::TraceParent;
+use chatfn_telemetry::{Span, Work};
 use http::{Method, StatusCode, header, response::Parts};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -31,6 +33,7 @@ impl RunEgress {
     ) -> impl Future<Output = Result<FetchResponse, EgressError>> + Send + 'static {
         let run = Arc::clone(self);
         let record = run.records.start(&request.method, target::recorded(&request.url), run.scope.deadline);
+        let mut span = run.scope.traces.begin(Work::Calls, method_name(&request.method), run.scope.trace);
         let is_write = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH" | "DELETE");
         let key = is_write.then(|| {
             let ordinal = run.writes.fetch_add(1, Ordering::Relaxed);
@@ -38,10 +41,15 @@ impl RunEgress {
         });
         let sent = request.body.as_ref().map_or(0, |body| body.len());
         async move {
-            let outcome = match timeout_at(run.scope.deadline, Box::pin(run.call(request, key))).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(EgressError::Deadline(record.elapsed())),
-            };
+            let outcome =
+                match timeout_at(run.scope.deadline, Box::pin(run.call(request, key, &mut span))).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(EgressError::Deadline(record.elapsed())),
+                };
+            match &outcome {
+                Ok(response) => span.note("http.response.status_code", i64::from(response.status)),
+                Err(error) => span.fail(error.reason()),
+            }
             if let (Some(metrics), Ok(response)) = (&run.egress.metrics, &outcome) {
                 metrics.carried(sent, response.body.len());
             }
@@ -50,8 +58,16 @@ impl RunEgress {
         }
     }
 
-    async fn call(&self, request: FetchRequest, key: Option<Uuid>) -> Result<FetchResponse, EgressError> {
-        let (mode, mut hop) = (request.redirect, self.first_hop(request, key)?);
+    async fn call(
+        &self,
+        request: FetchRequest,
+        key: Option<Uuid>,
+        span: &mut Span,
+    ) -> Result<FetchResponse, EgressError> {
+        let (mode, mut hop) = (request.redirect, self.first_hop(request, key, span.trace())?);
+        if span.is_recorded() {
+            span.note("server.address", hop.target.authority().to_owned());
+        }
         // Never closed, so this waits for other calls of the run and for nothing else.
         let _slot = self.slots.acquire().await.map_err(|_| EgressError::Aborted)?;
         for redirects in 0..=MAX_REDIRECTS {
@@ -71,7 +87,12 @@ impl RunEgress {
         Err(EgressError::TooManyRedirects)
     }
 
-    fn first_hop(&self, request: FetchRequest, key: Option<Uuid>) -> Result<Hop, EgressError> {
+    fn first_hop(
+        &self,
+        request: FetchRequest,
+        key: Option<Uuid>,
+        trace: TraceParent,
+    ) -> Result<Hop, EgressError> {
         let target = Target::parse(&request.url)?;
         let method = Method::from_bytes(request.method.as_bytes())
             .ok()
@@ -86,8 +107,7 @@ impl RunEgress {
             return Err(EgressError::RequestTooLarge(format!("the body has more than {most} bytes")));
         }
         let mut headers = headers::authored(&request.headers)?;
-        let trace = self.scope.trace.as_ref().map(ToString::to_string);
-        headers::add_platform(&mut headers, key.as_ref(), trace.as_deref());
+        headers::add_platform(&mut headers, key.as_ref(), trace);
         Ok(Hop { target, method, headers, body })
     }
 
@@ -106,6 +126,12 @@ impl RunEgress {
         headers::set_hop(&mut hop.headers, hop.target.authority(), budget)?;
         Exchange::start(connection, hop).await
     }
+}
+
+/// A method's name for its span: one of those that there are.
+fn method_name(method: &str) -> &'static str {
+    let known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+    known.into_iter().find(|known| *known == method).unwrap_or("HTTP")
 }
 
 fn check_answer(hop: &Hop, parts: &Parts) -> Result<(), EgressError> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chatfn_rpc::TraceParent;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACEPARENT: HeaderName = HeaderName::from_static(chatfn_telemetry::TRACEPARENT);
 const BUDGET: HeaderName = HeaderName::from_static("x-chatfn-budget-ms");
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("chatfn/", env!("CARGO_PKG_VERSION")));
 
@@ -47,14 +48,13 @@ pub(super) fn authored(pairs: &[(String, String)]) -> Result<HeaderMap, EgressEr
 }
 
 /// Adds what the platform says about a call; what the author said stays.
-pub(super) fn add_platform(headers: &mut HeaderMap, key: Option<&Uuid>, trace: Option<&str>) {
-    let trace = trace.and_then(|trace| HeaderValue::from_str(trace).ok());
+pub(super) fn add_platform(headers: &mut HeaderMap, key: Option<&Uuid>, trace: TraceParent) {
     let key = key.and_then(|key| HeaderValue::from_str(&key.to_string()).ok());
     let defaults = [
         (header::ACCEPT, Some(HeaderValue::from_static("*/*"))),
         (header::USER_AGENT, Some(USER_AGENT)),
         (IDEMPOTENCY_KEY, key),
-        (TRACEPARENT, trace),
+        (TRACEPARENT, Some(trace.header_value())),
     ];
     for (name, value) in defaults {
         if let Some(value) = value {
@@ -161,19 +161,18 @@ mod tests {
 
     #[test]
     fn what_the_author_set_stays() {
-        let key = Uuid::from_u128(7);
+        let (key, trace) = (Uuid::from_u128(7), TraceParent::generate());
         let mut headers =
             authored(&pairs(&[("Idempotency-Key", "mine"), ("User-Agent", "case-opener")])).unwrap();
-        add_platform(&mut headers, Some(&key), Some("00-trace"));
+        add_platform(&mut headers, Some(&key), trace);
         assert_eq!(headers["idempotency-key"], "mine");
         assert_eq!(headers["user-agent"], "case-opener");
-        assert_eq!(headers["traceparent"], "00-trace");
+        assert_eq!(headers["traceparent"], trace.as_str());
         assert_eq!(headers["accept-encoding"], "identity");
 
         let mut headers = HeaderMap::new();
-        add_platform(&mut headers, Some(&key), None);
+        add_platform(&mut headers, Some(&key), trace);
         assert_eq!(headers["idempotency-key"], key.to_string());
-        assert!(!headers.contains_key("traceparent"));
         set_hop(&mut headers, "crm.example.com:8443", Duration::from_micros(1500)).unwrap();
         assert_eq!(headers["host"], "crm.example.com:8443");
         assert_eq!(headers["x-chatfn-budget-ms"], "1");

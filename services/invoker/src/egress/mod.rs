@@ -26,6 +26,7 @@ use std::sync::{Arc, atomic::AtomicU32};
 
 use chatfn_deployments::Deployment;
 use chatfn_rpc::TraceParent;
+use chatfn_telemetry::Traces;
 use tokio::{sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
@@ -110,6 +111,8 @@ pub struct RunScope {
     pub deployment: Arc<Deployment>,
     /// Idempotency key of the event.
     pub event_key: Uuid,
+    /// Where the calls are recorded.
+    pub traces: Traces,
     /// Trace that the calls belong to.
     pub trace: Option<TraceParent>,
     /// When the run must be over.

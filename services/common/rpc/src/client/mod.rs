@@ -37,12 +37,13 @@ pub use self::{
     config::{ClientConfig, ClientConfigError},
     retry::{RetryClass, classify},
 };
+use chatfn_telemetry::TRACEPARENT;
+
 use crate::{
     Deadline, TraceParent, budget,
     context::Unbounded,
     layers::{BoxFuture, deadline},
     metrics::CalleeMetrics,
-    traceparent::TRACEPARENT,
 };
 
 const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use chatfn_telemetry::{Traces, Work};
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
@@ -20,17 +21,22 @@ use super::{Answer, BoxFuture, Layered};
 use crate::{
     TraceParent, code_name,
     metrics::{ServedCall, ServerMetrics},
+    security::access::{HEALTH, REFLECTION},
 };
+
+/// Longest name of a recorded call.
+const MAX_NAME: usize = 128;
 
 #[derive(Clone, Debug)]
 pub(crate) struct TraceService<S> {
     inner: S,
+    traces: Traces,
     metrics: ServerMetrics,
 }
 
 impl<S> TraceService<S> {
-    pub(crate) fn new(inner: S, metrics: ServerMetrics) -> Self {
-        Self { inner, metrics }
+    pub(crate) fn new(inner: S, traces: Traces, metrics: ServerMetrics) -> Self {
+        Self { inner, traces, metrics }
     }
 }
 
@@ -45,19 +51,20 @@ impl<S: Layered> Service<Request<Body>> for TraceService<S> {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let arrived = Instant::now();
-        let trace = TraceParent::from_headers(request.headers()).unwrap_or_else(TraceParent::generate);
-        request.extensions_mut().insert(trace);
-        let (service, method) =
-            request.uri().path().trim_start_matches('/').split_once('/').unwrap_or_default();
+        let path = request.uri().path().trim_start_matches('/');
+        let (service, method) = path.split_once('/').unwrap_or_default();
+        let recorded = begin(&self.traces, service, path, TraceParent::from_headers(request.headers()));
+        let trace = recorded.trace();
         let span = tracing::info_span!(
             "rpc",
             rpc.service = service,
             rpc.method = method,
             trace.id = trace.trace_id()
         );
+        request.extensions_mut().insert(trace);
 
         let call = self.metrics.begin(request.uri().path());
-        let mut ended = CallEnd { span: span.clone(), call, arrived, code: None };
+        let mut ended = CallEnd { span: span.clone(), recorded, call, arrived, code: None };
         let response = span.in_scope(|| self.inner.call(request));
         let traced = async move {
             let Ok(response) = response.await;
@@ -68,6 +75,18 @@ impl<S: Layered> Service<Request<Body>> for TraceService<S> {
     }
 }
 
+/// Begins to record a call, unless it is one of those that come every second and say nothing.
+fn begin(traces: &Traces, service: &str, path: &str, parent: Option<TraceParent>) -> chatfn_telemetry::Span {
+    if service == HEALTH || REFLECTION.contains(&service) {
+        return Traces::off().begin(Work::Serves, "", parent);
+    }
+    // A path that is none of ours may be of any length.
+    let name: String = path.chars().take(MAX_NAME).collect();
+    let mut recorded = traces.begin(Work::Serves, name, parent);
+    recorded.note("rpc.system", "grpc");
+    recorded
+}
+
 fn status_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
@@ -76,6 +95,7 @@ fn status_code(headers: &HeaderMap) -> Option<Code> {
 struct CallEnd {
     span: Span,
     call: ServedCall,
+    recorded: chatfn_telemetry::Span,
     arrived: Instant,
     code: Option<Code>,
 }
@@ -89,18 +109,29 @@ impl Drop for CallEnd {
         let duration_ms = duration.as_secs_f64() * 1000.0;
         let _entered = self.span.enter();
         let name = code_name(code);
-        match code {
-            Code::Internal
+        self.recorded.note("rpc.grpc.status_code", i64::from(i32::from(code)));
+        if is_ours(code) {
+            self.recorded.fail(name);
+        }
+        if is_ours(code) {
+            tracing::info!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
+        } else {
+            tracing::debug!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
+        }
+    }
+}
+
+/// Whether a call failed on our side.
+fn is_ours(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Internal
             | Code::Unknown
             | Code::DataLoss
             | Code::Unavailable
             | Code::DeadlineExceeded
-            | Code::ResourceExhausted => {
-                tracing::info!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
-            }
-            _ => tracing::debug!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}"),
-        }
-    }
+            | Code::ResourceExhausted
+    )
 }
 
 struct TracedBody {

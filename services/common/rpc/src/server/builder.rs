@@ -1,5 +1,6 @@
 //! Puts a server together.
 
+use chatfn_telemetry::Traces;
 use http::Request;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
@@ -24,6 +25,7 @@ use crate::{
 pub struct ServerBuilder {
     config: ServerConfig,
     security: Security,
+    traces: Traces,
     routes: RoutesBuilder,
     services: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
@@ -45,6 +47,7 @@ impl ServerBuilder {
         Self {
             config,
             security: Security::none(),
+            traces: Traces::off(),
             routes: RoutesBuilder::default(),
             services: Vec::new(),
             descriptors: Vec::new(),
@@ -64,6 +67,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn security(mut self, security: Security) -> Self {
         self.security = security;
+        self
+    }
+
+    /// Where calls are recorded; without it, nowhere.
+    #[must_use]
+    pub fn traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 
@@ -128,6 +138,7 @@ impl ServerBuilder {
         let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
         let layers = Layers {
             security: self.security.clone(),
+            traces: self.traces,
             methods: self.methods,
             draining: draining.clone(),
             cutting: cutting.clone(),

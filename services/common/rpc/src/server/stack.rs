@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
+use chatfn_telemetry::Traces;
 use http::{Request, Response};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 /// What the layers need besides the settings.
 pub(super) struct Layers {
     pub(super) security: Security,
+    pub(super) traces: Traces,
     pub(super) methods: Methods,
     pub(super) draining: CancellationToken,
     pub(super) cutting: CancellationToken,
@@ -50,7 +52,7 @@ pub(super) fn compose(
     config: &ServerConfig,
     layers: Layers,
 ) -> (Stack, [(Arc<Semaphore>, usize); 3]) {
-    let Layers { security, methods, draining, cutting, metrics } = layers;
+    let Layers { security, traces, methods, draining, cutting, metrics } = layers;
     let methods = Arc::new(methods);
     let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
     let set = |count| Arc::new(Semaphore::new(count));
@@ -73,6 +75,6 @@ pub(super) fn compose(
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods, metrics.clone());
     let stack = DeadlineService::new(stack, rules, metrics.clone());
     let stack = CatchPanicService::new(stack);
-    let stack = TraceService::new(stack, metrics);
+    let stack = TraceService::new(stack, traces, metrics);
     (BoxCloneSyncService::new(stack), watched)
 }

@@ -79,6 +79,19 @@ impl EndpointArgs {
     /// Tells nothing: for services that a test starts in its own process.
     pub const OFF: Self = Self { telemetry_listen: Some(Listen::Off), telemetry_expose: false };
 
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Other machines reach the address, and nobody said that they may.
+    pub fn validate(&self) -> Result<(), EndpointError> {
+        match self.telemetry_listen {
+            Some(Listen::At(addr)) if !self.telemetry_expose && !addr.ip().to_canonical().is_loopback() => {
+                Err(EndpointError::Exposed(addr))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Begins to tell of `service`, at `port` unless the settings say otherwise: it is alive, and not ready. Do this before
     /// anything slow, so that a taken port is found at once, and that one can see the start.
     ///
@@ -97,12 +110,10 @@ impl EndpointArgs {
         process::add(&metrics, service, version);
         let state = Arc::new(State { metrics: metrics.clone(), ready: OnceLock::new() });
         let listen = self.telemetry_listen.unwrap_or(Listen::At(SocketAddr::from(([127, 0, 0, 1], port))));
+        self.validate()?;
         let Listen::At(addr) = listen else {
             return Ok(Endpoint { metrics, address: None, state, task: None });
         };
-        if !self.telemetry_expose && !addr.ip().to_canonical().is_loopback() {
-            return Err(EndpointError::Exposed(addr));
-        }
         let failed = |source| EndpointError::Listen { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

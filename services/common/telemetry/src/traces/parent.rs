@@ -3,15 +3,16 @@
 use std::{fmt, str::FromStr};
 
 use http::HeaderValue;
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 use uuid::Uuid;
 
 /// The header's name.
-pub(crate) const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: &str = "traceparent";
 
 /// Length of a version 00 value: `00-<32 hex>-<16 hex>-<2 hex>`.
 const LENGTH: usize = 55;
 
-/// A valid `traceparent` of version 00. Passed on unchanged: the services record no spans of their own.
+/// A valid `traceparent` of version 00: a trace, the span in it that this work belongs to, and whether it is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent([u8; LENGTH]);
 
@@ -40,12 +41,37 @@ impl TraceParent {
         &self.as_str()[3..35]
     }
 
-    pub(crate) fn header_value(&self) -> HeaderValue {
+    /// Whether the trace is recorded.
+    pub fn is_sampled(&self) -> bool {
+        // The lowest bit of the last digit.
+        matches!(self.0[LENGTH - 1], b'1' | b'3' | b'5' | b'7' | b'9' | b'b' | b'd' | b'f')
+    }
+
+    pub(super) fn of(span: &SpanContext) -> Self {
+        let flags = span.trace_flags().to_u8();
+        let text = format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id());
+        text.parse().unwrap_or_else(|_| Self::generate())
+    }
+
+    pub(super) fn span_context(&self) -> SpanContext {
+        // Both are hexadecimal digits.
+        let (trace, span) = (&self.as_str()[3..35], &self.as_str()[36..52]);
+        SpanContext::new(
+            TraceId::from_hex(trace).unwrap_or(TraceId::INVALID),
+            SpanId::from_hex(span).unwrap_or(SpanId::INVALID),
+            TraceFlags::new(u8::from(self.is_sampled())),
+            true,
+            TraceState::default(),
+        )
+    }
+
+    /// As a header's value.
+    pub fn header_value(&self) -> HeaderValue {
         HeaderValue::from_bytes(&self.0).unwrap_or_else(|_| unreachable!("hexadecimal digits and dashes"))
     }
 
     /// Reads the header; an invalid one is as good as none, as the recommendation asks.
-    pub(crate) fn from_headers(headers: &http::HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &http::HeaderMap) -> Option<Self> {
         headers.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
     }
 }
@@ -92,6 +118,8 @@ mod tests {
         let parent: TraceParent = text.parse().expect("the example of the recommendation");
         assert_eq!(parent.to_string(), text);
         assert_eq!(parent.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(parent.is_sampled() && !TraceParent::generate().is_sampled());
+        assert_eq!(TraceParent::of(&parent.span_context()), parent);
         for bad in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
