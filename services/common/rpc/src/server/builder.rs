@@ -8,7 +8,8 @@ use tower_service::Service;
 
 use super::{Health, ServeError, Server, ServerConfig, stack};
 use crate::{
-    Security,
+    Deadline, Security,
+    layers::scope::{Handling, Scoped, Scopes},
     method::{MethodPolicy, Methods},
     security::access::{HEALTH, REFLECTION},
 };
@@ -22,6 +23,7 @@ pub struct ServerBuilder {
     services: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
     methods: Methods,
+    scopes: Scopes,
 }
 
 impl ServerBuilder {
@@ -42,6 +44,7 @@ impl ServerBuilder {
             services: Vec::new(),
             descriptors: Vec::new(),
             methods,
+            scopes: Scopes::default(),
         }
     }
 
@@ -85,6 +88,18 @@ impl ServerBuilder {
         self
     }
 
+    /// Has the handlers of `package.Service`, for calls that have a deadline, polled inside of `scope`, which gives their answer
+    /// or says why they were given up. For limits of what handlers use, such as the time of statements at a database.
+    #[must_use]
+    pub fn handlers_within(
+        mut self,
+        service: &'static str,
+        scope: impl Fn(Deadline, Handling) -> Scoped + Send + Sync + 'static,
+    ) -> Self {
+        self.scopes.set(service, scope);
+        self
+    }
+
     /// Adds health and reflection (v1 and v1alpha), and composes the layers.
     ///
     /// # Errors
@@ -108,6 +123,7 @@ impl ServerBuilder {
             &self.config,
             self.security.clone(),
             self.methods,
+            self.scopes,
             draining.clone(),
             cutting.clone(),
         );
@@ -130,7 +146,7 @@ impl ServerBuilder {
 
     /// A policy with a typing error would silently not apply.
     fn check_policies(&self) -> Result<(), ServeError> {
-        for name in self.methods.names() {
+        for name in self.methods.names().chain(self.scopes.services()) {
             let service = name.split_once('/').map_or(name, |(service, _)| service);
             let known =
                 self.services.contains(&service) || service == HEALTH || REFLECTION.contains(&service);

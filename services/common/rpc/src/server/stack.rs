@@ -16,6 +16,7 @@ use crate::{
         authentication::AuthenticationService,
         catch_panic::CatchPanicService,
         deadline::{DeadlineRules, DeadlineService},
+        scope::{ScopeService, Scopes},
         trace::TraceService,
     },
     method::Methods,
@@ -32,12 +33,14 @@ pub(super) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 /// 2. catch-panic, so that the layers below may panic, too;
 /// 3. deadline, so that its clock starts before the call waits for anything;
 /// 4. admission, so that a doomed call takes no permit;
-/// 5. authentication, so that what it costs is bounded, too.
+/// 5. authentication, so that what it costs is bounded, too;
+/// 6. what the service puts around its handlers.
 pub(super) fn compose(
     routes: Routes,
     config: &ServerConfig,
     security: Security,
     methods: Methods,
+    scopes: Scopes,
     draining: CancellationToken,
     cutting: CancellationToken,
 ) -> Stack {
@@ -54,7 +57,11 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = AuthenticationService::new(routes.prepare(), security, Arc::clone(&methods));
+    let stack = AuthenticationService::new(
+        ScopeService::new(routes.prepare(), scopes),
+        security,
+        Arc::clone(&methods),
+    );
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods);
     let stack = DeadlineService::new(stack, rules);
     let stack = CatchPanicService::new(stack);
