@@ -237,7 +237,8 @@ pub(crate) fn store(error: sqlx::Error) -> ApiError {
     match chatfn_pg::classify(&error) {
         Failure::StatementCanceled => ApiError::deadline_exceeded(
             reasons::DEADLINE_EXCEEDED,
-            "the store took too long; ask for less, or later",
+            "the store did not answer within the call's time (or, if that is longer, --database-statement-timeout); ask for \
+             less, or give it more time",
         ),
         failure if failure.is_transient() => store_unavailable(),
         _ => ApiError::internal(error),

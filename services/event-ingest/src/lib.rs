@@ -65,8 +65,9 @@ use anyhow::Context as _;
 use chatfn_deployments::{Deployments, WatchConfig};
 use chatfn_pg::PoolConfig;
 use chatfn_proto::ingest::v1::{
-    delivery_service_server::DeliveryServiceServer, event_ingest_service_server::EventIngestServiceServer,
-    replay_service_server::ReplayServiceServer,
+    delivery_service_server::{self, DeliveryServiceServer},
+    event_ingest_service_server::EventIngestServiceServer,
+    replay_service_server::{self, ReplayServiceServer},
 };
 use chatfn_rpc::{
     ClientConfig, ClientMetrics, Health, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service,
@@ -87,7 +88,7 @@ pub use self::{
 use self::{
     committer::Committers,
     dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
-    grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
+    grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails, within_budget},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
     metrics::IngestMetrics,
@@ -269,6 +270,8 @@ async fn serve(
         .policy("chatfn.ingest.v1.ReplayService", MethodPolicy::standard().with_reserve())
         // Ends by itself when the drain begins, after its last answer.
         .policy("chatfn.ingest.v1.EventIngestService/StreamEvents", MethodPolicy::long_lived())
+        .handlers_within(delivery_service_server::SERVICE_NAME, within_budget)
+        .handlers_within(replay_service_server::SERVICE_NAME, within_budget)
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
         .build()
         .await?;

@@ -289,7 +289,8 @@ fn store_failed(error: sqlx::Error) -> ApiError {
     match chatfn_pg::classify(&error) {
         Failure::StatementCanceled => ApiError::deadline_exceeded(
             reasons::DEADLINE_EXCEEDED,
-            "the database did not answer within its time limit",
+            "the database did not answer within the call's time (or, if that is longer, --database-statement-timeout); \
+             nothing was changed",
         ),
         failure if failure.is_transient() => {
             tracing::warn!(error = chatfn_pg::error::describe(&error), "the store is unavailable");

@@ -43,9 +43,12 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use chatfn_pg::PoolConfig;
 use chatfn_proto::registry::v1::{
-    audit_service_server::AuditServiceServer, deployment_watch_service_server::DeploymentWatchServiceServer,
-    function_service_server::FunctionServiceServer, secret_access_service_server::SecretAccessServiceServer,
-    secret_service_server::SecretServiceServer, template_service_server::TemplateServiceServer,
+    audit_service_server::{self, AuditServiceServer},
+    deployment_watch_service_server::DeploymentWatchServiceServer,
+    function_service_server::{self, FunctionServiceServer},
+    secret_access_service_server::{self, SecretAccessServiceServer},
+    secret_service_server::{self, SecretServiceServer},
+    template_service_server::TemplateServiceServer,
 };
 use chatfn_rpc::{
     ClientConfig, ClientMetrics, MAX_MESSAGE_BYTES, MethodPolicy, Security, Server, Service, Shutdown,
@@ -59,6 +62,7 @@ use self::{
     functions::Registry,
     grpc::{
         AuditHandler, FunctionHandler, SecretAccessHandler, SecretHandler, TemplateHandler, WatchHandler,
+        within_budget,
     },
     hub::Hub,
     metrics::RegistryMetrics,
@@ -171,9 +175,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
             // A replica that cannot watch goes stale.
             MethodPolicy::long_lived().with_reserve().ended_on_drain(),
         )
+        .handlers_within(function_service_server::SERVICE_NAME, within_budget)
+        .handlers_within(secret_service_server::SERVICE_NAME, within_budget)
+        .handlers_within(audit_service_server::SERVICE_NAME, within_budget)
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET);
     if serves_secret_access {
-        server = server.service(
+        server = server.handlers_within(secret_access_service_server::SERVICE_NAME, within_budget).service(
             SecretAccessServiceServer::new(SecretAccessHandler { secrets, metrics })
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),

@@ -6,6 +6,7 @@
 //!   transaction from stalling the service, and no password reaches a log.
 //! * [`migrate`]: one history of plain SQL files, applied by one process at a time, never edited once
 //!   applied; services check the schema at start and never change it.
+//! * [`budget`]: a call whose time is over leaves no statement behind that goes on.
 //! * [`error`]: one place that knows SQLSTATEs and constraint names, so that services match on an enum.
 //! * [`private`]: a Postgres of one's own for laptops and tests, that needs no installation beyond the
 //!   Postgres package and does not outlive its owner.
@@ -15,6 +16,7 @@
 //! migration at `migrations/README.md`. This crate holds no query of any service and uses no `query!`
 //! macro: its binary `chatfn-db` makes the databases that those macros are checked against.
 
+pub mod budget;
 pub mod error;
 pub mod metrics;
 pub mod migrate;

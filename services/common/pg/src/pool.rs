@@ -6,12 +6,13 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
+use crate::budget;
+
 /// Where the database is, and how long a service is willing to wait for it.
 ///
 /// Flatten it into a service's own `clap` arguments. The timeouts are sent as start-up options of each
 /// connection, so they hold for every statement without a round trip. A transaction-pooling PgBouncer
-/// refuses start-up options: set the timeouts on the role there (`ALTER ROLE … SET …`), or connect
-/// directly.
+/// cannot stand in between: it refuses start-up options, and would mix up the limits of calls ([`budget`](crate::budget)).
 ///
 /// The sum of `max_connections` over all pods, surge included, must stay below the server's limit.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,7 +43,7 @@ pub struct PoolConfig {
     )]
     pub acquire_timeout: Duration,
 
-    /// Longest run of one statement.
+    /// Longest run of one statement; one of a call that has less time left ends with it.
     #[arg(
         long = "database-statement-timeout",
         env = "CHATFN_DATABASE_STATEMENT_TIMEOUT",
@@ -129,9 +130,16 @@ pub async fn connect(config: &PoolConfig) -> Result<PgPool, ConnectError> {
     let _ = probe.close().await;
     #[expect(clippy::disallowed_methods, reason = "this is the place where pools are made")]
     let pool = PgPoolOptions::new();
+    let default = config.statement_timeout;
     Ok(pool
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
+        // Setting the limit of statements shows as well whether the server is there.
+        .test_before_acquire(false)
+        .before_acquire(move |connection, _| {
+            Box::pin(async move { Ok(budget::limit_idle(connection, default).await) })
+        })
+        .after_connect(move |connection, _| Box::pin(budget::limit_new(connection, default)))
         .connect_lazy_with(options))
 }
 

@@ -1,5 +1,6 @@
 //! Thin handlers.
 
+mod budget;
 mod convert;
 mod delivery;
 mod ledger;
@@ -10,5 +11,6 @@ mod stream;
 mod tail;
 
 pub(crate) use self::{
-    delivery::DeliveryHandler, publish::PublishHandler, replay::ReplayHandler, tail::Tails,
+    budget::within_budget, delivery::DeliveryHandler, publish::PublishHandler, replay::ReplayHandler,
+    tail::Tails,
 };

@@ -5,6 +5,7 @@
 //! get in the service's way (locks, a stolen lane) and to see who holds which lane.
 
 mod budget;
+mod deadlines;
 mod fencing;
 mod growth;
 mod harness;

@@ -1,6 +1,7 @@
 //! The services of the contract: thin handlers that check, call and translate.
 
 mod audit;
+mod budget;
 mod function;
 mod secret;
 mod template;
@@ -9,6 +10,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     audit::AuditHandler,
+    budget::within_budget,
     function::FunctionHandler,
     secret::{SecretAccessHandler, SecretHandler},
     template::TemplateHandler,

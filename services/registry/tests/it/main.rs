@@ -6,6 +6,7 @@
 
 mod audit;
 mod bad_input;
+mod deadlines;
 mod deploy;
 mod dry;
 mod functions;

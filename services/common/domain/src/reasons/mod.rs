@@ -11,8 +11,12 @@ pub mod runs;
 pub use calls::*;
 
 /// A stable reason. For programs to act upon, and for people to look up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reason {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Reason(&'static Entry);
+
+/// What a table says of one.
+#[derive(PartialEq, Eq)]
+struct Entry {
     name: &'static str,
     of: &'static str,
     by: &'static str,
@@ -37,43 +41,49 @@ pub enum Retry {
 impl Reason {
     /// The name, as it is on the wire: `SCREAMING_SNAKE`.
     pub const fn name(self) -> &'static str {
-        self.name
+        self.0.name
     }
 
     /// What it is the reason of: a gRPC code, or the state of an event, as it is on the wire.
     pub const fn of(self) -> &'static str {
-        self.of
+        self.0.of
     }
 
     /// Who gives it.
     pub const fn by(self) -> &'static str {
-        self.by
+        self.0.by
     }
 
     /// Whether the same again may succeed.
     pub const fn retry(self) -> Retry {
-        self.retry
+        self.0.retry
     }
 
     /// What has happened.
     pub const fn cause(self) -> &'static str {
-        self.cause
+        self.0.cause
     }
 
     /// What to do about it.
     pub const fn cure(self) -> &'static str {
-        self.cure
+        self.0.cure
     }
 
     /// Keys of the metadata that may go with it.
     pub const fn metadata(self) -> &'static [&'static str] {
-        self.metadata
+        self.0.metadata
     }
 }
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
+        f.write_str(self.name())
+    }
+}
+
+impl std::fmt::Debug for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -83,15 +93,16 @@ macro_rules! reasons {
        $(, {$($key:literal),+})?;)+) => {
         $(
             #[doc = concat!("`", $of, "`: ", $cause)]
-            pub const $name: $crate::reasons::Reason = $crate::reasons::Reason {
-                name: stringify!($name),
-                of: $of,
-                by: $by,
-                retry: $crate::reasons::Retry::$retry,
-                cause: $cause,
-                cure: $cure,
-                metadata: &[$($($key),+)?],
-            };
+            pub const $name: $crate::reasons::Reason =
+                $crate::reasons::Reason(&$crate::reasons::Entry {
+                    name: stringify!($name),
+                    of: $of,
+                    by: $by,
+                    retry: $crate::reasons::Retry::$retry,
+                    cause: $cause,
+                    cure: $cure,
+                    metadata: &[$($($key),+)?],
+                });
         )+
 
         /// Every reason of this table.

@@ -12,9 +12,13 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status};
 
-use super::{channels::InProgress, transport};
+use super::{
+    channels::InProgress,
+    resend::{Attempt, Ended},
+    transport,
+};
 use crate::{Deadline, layers::deadline, metrics::MadeCall};
 
 /// What the two bodies of a call tell each other.
@@ -27,11 +31,12 @@ pub(super) struct Call {
     request_failed: OnceLock<Status>,
     /// Ends with both bodies.
     _in_progress: InProgress,
-    counted: Option<MadeCall>,
+    /// The same for all attempts at a call.
+    counted: Option<Arc<MadeCall>>,
 }
 
 impl Call {
-    pub(super) fn new(in_progress: InProgress, counted: Option<MadeCall>) -> Self {
+    pub(super) fn new(in_progress: InProgress, counted: Option<Arc<MadeCall>>) -> Self {
         Self {
             over: CancellationToken::new(),
             request_failed: OnceLock::new(),
@@ -58,6 +63,11 @@ impl Call {
         }
     }
 
+    /// Whether the server certainly did nothing of the call, and would not be to blame if it came again.
+    pub(super) fn was_not_taken(&self, error: &(dyn std::error::Error + 'static)) -> bool {
+        self.request_failed.get().is_none() && transport::was_not_taken(error)
+    }
+
     /// The status for an error of the connection.
     pub(super) fn status(&self, error: &(dyn std::error::Error + 'static)) -> Status {
         self.request_failed.get().cloned().unwrap_or_else(|| transport::status(error))
@@ -75,14 +85,14 @@ impl Call {
 /// That task may come to it late: a process that was halted, or had no connection, has a request whose headers promise time that is
 /// long gone. The server would count that time from when they arrive; without the message it has nothing to begin with.
 pub(super) struct RequestBody {
-    inner: Body,
+    inner: Attempt,
     deadline: Option<Deadline>,
     over: Pin<Box<WaitForCancellationFutureOwned>>,
     call: Arc<Call>,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Body, deadline: Option<Deadline>, call: Arc<Call>) -> Self {
+    pub(super) fn new(inner: Attempt, deadline: Option<Deadline>, call: Arc<Call>) -> Self {
         Self { inner, deadline, over: Box::pin(call.over.clone().cancelled_owned()), call }
     }
 }
@@ -105,8 +115,9 @@ impl http_body::Body for RequestBody {
             let _ = this.call.request_failed.set(deadline::expired().into());
             return cancel();
         }
-        match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
-            Some(Err(status)) => {
+        match std::task::ready!(this.inner.poll_frame(cx)) {
+            Some(Err(Ended::Superseded)) => cancel(),
+            Some(Err(Ended::Failed(status))) => {
                 // Polled no more after this, so it is set once.
                 let _ = this.call.request_failed.set(status);
                 cancel()
@@ -121,7 +132,7 @@ impl http_body::Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        SizeHint::default()
     }
 }
 
@@ -209,11 +220,17 @@ mod tests {
 
     use http_body_util::{BodyExt as _, Full};
 
-    use super::{super::channels::Channels, *};
+    use tonic::body::Body;
+
+    use super::{
+        super::{channels::Channels, resend::Messages},
+        *,
+    };
 
     fn body(deadline: Option<Deadline>) -> (RequestBody, Arc<Call>) {
         let call = Arc::new(Call::new(Channels::new([()]).pick().1, None));
         let message = Body::new(Full::new(Bytes::from_static(b"message")).map_err(|never| match never {}));
+        let message = Messages::new(message).1;
         (RequestBody::new(message, deadline, Arc::clone(&call)), call)
     }
 

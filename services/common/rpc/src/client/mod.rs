@@ -4,6 +4,7 @@ mod body;
 mod channels;
 mod config;
 mod connector;
+mod resend;
 mod resolve;
 mod retry;
 mod transport;
@@ -32,6 +33,7 @@ use self::{
     body::{Call, RequestBody, ResponseBody},
     channels::Channels,
     connector::Connector,
+    resend::Messages,
 };
 pub use self::{
     config::{ClientConfig, ClientConfigError},
@@ -43,8 +45,12 @@ use crate::{
     Deadline, TraceParent, budget,
     context::Unbounded,
     layers::{BoxFuture, deadline},
-    metrics::CalleeMetrics,
+    metrics::{CalleeMetrics, MadeCall},
 };
+
+/// How often a request that the server gave back is sent again. A server gives back all that comes after it began to go away,
+/// so the next connection takes it, unless that server goes away as well.
+const MAX_RESENDS: u32 = 2;
 
 const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 
@@ -57,7 +63,8 @@ const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 /// Each call gets a deadline (its own, or the client's default), tells the server a little less of it,
 /// and is over at the deadline, response stream included. Failures of the connection are `UNAVAILABLE`;
 /// [`classify`] says whether the call may have had effects. Nothing is retried here, except requests that
-/// never left.
+/// never left, and those that the server gave back untouched, as one that goes away does with calls that were
+/// already on their way: they are sent again up to twice, over whichever connection, within the call's time.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: Channels<legacy::Client<Connector, RequestBody>>,
@@ -137,17 +144,22 @@ impl Settings {
         Ok(deadline)
     }
 
+    /// Writes how much time the server has, if that is enough.
+    fn shrink(&self, headers: &mut HeaderMap, deadline: Option<Deadline>) -> Result<(), Status> {
+        headers.remove(budget::GRPC_TIMEOUT);
+        let Some(deadline) = deadline else { return Ok(()) };
+        let budget = budget::hop_budget(deadline.remaining());
+        if budget::is_doomed(budget, self.min_budget) {
+            return Err(deadline::budget_too_small(budget, self.min_budget).into());
+        }
+        headers.insert(budget::GRPC_TIMEOUT, ascii(&budget::encode_timeout(budget)));
+        Ok(())
+    }
+
     /// Writes what the server must know, and refuses a call that cannot succeed.
     fn prepare(&self, request: &mut Request<Body>) -> Result<Option<Deadline>, Status> {
         let deadline = self.deadline(request)?;
-        request.headers_mut().remove(budget::GRPC_TIMEOUT);
-        if let Some(deadline) = deadline {
-            let budget = budget::hop_budget(deadline.remaining());
-            if budget::is_doomed(budget, self.min_budget) {
-                return Err(deadline::budget_too_small(budget, self.min_budget).into());
-            }
-            request.headers_mut().insert(budget::GRPC_TIMEOUT, ascii(&budget::encode_timeout(budget)));
-        }
+        self.shrink(request.headers_mut(), deadline)?;
         if let Some(trace) = request.extensions().get::<TraceParent>() {
             let value = trace.header_value();
             request.headers_mut().insert(TRACEPARENT, value);
@@ -190,23 +202,51 @@ impl Service<Request<Body>> for Client {
                 return Box::pin(async move { Err(refused) });
             }
         };
-        let (http, in_progress) = self.http.pick();
-        let call = Arc::new(Call::new(in_progress, counted));
-        let over = call.over.clone().drop_guard();
-        let request = request.map(|body| RequestBody::new(body, deadline, Arc::clone(&call)));
-        let response = http.request(request);
-        Box::pin(async move {
+        let client = self.clone();
+        Box::pin(async move { client.send(request, deadline, counted).await })
+    }
+}
+
+impl Client {
+    /// Sends a request that is prepared, and sends it again if the server gives it back.
+    async fn send(
+        &self,
+        request: Request<Body>,
+        deadline: Option<Deadline>,
+        counted: Option<MadeCall>,
+    ) -> Result<Response<Body>, Status> {
+        let counted = counted.map(Arc::new);
+        let (mut parts, body) = request.into_parts();
+        let (messages, mut attempt) = Messages::new(body);
+        let mut resends = 0;
+        loop {
+            let (http, in_progress) = self.http.pick();
+            let call = Arc::new(Call::new(in_progress, counted.clone()));
+            let over = call.over.clone().drop_guard();
+            let body = RequestBody::new(attempt, deadline, Arc::clone(&call));
             let response = tokio::select! {
                 biased;
-                response = response => response.map_err(|error| call.failed(call.status(&error)))?,
+                response = http.request(Request::from_parts(parts.clone(), body)) => response,
                 Err(expired) = expiry(deadline) => return Err(call.failed(expired)),
             };
-            call.ends_with(response.headers());
-            let (parts, body) = response.into_parts();
-            let status_sent = has_status(&parts.headers) || parts.status != http::StatusCode::OK;
-            let body = ResponseBody::new(body, deadline, status_sent, call, over);
-            Ok(Response::from_parts(parts, Body::new(body)))
-        })
+            let error = match response {
+                Ok(response) => {
+                    messages.forget();
+                    call.ends_with(response.headers());
+                    let (parts, body) = response.into_parts();
+                    let status_sent = has_status(&parts.headers) || parts.status != http::StatusCode::OK;
+                    let body = ResponseBody::new(body, deadline, status_sent, call, over);
+                    return Ok(Response::from_parts(parts, Body::new(body)));
+                }
+                Err(error) => error,
+            };
+            let may_resend = resends < MAX_RESENDS && call.was_not_taken(&error);
+            match messages.again().filter(|_| may_resend) {
+                Some(again) if self.settings.shrink(&mut parts.headers, deadline).is_ok() => attempt = again,
+                _ => return Err(call.failed(call.status(&error))),
+            }
+            resends += 1;
+        }
     }
 }
 

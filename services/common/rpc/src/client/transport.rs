@@ -16,15 +16,19 @@ pub(super) fn status(error: &(dyn Error + 'static)) -> Status {
     if find::<legacy::Error>(error).is_some_and(legacy::Error::is_connect) {
         return not_sent(&format!("cannot connect: {text}"));
     }
-    if let Some(h2) = find::<h2::Error>(error) {
-        let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        // A graceful GOAWAY fails only the calls that the server has not begun.
-        let not_begun = h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR);
-        if refused || not_begun {
-            return not_sent(&format!("the server did not take the call: {text}"));
-        }
+    if was_not_taken(error) {
+        return not_sent(&format!("the server did not take the call: {text}"));
     }
     lost(&text)
+}
+
+/// Whether the server was reached, and has said that it did nothing of the call.
+pub(super) fn was_not_taken(error: &(dyn Error + 'static)) -> bool {
+    let Some(h2) = find::<h2::Error>(error) else { return false };
+    let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+    // A graceful GOAWAY fails only the calls that the server has not begun.
+    let not_begun = h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR);
+    refused || not_begun
 }
 
 /// Nothing was done.

@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod authentication;
 pub(crate) mod catch_panic;
 pub(crate) mod deadline;
+pub(crate) mod scope;
 pub(crate) mod trace;
 
 use std::{convert::Infallible, future::Future, pin::Pin};

@@ -14,7 +14,8 @@ use super::{
 use chatfn_telemetry::Metrics;
 
 use crate::{
-    Security,
+    Deadline, Security,
+    layers::scope::{Handling, Scoped, Scopes},
     method::{MethodPolicy, Methods},
     metrics::ServerMetrics,
     security::access::{HEALTH, REFLECTION},
@@ -31,6 +32,7 @@ pub struct ServerBuilder {
     descriptors: Vec<&'static [u8]>,
     methods: Methods,
     metrics: Metrics,
+    scopes: Scopes,
 }
 
 impl ServerBuilder {
@@ -53,6 +55,7 @@ impl ServerBuilder {
             descriptors: Vec::new(),
             methods,
             metrics: Metrics::new(),
+            scopes: Scopes::default(),
         }
     }
 
@@ -110,6 +113,18 @@ impl ServerBuilder {
         self
     }
 
+    /// Has the handlers of `package.Service`, for calls that have a deadline, polled inside of `scope`, which gives their answer
+    /// or says why they were given up. For limits of what handlers use, such as the time of statements at a database.
+    #[must_use]
+    pub fn handlers_within(
+        mut self,
+        service: &'static str,
+        scope: impl Fn(Deadline, Handling) -> Scoped + Send + Sync + 'static,
+    ) -> Self {
+        self.scopes.set(service, scope);
+        self
+    }
+
     /// Adds health and reflection (v1 and v1alpha), and composes the layers.
     ///
     /// # Errors
@@ -140,6 +155,7 @@ impl ServerBuilder {
             security: self.security.clone(),
             traces: self.traces,
             methods: self.methods,
+            scopes: self.scopes,
             draining: draining.clone(),
             cutting: cutting.clone(),
             metrics: metrics.clone(),
@@ -165,7 +181,7 @@ impl ServerBuilder {
 
     /// A policy with a typing error would silently not apply.
     fn check_policies(&self) -> Result<(), ServeError> {
-        for name in self.methods.names() {
+        for name in self.methods.names().chain(self.scopes.services()) {
             let service = name.split_once('/').map_or(name, |(service, _)| service);
             let known =
                 self.services.contains(&service) || service == HEALTH || REFLECTION.contains(&service);

@@ -17,6 +17,7 @@ use crate::{
         authentication::AuthenticationService,
         catch_panic::CatchPanicService,
         deadline::{DeadlineRules, DeadlineService},
+        scope::{ScopeService, Scopes},
         trace::TraceService,
     },
     method::Methods,
@@ -33,6 +34,7 @@ pub(super) struct Layers {
     pub(super) security: Security,
     pub(super) traces: Traces,
     pub(super) methods: Methods,
+    pub(super) scopes: Scopes,
     pub(super) draining: CancellationToken,
     pub(super) cutting: CancellationToken,
     pub(super) metrics: ServerMetrics,
@@ -44,7 +46,8 @@ pub(super) struct Layers {
 /// 2. catch-panic, so that the layers below may panic, too;
 /// 3. deadline, so that its clock starts before the call waits for anything;
 /// 4. admission, so that a doomed call takes no permit;
-/// 5. authentication, so that what it costs is bounded, too.
+/// 5. authentication, so that what it costs is bounded, too;
+/// 6. what the service puts around its handlers.
 ///
 /// Gives the permits, too: of calls, of the reserve and of open streams, with how many there are.
 pub(super) fn compose(
@@ -52,7 +55,7 @@ pub(super) fn compose(
     config: &ServerConfig,
     layers: Layers,
 ) -> (Stack, [(Arc<Semaphore>, usize); 3]) {
-    let Layers { security, traces, methods, draining, cutting, metrics } = layers;
+    let Layers { security, traces, methods, scopes, draining, cutting, metrics } = layers;
     let methods = Arc::new(methods);
     let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
     let set = |count| Arc::new(Semaphore::new(count));
@@ -71,7 +74,8 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = AuthenticationService::new(routes.prepare(), security, Arc::clone(&methods), metrics.clone());
+    let stack = ScopeService::new(routes.prepare(), scopes);
+    let stack = AuthenticationService::new(stack, security, Arc::clone(&methods), metrics.clone());
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods, metrics.clone());
     let stack = DeadlineService::new(stack, rules, metrics.clone());
     let stack = CatchPanicService::new(stack);

@@ -9,6 +9,7 @@ mod drain;
 mod health;
 mod hostile;
 mod overload;
+mod resend;
 mod streams;
 mod support;
 mod trace;
