@@ -72,7 +72,7 @@ impl Intake {
         let hash = event_hash(&[
             template.as_str().as_bytes(),
             conversation_id.as_str().as_bytes(),
-            payload::canonical(&value).as_bytes(),
+            &payload::canonical(&value),
             headers.as_deref().unwrap_or_default(),
             &hash_part(occur_time),
             &hash_part(deliver_by),

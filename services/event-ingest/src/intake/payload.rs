@@ -1,5 +1,7 @@
 //! A payload in its two forms, and what makes two of them equal.
 
+use std::io::{self, Write as _};
+
 use chatfn_domain::event::{MAX_PAYLOAD_DEPTH, PayloadError};
 use prost_types::{Struct, Value as Wire, value::Kind};
 use serde_json::{Map, Number, Value};
@@ -51,40 +53,42 @@ fn whole(number: f64) -> Option<i64> {
 
 /// Text that is the same for equal payloads, however they were written: keys sorted, whole numbers as
 /// integers.
-pub(super) fn canonical(payload: &Value) -> String {
-    let mut text = String::new();
-    write(payload, &mut text);
+pub(super) fn canonical(payload: &Value) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Writing into memory does not fail.
+    let _ = write(payload, &mut text);
     text
 }
 
-fn write(value: &Value, text: &mut String) {
+fn write(value: &Value, text: &mut Vec<u8>) -> io::Result<()> {
     match value {
         Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()).and_then(whole) {
-            Some(whole) => text.push_str(&whole.to_string()),
-            None => text.push_str(&number.to_string()),
+            Some(whole) => write!(text, "{whole}")?,
+            None => write!(text, "{number}")?,
         },
         Value::Array(items) => {
-            text.push('[');
+            text.push(b'[');
             for item in items {
-                write(item, text);
-                text.push(',');
+                write(item, text)?;
+                text.push(b',');
             }
-            text.push(']');
+            text.push(b']');
         }
         Value::Object(fields) => {
             let mut fields: Vec<_> = fields.iter().collect();
             fields.sort_unstable_by_key(|(key, _)| *key);
-            text.push('{');
+            text.push(b'{');
             for (key, field) in fields {
-                text.push_str(&Value::from(key.as_str()).to_string());
-                text.push(':');
-                write(field, text);
-                text.push(',');
+                serde_json::to_writer(&mut *text, key)?;
+                text.push(b':');
+                write(field, text)?;
+                text.push(b',');
             }
-            text.push('}');
+            text.push(b'}');
         }
-        Value::Null | Value::Bool(_) | Value::String(_) => text.push_str(&value.to_string()),
+        Value::Null | Value::Bool(_) | Value::String(_) => serde_json::to_writer(text, value)?,
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,6 +139,14 @@ mod tests {
         ] {
             assert_ne!(parse(one), parse(other));
         }
+    }
+
+    #[test]
+    fn the_text_stays_what_it_was_because_its_hash_is_stored() {
+        let payload =
+            parse_payload(r#"{"b": ["é\u0001\"", 1.5, 2.0, -3, null], "a\n": {"c": true}}"#).unwrap();
+        let text = String::from_utf8(canonical(&payload)).unwrap();
+        assert_eq!(text, r#"{"a\n":{"c":true,},"b":["é\u0001\"",1.5,2,-3,null,],}"#);
     }
 
     fn json() -> impl Strategy<Value = Value> {

@@ -129,3 +129,10 @@ pub(crate) async fn heads(pool: &PgPool) -> Result<Vec<(i16, i64)>, sqlx::Error>
     let rows = sqlx::query!("SELECT lane, next_sequence FROM ingest.lane_heads").fetch_all(pool).await?;
     Ok(rows.into_iter().map(|row| (row.lane, row.next_sequence)).collect())
 }
+
+/// The next free sequence number of one lane.
+pub(crate) async fn head(pool: &PgPool, lane: i16) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!("SELECT next_sequence FROM ingest.lane_heads WHERE lane = $1", lane)
+        .fetch_one(pool)
+        .await
+}

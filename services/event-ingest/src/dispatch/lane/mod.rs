@@ -76,6 +76,7 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
         shared,
         lease,
         queue: LaneQueue::new(cursor, read::PLACES),
+        fresh_from: i64::MAX,
         catch_up_at: Instant::now(),
         pending: VecDeque::new(),
         is_failing: false,
@@ -97,6 +98,8 @@ struct Lane {
     shared: Shared,
     lease: Lease,
     queue: LaneQueue<LaneEvent>,
+    /// What was recorded from this sequence number on, nobody has begun with but this owner.
+    fresh_from: i64,
     /// When it may next catch up for an account.
     catch_up_at: Instant,
     /// Events that may run as soon as the gate lets them.
@@ -120,7 +123,7 @@ impl Lane {
         else {
             return;
         };
-        self.take_parked().await;
+        self.take_over().await;
         failpoint::edge("lane.begun");
         let mut runs = FuturesUnordered::new();
         let mut entering: Waiting<Permit> = None.into();

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::store::{
     journal::ParkKind,
+    lanes,
     reading::{self, ParkedEvent, PassedOver, Range, Resume, Resumed, StoredEvent},
 };
 
@@ -41,8 +42,23 @@ pub(super) type CaughtUp = Result<PassedOver, sqlx::Error>;
 pub(super) type Loaded = (Instant, Vec<Load>, Result<Vec<Resumed>, sqlx::Error>);
 
 impl Lane {
-    /// Reads what is parked since before the take-over: all of it, before anything runs.
-    pub(super) async fn take_parked(&mut self) {
+    /// Finds out what earlier owners have left, before anything runs.
+    pub(super) async fn take_over(&mut self) {
+        // Asked after the take-over: nothing that an earlier owner wrote comes later, and what it had read was recorded before.
+        loop {
+            match lanes::head(&self.shared.pool, self.lease.lane()).await {
+                Ok(head) => {
+                    self.fresh_from = head;
+                    break;
+                }
+                Err(error) => self.read_failed(&error).await,
+            }
+        }
+        self.take_parked().await;
+    }
+
+    /// Reads what is parked since before the take-over: all of it.
+    async fn take_parked(&mut self) {
         let rows = i64::try_from(WINDOW).unwrap_or(i64::MAX);
         let (mut after, mut reopened) = (0, Vec::new());
         loop {
@@ -121,6 +137,7 @@ impl Lane {
             newest,
             rows: i64::try_from(WINDOW).unwrap_or(i64::MAX),
             bytes: READ_BYTES,
+            fresh_from: self.fresh_from,
         };
         let pool = self.shared.pool.clone();
         Some(async move { (Instant::now(), reading::scan(&pool, range).await) }.boxed())
