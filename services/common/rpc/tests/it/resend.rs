@@ -170,7 +170,7 @@ async fn a_call_that_may_have_been_taken_is_not_sent_again() {
         Server::start([Connection::GoAway { last_stream: 1 }, Connection::Serve(&[Way::Answer])]).await;
     let error = unary(&server.client(), long("x")).await.expect_err("lost");
     assert_eq!(classify(&error), RetryClass::Unknown, "{error:?}");
-    assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST));
+    assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_LOST.name()));
     assert_eq!(server.seen().len(), 0);
 }
 
