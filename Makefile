@@ -17,7 +17,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx docs metrics-doc digests cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx docs metrics-doc digests sbom cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -102,6 +102,10 @@ metrics-doc: setup ## Writes docs/METRICS.md, from what the crates declare.
 cut-release: setup ## Keeps what the release RELEASE asks of the database, for the tests of later ones.
 	CHATFN_CUT_RELEASE=$(RELEASE) $(CHATFN_DB) private -- \
 		$(CARGO) test --quiet --locked -p chatfn-pg --test compat earlier_releases_work_on_the_schema_of_now
+
+sbom: setup ## Bills of materials of the three programs and of the sandbox's npm packages, checked, in target/sbom.
+	@services/dev/setup.sh sbom
+	@services/dev/sbom.sh
 
 fuzz: setup ## Fuzzes the sandbox's host, sources and memory for FUZZ_SECONDS (60) each; fails on a finding.
 	@fuzz/run.sh $(FUZZ_SECONDS)

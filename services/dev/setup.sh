@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults|pictures
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults|pictures|sbom
 #
 # Touches the system only through apt-get, and only when something is missing. Tools of the project's
 # own go into .tools/.
@@ -109,6 +109,21 @@ prometheus() {
     mv .tools/prometheus.new .tools/prometheus
 }
 
+# Both by the makers of what they list: the CycloneDX project's for cargo, and npm's own.
+sbom_tools() {
+    local cyclonedx=0.5.9 npm=10.9.4
+    command -v jq >/dev/null || apt_install jq
+    if ! grep -qs "^\"cargo-cyclonedx $cyclonedx " .tools/cargo/.crates.toml; then
+        say "building cargo-cyclonedx $cyclonedx (minutes)"
+        cargo install --quiet --locked --root .tools/cargo "cargo-cyclonedx@$cyclonedx"
+    fi
+    # Debian's npm is older than `npm sbom`.
+    if ! grep -qs "\"version\": \"$npm\"" .tools/npm/node_modules/npm/package.json; then
+        say "installing npm $npm into .tools"
+        npm install --silent --no-audit --no-fund --prefix .tools/npm "npm@$npm"
+    fi
+}
+
 case "${1:-}" in
     build | image) build "$1" ;;
     tools)
@@ -132,8 +147,9 @@ case "${1:-}" in
         prometheus
         python_tools matplotlib==3.11.2
         ;;
+    sbom) sbom_tools ;;
     *)
-        echo "usage: setup.sh build|image|tools|test|faults|pictures" >&2
+        echo "usage: setup.sh build|image|tools|test|faults|pictures|sbom" >&2
         exit 2
         ;;
 esac
