@@ -39,7 +39,7 @@ async function lambda(input, context) {
 
 fn canary(id: &str) -> Event {
     let payload = format!(
-        r#"{{"canary": "{PAYLOAD}", "participantChange": {{"oldParticipants": [], "newParticipants": []}}}}"#
+        r#"{{"canary": "{PAYLOAD}", "chatSessionKey": "H1", "participantChange": {{"oldParticipants": [], "newParticipants": []}}}}"#
     );
     Event {
         payload_kind: Some(PayloadKind::PayloadJson(payload)),
@@ -163,7 +163,8 @@ async fn what_is_counted_is_what_happened() {
             ("chatfn_deployments_age_seconds", 0),
         ],
     );
-    assert!(invoker.value("chatfn_invoker_prepared_functions") >= 2, "{}", invoker.text);
+    // Both have the same source and settings.
+    assert_eq!(invoker.value("chatfn_invoker_prepared_functions"), 1, "{}", invoker.text);
     expect(
         &registry,
         &[
@@ -212,8 +213,21 @@ async fn liveness_is_the_process_and_readiness_is_what_health_says() {
         (Scrape::of(ingest).await.value(source) == 1).then_some(())
     })
     .await;
-    assert_eq!(get(ingest, "/readyz").await.status, 200);
-    assert_eq!(get(ingest, "/livez").await.status, 200);
+    assert_eq!([get(ingest, "/livez").await.status, get(ingest, "/readyz").await.status], [200, 200]);
+
+    // Longer than the test takes: it is told until the very end.
+    cluster.registry.flag("rpc-drain-delay", "5m");
+    cluster.registry.start();
+    cluster.registry.serving().await;
+    assert_eq!(get(registry, "/readyz").await.status, 200);
+    cluster.registry.terminate();
+    eventually("it tells that it drains", async || {
+        (get(registry, "/readyz").await.status == 503).then_some(())
+    })
+    .await;
+    assert_eq!(get(registry, "/livez").await.status, 200);
+    assert_eq!(Scrape::of(registry).await.sum("chatfn_build_info"), 1);
+    cluster.registry.kill();
 }
 
 #[tokio::test]

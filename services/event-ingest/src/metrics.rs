@@ -153,7 +153,7 @@ declare! {
             .means("Attempts that ended, by how.")
             .when_off("not_taken: invokers are down or overloaded; unknown: they die, or are cut off. The others: see the functions' logs."),
         START: Metric::histogram("chatfn_ingest_ack_to_start_seconds", buckets::LONG_SECONDS)
-            .means("From an event's acceptance to the start of its first attempt, both by the database's clock; waiting behind events of its conversation included.")
+            .means("From an event's acceptance, by the database's clock, to the start of its first attempt; waiting behind events of its conversation included.")
             .when_off("Above some 25 ms at the median under usual load: see chatfn_ingest_oldest_unstarted_seconds."),
         OUTCOMES: Metric::counter("chatfn_ingest_outcomes_total").by(&[Ended::LABEL])
             .means("Outcomes that were durably recorded. Over all replicas, accepted events and reopened ones (interventions by replay) are these and the unfinished ones.")

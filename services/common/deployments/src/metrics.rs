@@ -88,7 +88,7 @@ mod tests {
     fn what_is_stale_says_so() {
         let never = told(Contact::Never);
         assert!(never.contains("chatfn_deployments_source{source=\"nothing\"} 1"), "{never}");
-        assert!(!never.contains("chatfn_deployments_age_seconds "), "nothing has no age: {never}");
+        assert!(!never.contains("\nchatfn_deployments_age_seconds "), "nothing has no age: {never}");
         let now = told(Contact::Now);
         assert!(now.contains("chatfn_deployments_age_seconds 0.0\n"), "{now}");
         let hour = SystemTime::now() - Duration::from_secs(3_600);
