@@ -8,6 +8,7 @@ mod identity;
 mod interop;
 mod isolation;
 mod main_job;
+mod monitoring;
 mod restore;
 mod rolling;
 mod snapshot;
