@@ -17,7 +17,7 @@ CHATFN_DB := $(CARGO) run --quiet --locked -p chatfn-pg --bin chatfn-db --
 ROLES ?= admin,developer,invocation
 ACCOUNT ?= acme
 
-.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart faults lint lint-deploy fmt sqlx docs metrics-doc digests sbom cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
+.PHONY: help setup demo run dev-certs test test-upgrade rolling-restart dashboard-pictures faults lint lint-deploy fmt sqlx docs metrics-doc digests sbom cut-release fuzz bench-invoke bench-ingest bench-overload bench-registry tools
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -56,6 +56,12 @@ rolling-restart: setup ## Replaces every process of a cluster under load, one af
 	@$(CHATFN_DB) private -- $(CARGO) test --quiet --locked -p chatfn-tests --test it -- --nocapture rolling:: 2>&1 \
 		| tee target/rolling-restart.log
 	@grep '^{"acknowledged"' target/rolling-restart.log
+
+dashboard-pictures: setup ## Draws what the dashboard shows of a cluster under load for a minute into docs/pictures.
+	@services/dev/setup.sh pictures
+	$(BUILD)
+	PATH="$(PWD)/$(TOOLS):$$PATH" $(CHATFN_DB) private -- $(CARGO) test --quiet --locked -p chatfn-tests --test it -- \
+		--ignored --exact monitoring::pictures::dashboard_pictures
 
 faults: setup ## Kills, halts and cuts off real processes under load; FAULTS_SECONDS=7200 goes on for so long. The last line is JSON.
 	@services/dev/setup.sh faults

@@ -9,6 +9,7 @@ mod interop;
 mod isolation;
 mod main_job;
 mod metrics;
+mod monitoring;
 mod restore;
 mod rolling;
 mod settings;

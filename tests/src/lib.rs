@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod collector;
 pub mod fleet;
 pub mod identities;
+pub mod prometheus;
 pub mod scrape;
 pub mod witness;
 
