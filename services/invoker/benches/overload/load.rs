@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
-    ROUNDS,
+    ROUNDS, served,
     service::{End, Service},
 };
 
@@ -19,6 +19,7 @@ pub(crate) struct Figures {
     pub(crate) goodput_ratio: f64,
     pub(crate) admitted_p99_ratio: f64,
     pub(crate) reject_p99_ms: f64,
+    pub(crate) reject_served_p99_ms: f64,
     pub(crate) peak_per_second: f64,
     pub(crate) unloaded_p99_ms: f64,
     pub(crate) refused_share: f64,
@@ -35,15 +36,17 @@ pub(crate) async fn measure(name: &str, service: &Service, what: &'static str, r
             admitted_p99_ratio: p99(over.admitted) / unloaded_p99_ms,
             refused_share: over.refused.len() as f64 / over.calls as f64,
             reject_p99_ms: p99(over.refused),
+            reject_served_p99_ms: p99(over.refused_by_server),
             peak_per_second,
             unloaded_p99_ms,
         };
         eprintln!(
             "{name}, round {round}: {peak_per_second:.0}/s at the peak, {:.0}/s at ten times as many; \
-             p99 {unloaded_p99_ms:.1} ms alone, {:.1} ms admitted, {:.2} ms refused",
+             p99 {unloaded_p99_ms:.1} ms alone, {:.1} ms admitted, {:.2} ms refused, {:.2} ms of them at the server",
             over.per_second,
             figures.admitted_p99_ratio * unloaded_p99_ms,
             figures.reject_p99_ms,
+            figures.reject_served_p99_ms,
         );
         rounds.push(figures);
     }
@@ -56,6 +59,7 @@ pub(crate) async fn measure(name: &str, service: &Service, what: &'static str, r
         goodput_ratio: median(|it| it.goodput_ratio),
         admitted_p99_ratio: median(|it| it.admitted_p99_ratio),
         reject_p99_ms: median(|it| it.reject_p99_ms),
+        reject_served_p99_ms: median(|it| it.reject_served_p99_ms),
         peak_per_second: median(|it| it.peak_per_second),
         unloaded_p99_ms: median(|it| it.unloaded_p99_ms),
         refused_share: median(|it| it.refused_share),
@@ -101,10 +105,12 @@ struct Overload {
     per_second: f64,
     admitted: Vec<Duration>,
     refused: Vec<Duration>,
+    refused_by_server: Vec<Duration>,
 }
 
 /// Calls come at this rate, whatever becomes of those before.
 async fn overload(service: &Service, what: &'static str, per_second: f64) -> Overload {
+    served::refused();
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -126,6 +132,7 @@ async fn overload(service: &Service, what: &'static str, per_second: f64) -> Ove
         per_second: in_time as f64 / (end - begun).as_secs_f64(),
         admitted: of(End::Returned).map(|(_, latency, _)| *latency).collect(),
         refused: of(End::Refused).map(|(_, latency, _)| *latency).collect(),
+        refused_by_server: served::refused(),
     }
 }
 
