@@ -198,6 +198,34 @@ async fn what_is_counted_is_what_happened() {
 }
 
 #[tokio::test]
+async fn events_that_nobody_starts_grow_older_and_are_young_again_once_they_run() {
+    let mut cluster = Cluster::start().await;
+    let mut api = Api::of(&cluster);
+    api.deploy(TEMPLATE, "async function lambda() { return 1 }", settings("127.0.0.1", 1)).await;
+    cluster.invoker.kill();
+    let ids: Vec<_> = (0..40).map(|number| format!("e-{number}")).collect();
+    for id in &ids {
+        api.publish(event(TEMPLATE, id, id)).await.unwrap();
+    }
+    let (address, age) = (cluster.event_ingest.metrics(), "chatfn_ingest_oldest_unstarted_seconds");
+    eventually("the oldest event is two seconds old", async || {
+        (Scrape::of(address).await.value(age) >= 2).then_some(())
+    })
+    .await;
+    cluster.invoker.start();
+    for id in &ids {
+        assert_eq!(api.outcome(id).await.state(), DeliveryState::Succeeded);
+    }
+    let scrape = eventually("nothing waits to be started", async || {
+        let scrape = Scrape::of(address).await;
+        (scrape.value(age) == 0 && scrape.sum("chatfn_ingest_outcomes_total") == 40).then_some(scrape)
+    })
+    .await;
+    assert!(scrape.value("chatfn_ingest_attempts_total{result=\"not_taken\"}") >= 1, "{}", scrape.text);
+    assert_eq!(scrape.value("chatfn_ingest_attempts_total{result=\"returned\"}"), 40, "{}", scrape.text);
+}
+
+#[tokio::test]
 async fn liveness_is_the_process_and_readiness_is_what_health_says() {
     let mut cluster = Cluster::start().await;
     let [registry, ingest] = [&cluster.registry, &cluster.event_ingest].map(|it| it.metrics());
