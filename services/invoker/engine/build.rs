@@ -1,5 +1,5 @@
-//! Builds the guest: QuickJS-NG, our C shim, the JavaScript prelude and the bundled npm packages become one
-//! WebAssembly module in `OUT_DIR`. See `guest/README.md` for what is inside.
+//! Builds the guest: QuickJS-NG and our C shim become a WebAssembly module in `OUT_DIR`, the JavaScript prelude and the
+//! bundled npm packages a table of texts beside it. See `guest/README.md` for what is inside.
 
 #[path = "build/bundle.rs"]
 mod bundle;
@@ -33,6 +33,7 @@ fn main() {
     // Of the packages the lock file: they are many files, and it says which ones.
     for input in [
         "bundle.mjs",
+        "likely-subtags.mjs",
         "locale-data.mjs",
         "modules",
         "package-lock.json",
@@ -40,6 +41,7 @@ fn main() {
         "shim.c",
         "immortal.c",
         "memory.c",
+        "names.c",
         "texts.c",
     ] {
         println!("cargo::rerun-if-changed={}", guest.join(input).display());
@@ -49,13 +51,14 @@ fn main() {
     let quickjs = quickjs::source_dir(&engine);
     quickjs::write_changed(&quickjs, &out);
     let mut files = prelude::read(&guest.join("prelude"));
+    // Behind ours: what every run needs is made first, and so lies together.
     for (name, entry, global) in [
-        ("78-intl.js", "modules/intl/index.js", "chatfn.intl"),
-        ("80-modules.js", "modules/index.js", "chatfn.modules"),
+        ("92-intl.js", "modules/intl/index.js", "chatfn.intl"),
+        ("94-modules.js", "modules/index.js", "chatfn.modules"),
     ] {
         files.push(prelude::File::bundle(name, &bundle::bundle(&guest, entry, global)));
     }
-    prelude::write_header(files, &out.join("prelude.h"));
+    let prelude = prelude::write_table(files, &out);
     fs::write(out.join("typescript.wasm"), typescript::module(&guest)).expect("cannot write to OUT_DIR");
 
     let shim = guest.join("shim.c");
@@ -71,8 +74,9 @@ fn main() {
 
     let mut inputs = headers(&quickjs);
     inputs.extend(sources);
-    inputs.extend(["immortal.c", "memory.c", "texts.c"].map(|name| guest.join(name)));
-    inputs.extend(["prelude.h", "quickjs.c"].map(|name| out.join(name)));
+    inputs.extend(["immortal.c", "memory.c", "names.c", "texts.c"].map(|name| guest.join(name)));
+    inputs.push(out.join("quickjs.c"));
+    inputs.extend(prelude);
     digests::tell(&tools, &[&COMMON[..], &COMPILE, &LINK].concat(), &inputs, &out);
 }
 

@@ -3,6 +3,7 @@
 // file's exports. The same inputs give the same bytes.
 import { build } from 'esbuild';
 
+import { likelySubtags } from './likely-subtags.mjs';
 import { localeData } from './locale-data.mjs';
 
 const [entryPoint, globalName] = process.argv.slice(2);
@@ -27,7 +28,7 @@ const { outputFiles } = await build({
     stream: './modules/stream.js',
     util: './modules/util',
   },
-  plugins: [localeData],
+  plugins: [likelySubtags, localeData],
   // The line numbers of packages help nobody; names of functions and classes stay as they are.
   minifyWhitespace: true,
   minifySyntax: true,

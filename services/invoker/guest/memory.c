@@ -10,22 +10,27 @@
 
 /* Names that prepared code and a run may add before the table of names has to grow. */
 #define NEW_ATOMS 1024
-#define ATOM_HASH_SIZE 4096
+/* For the 12,000 names of the image: with fewer places, to look for a name is to look at others, all over the image; with
+ * more, new names are entered on more pages. */
+#define ATOM_HASH_SIZE 16384
 #define NEW_SHAPES 256
 #define SHAPE_HASH_BITS 11
 
-/* Takes every hole that init has left in the heap for good, but for one of `len` bytes. */
-static void *plug_holes(size_t len)
+/* Takes every hole in the heap below `end` for good. There has to be free memory above. */
+static void plug_holes(char *end)
 {
-    char *room = malloc(len);
-    char *end = (char *)(__builtin_wasm_memory_size(0) * 65536);
     for (size_t size = 64 * 1024; size >= 8; size -= size > 1024 ? size / 4 : 8) {
         char *hole;
         while ((hole = malloc(size)) && hole < end)
             ;
-        free(hole); /* this one lies in memory that was added for it */
+        free(hole);
     }
-    return room;
+}
+
+/* Where memory ends at the moment. */
+static char *end_of_memory(void)
+{
+    return (char *)(__builtin_wasm_memory_size(0) * 65536);
 }
 
 /* QuickJS keeps small blocks in pages by size. None of today's is filled any further; every size gets a new
@@ -46,24 +51,29 @@ static void start_fresh_pages(void)
 }
 
 /* The tables that new names and shapes are entered into, at places that hashes choose: small, and moved to where
- * everything new lies. New names take new numbers, one after another, not those that init has freed. */
-static void gather_tables(void)
+ * everything new lies, beyond `end`. New names take new numbers, one after another, not those that init has freed. */
+static void gather_tables(char *end)
 {
+    JS_ResizeAtomHash(rt, ATOM_HASH_SIZE);
+    plug_holes(end); /* that the old one has left */
+
     JSAtomStruct **atoms = js_malloc_rt(rt, (rt->atom_size + NEW_ATOMS) * sizeof(*atoms));
     memcpy(atoms, rt->atom_array, rt->atom_size * sizeof(*atoms));
     for (int i = rt->atom_size; i < rt->atom_size + NEW_ATOMS; i++)
         atoms[i] = atom_set_free(i + 1 < rt->atom_size + NEW_ATOMS ? i + 1 : 0);
     js_free_rt(rt, rt->atom_array);
+    plug_holes(end);
     rt->atom_array = atoms;
     rt->atom_free_index = rt->atom_size;
     rt->atom_size += NEW_ATOMS;
-    JS_ResizeAtomHash(rt, ATOM_HASH_SIZE);
     rt->atom_count_resize = rt->atom_count + 2 * NEW_ATOMS;
+
     /* it grows at half of its size, and that would write to every shape of the image */
     int bits = SHAPE_HASH_BITS;
     while ((1 << bits) < 2 * (rt->shape_hash_count + NEW_SHAPES))
         bits++;
     resize_shape_hash(rt, bits);
+    plug_holes(end);
 }
 
 /* Makes the properties that QuickJS makes when somebody first asks for them: every run would ask again. */

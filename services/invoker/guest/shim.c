@@ -4,7 +4,9 @@
  * Math.random, the stack limit under WASI, the variables of a module, and what bytecode leaves out.
  *
  * Life of an instance:
- *   init     once, at start-up of the host; its memory becomes the image of every later instance
+ *   begin    at start-up of the host, in two instances: `compile_prelude` in the one, for each file of the prelude, and
+ *            `evaluate` in the other, so that what compiling leaves behind is not in the way there
+ *   init     once, in the second; its memory becomes the image of every later instance
  *   compile  in a throw-away instance: turns a source into bytecode
  *   prepare  in another one: runs the top-level code; what changed in memory becomes the prepared
  *            function
@@ -14,15 +16,13 @@
 
 _Static_assert(BC_VERSION == 28, "see that bytecode still holds what seal_templates and keep_places expect");
 
-#include "prelude.h"
-
 #define IMPORT(name) __attribute__((import_module("chatfn"), import_name(name))) extern
 #define EXPORT(name) __attribute__((export_name(name)))
 
 /* The lowest address that JavaScript may push its stack to. The stack lies at the bottom of memory and
  * C functions that do not check need some room below. */
 #define STACK_FLOOR (128 * 1024)
-enum input { INPUT_SOURCE = 0, INPUT_BYTECODE = 0, INPUT_EVENT = 0, INPUT_CONTEXT = 1, INPUT_ENV = 2 };
+enum input { INPUT_SOURCE = 0, INPUT_BYTECODE = 0, INPUT_EVENT = 0, INPUT_CONTEXT = 1, INPUT_NAME = 1, INPUT_ENV = 2 };
 
 /* In step with `GuestFailure` in engine/src/verdict.rs. */
 enum failure {
@@ -56,6 +56,7 @@ IMPORT("fail") void host_fail(int32_t kind, const char *name, size_t name_len, c
 static JSRuntime *rt;
 static JSContext *ctx;
 static JSValue internals; /* the object that the prelude's files share */
+static JSValue host;      /* what the prelude can call */
 static JSValue lambda;
 static bool running;        /* false while the prelude and top-level code run */
 static double wake_at = -1; /* when the next timer is due, on the host's monotonic clock */
@@ -63,6 +64,7 @@ static bool rejections;     /* a promise was rejected and nobody handled it yet 
 
 #include "memory.c"
 #include "texts.c"
+#include "names.c"
 
 /* ---- what the prelude can call ------------------------------------------------------------------ */
 
@@ -497,25 +499,8 @@ static void hide_functions_of_call_sites(void)
 
 /* ---- entry points ------------------------------------------------------------------------------- */
 
-/* Evaluates a file of the prelude. Its text is of no use afterwards: functions are made without it, and it
- * is wiped, so that the image is smaller by all of it. */
-static JSValue eval_prelude(char *source, size_t len, const char *name)
-{
-    JSValue code = JS_Eval(ctx, source, len, name, JS_EVAL_FLAG_COMPILE_ONLY);
-    memset(source, 0, len);
-    if (JS_IsException(code))
-        return code;
-    size_t size;
-    uint8_t *bytes = JS_WriteObject(ctx, &size, code, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
-    JS_FreeValue(ctx, code);
-    if (!bytes)
-        return JS_EXCEPTION;
-    code = JS_ReadObject(ctx, bytes, size, JS_READ_OBJ_BYTECODE);
-    js_free(ctx, bytes);
-    return JS_IsException(code) ? code : JS_EvalFunction(ctx, code);
-}
-
-EXPORT("init") void guest_init(void)
+/* Makes an instance in which files of the prelude can be compiled or evaluated. */
+EXPORT("begin") void guest_begin(void)
 {
     rt = JS_NewRuntime2(&wiping_functions, NULL);
     rt->stack_limit = STACK_FLOOR;
@@ -523,7 +508,7 @@ EXPORT("init") void guest_init(void)
     JS_SetModuleLoaderFunc(rt, normalize_module, load_module, NULL);
     JS_SetHostPromiseRejectionTracker(rt, on_rejection, NULL);
 
-    JSValue host = JS_NewObject(ctx);
+    host = JS_NewObject(ctx);
     JS_SetPropertyFunctionList(ctx, host, host_functions, countof(host_functions));
     internals = JS_NewObject(ctx);
     lambda = JS_UNDEFINED;
@@ -535,32 +520,69 @@ EXPORT("init") void guest_init(void)
     JS_DefinePropertyValueStr(ctx, ctx->function_proto, "toString",
                               JS_NewCFunction(ctx, function_text, "toString", 0),
                               JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
-    for (size_t i = 0; i < countof(prelude); i++) {
-        JSValue file = eval_prelude(prelude[i].source, strlen(prelude[i].source), prelude[i].name);
-        JSValueConst args[2] = {host, internals};
-        JSValue result = JS_IsException(file) ? file : JS_Call(ctx, file, JS_UNDEFINED, 2, args);
-        if (JS_IsException(result)) {
-            JSValue error = JS_GetException(ctx);
-            const char *message = JS_ToCString(ctx, error);
-            const char *stack = JS_ToCString(ctx, JS_GetPropertyStr(ctx, error, "stack"));
-            host_fail(FAIL_THROWN, prelude[i].name, strlen(prelude[i].name), message, strlen(message), stack,
-                      strlen(stack));
-            return;
-        }
-        JS_FreeValue(ctx, file);
-        JS_FreeValue(ctx, result);
-    }
+    host_finish("", 0);
+}
+
+static void fail_in_prelude(void)
+{
+    static const char name[] = "Error";
+    JSValue error = JS_GetException(ctx);
+    const char *message = JS_ToCString(ctx, error);
+    const char *stack = JS_ToCString(ctx, JS_GetPropertyStr(ctx, error, "stack"));
+    host_fail(FAIL_THROWN, name, strlen(name), message, strlen(message), stack, strlen(stack));
+}
+
+/* Turns a file of the prelude into bytecode, without what only authors of lambdas need of theirs: the texts of functions
+ * and the names of variables. */
+EXPORT("compile_prelude") void guest_compile_prelude(size_t len, size_t name_len)
+{
+    char *source = take_input(INPUT_SOURCE, len);
+    char *name = take_input(INPUT_NAME, name_len);
+    JSValue code = JS_Eval(ctx, source, len, name, JS_EVAL_FLAG_COMPILE_ONLY);
+    if (JS_IsException(code))
+        return fail_in_prelude();
+    drop_variable_names(JS_VALUE_GET_PTR(code));
+    size_t size;
+    uint8_t *bytes = JS_WriteObject(ctx, &size, code, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    if (!bytes)
+        return fail_in_prelude();
+    host_compiled(bytes, size);
+    host_finish("", 0);
+}
+
+/* Runs a file of the prelude, from the bytecode of `compile_prelude`. */
+EXPORT("evaluate") void guest_evaluate(size_t len)
+{
+    char *bytes = take_input(INPUT_BYTECODE, len);
+    JSValue code = JS_ReadObject(ctx, (uint8_t *)bytes, len, JS_READ_OBJ_BYTECODE);
+    release(bytes);
+    JSValue file = JS_IsException(code) ? code : JS_EvalFunction(ctx, code);
+    JSValueConst args[2] = {host, internals};
+    JSValue result = JS_IsException(file) ? file : JS_Call(ctx, file, JS_UNDEFINED, 2, args);
+    if (JS_IsException(result))
+        return fail_in_prelude();
+    JS_FreeValue(ctx, file);
+    JS_FreeValue(ctx, result);
+    host_finish("", 0);
+}
+
+/* Makes the image, once all files of the prelude have run. */
+EXPORT("init") void guest_init(void)
+{
+    JS_FreeValue(ctx, host);
+    host = JS_UNDEFINED;
     hide_functions_of_call_sites();
     drain_jobs();
     make_lazy_properties();
     JS_RunGC(rt);
     freeze_objects();
-    char *room = plug_holes(2 * HEAP_HEADROOM);
-    free(room);
+    char *end = end_of_memory();
+    plug_holes(end);
     start_fresh_pages();
-    gather_tables();
-    free(plug_holes(HEAP_HEADROOM)); /* the old tables left some more */
-    image_end = room;
+    gather_tables(end);
+    void *volatile room = malloc(HEAP_HEADROOM); /* or the compiler leaves out both */
+    free(room);
+    image_end = end;
     wipe_stack();
     host_finish("", 0);
 }

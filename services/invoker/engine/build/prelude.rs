@@ -1,8 +1,8 @@
-//! Turns the JavaScript that every sandbox starts with into a C header.
+//! Gathers the JavaScript that every sandbox starts with.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The language's own globals. Each file takes them into constants before any source runs: a top-level name of
 /// an author (`const Promise = require(…)`) would hide them from it.
@@ -46,37 +46,21 @@ pub(crate) fn read(folder: &Path) -> Vec<File> {
         .collect()
 }
 
-/// Writes the files, in the order of their names, as a table of `{name, source}`. The sources are writable:
-/// the guest wipes what it has evaluated.
-pub(crate) fn write_header(mut files: Vec<File>, header: &Path) {
+/// Writes the files to a folder, and a slice of their names and texts, in the order of their names, as Rust. Gives the files.
+pub(crate) fn write_table(mut files: Vec<File>, out: &Path) -> Vec<PathBuf> {
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut text = String::new();
-    for (index, file) in files.iter().enumerate() {
-        writeln!(text, "static char prelude_{index}[] = {};", literal(&file.source))
+    let folder = out.join("prelude");
+    fs::create_dir_all(&folder).expect("OUT_DIR is writable");
+    let mut table = String::from("&[\n");
+    let mut written = Vec::new();
+    for File { name, source } in files {
+        let path = folder.join(&name);
+        fs::write(&path, source).expect("OUT_DIR is writable");
+        written.push(path);
+        writeln!(table, "({:?}, include_str!({:?})),", format!("chatfn:{name}"), format!("prelude/{name}"))
             .expect("writing to a String");
     }
-    text.push_str("static const struct { const char *name; char *source; } prelude[] = {\n");
-    for (index, File { name, .. }) in files.iter().enumerate() {
-        writeln!(text, "{{ \"chatfn:{name}\", prelude_{index} }},").expect("writing to a String");
-    }
-    text.push_str("};\n");
-    fs::write(header, text).expect("OUT_DIR is writable");
-}
-
-/// A C string literal, broken at each newline to stay readable.
-fn literal(source: &str) -> String {
-    let mut text = String::from("\"");
-    for byte in source.bytes() {
-        match byte {
-            b'\n' => text.push_str("\\n\"\n\""),
-            b'"' => text.push_str("\\\""),
-            b'\\' => text.push_str("\\\\"),
-            // A question mark could begin a trigraph.
-            b' '..=b'>' | b'@'..=b'~' => text.push(char::from(byte)),
-            // Always three digits: a shorter escape would swallow a digit that follows it.
-            _ => write!(text, "\\{byte:03o}").expect("writing to a String"),
-        }
-    }
-    text.push('"');
-    text
+    table.push_str("]\n");
+    fs::write(out.join("prelude.rs"), table).expect("OUT_DIR is writable");
+    written
 }

@@ -18,18 +18,18 @@ const DIGEST_BYTES: usize = 32;
 /// Write permission of group and others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The module that `finish` makes of `guest`, compiled, and whether it came from the cache.
+/// The module that `make` gives, compiled, and whether it came from the cache. The same parts make the same module.
 pub(crate) fn load_or_compile(
     engine: &wasmtime::Engine,
     name: &str,
-    guest: &'static [u8],
-    finish: impl FnOnce(&'static [u8]) -> Result<Cow<'static, [u8]>, EngineError>,
+    parts: impl Iterator<Item = &'static [u8]>,
+    make: impl FnOnce() -> Result<Cow<'static, [u8]>, EngineError>,
     cache_dir: Option<&Path>,
 ) -> Result<(Module, bool), EngineError> {
-    let compile = || Module::new(engine, finish(guest)?).map_err(EngineError::Compile);
+    let compile = || Module::new(engine, make()?).map_err(EngineError::Compile);
     let Some(dir) = cache_dir else { return Ok((compile()?, false)) };
     secure(dir)?;
-    let path = dir.join(file_name(engine, name, guest));
+    let path = dir.join(file_name(engine, name, parts));
     if let Some(module) = load(engine, &path) {
         return Ok((module, true));
     }
@@ -53,12 +53,17 @@ pub(crate) fn copy_to(engine: &wasmtime::Engine, module: &Module) -> Result<Modu
     unsafe { Module::deserialize(engine, &code) }.map_err(EngineError::Compile)
 }
 
-/// Names the guest, and everything of Wasmtime that the machine code depends on.
-fn file_name(engine: &wasmtime::Engine, name: &str, guest: &[u8]) -> String {
+/// Names what the module is made of, and everything of Wasmtime that the machine code depends on.
+fn file_name(engine: &wasmtime::Engine, name: &str, parts: impl Iterator<Item = &'static [u8]>) -> String {
     let mut compatibility = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut compatibility);
-    let guest = hex::encode(&Sha256::digest(guest)[..16]);
-    format!("{name}-{guest}-{:016x}.bin", compatibility.finish())
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    let digest = hex::encode(&digest.finalize()[..16]);
+    format!("{name}-{digest}-{:016x}.bin", compatibility.finish())
 }
 
 /// Makes the folder, or checks that nobody else can put code there.

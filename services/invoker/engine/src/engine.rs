@@ -16,9 +16,6 @@ use crate::snapshot;
 use crate::ticker::Ticker;
 use crate::typescript::TypeScript;
 
-/// The guest as the build made it, before its `init` has run.
-pub(crate) static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
-
 /// How much memory of its own a slot keeps for small functions; larger ones have slots of theirs. Most runs write less
 /// than half of it.
 const SMALL_RESIDENT_BYTES: usize = 1 << 20;
@@ -127,8 +124,9 @@ impl Engine {
         let small = small.engine()?;
 
         let cache_dir = config.cache_dir.as_deref();
-        let finish = |guest: &'static [u8]| snapshot::preinitialise(guest).map(Cow::Owned);
-        let (module, from_cache) = artifact::load_or_compile(&small, "engine", GUEST, finish, cache_dir)?;
+        let image = || snapshot::preinitialise().map(Cow::Owned);
+        let made_of = snapshot::ingredients();
+        let (module, from_cache) = artifact::load_or_compile(&small, "engine", made_of, image, cache_dir)?;
         let for_large = artifact::copy_to(&large, &module)?;
         let for_prepares = artifact::copy_to(&prepares, &module)?;
         let typescript = TypeScript::load(&prepares, cache_dir)?;

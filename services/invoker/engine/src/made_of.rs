@@ -13,7 +13,7 @@ pub struct MadeOf {
     pub sources: &'static str,
     /// The compiler, and digests of the libraries that it links.
     pub toolchain: &'static str,
-    /// SHA-256 of the module that runs lambdas, before its `init` has run.
+    /// SHA-256 of the module that runs lambdas, before the prelude is in it.
     pub guest: &'static str,
     /// SHA-256 of the module that erases types, as its npm package has it.
     pub typescript: &'static str,
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_is_told_is_what_runs() {
-        assert_eq!(hex::encode(Sha256::digest(crate::engine::GUEST)), MADE_OF.guest);
+        assert_eq!(hex::encode(Sha256::digest(crate::snapshot::GUEST)), MADE_OF.guest);
         assert_eq!(hex::encode(Sha256::digest(crate::typescript::MODULE)), MADE_OF.typescript);
     }
 
@@ -102,7 +102,8 @@ mod tests {
             "/home/",
         ];
         for folder in folders {
-            let is_there = crate::engine::GUEST.windows(folder.len()).any(|bytes| bytes == folder.as_bytes());
+            let is_there =
+                crate::snapshot::GUEST.windows(folder.len()).any(|bytes| bytes == folder.as_bytes());
             assert!(!is_there, "{folder} is in the module");
         }
     }

@@ -55,6 +55,11 @@ impl Sandbox {
         Self::new(Phase::Init, started, started, usize::MAX, LogLimits::default())
     }
 
+    /// For compiling the prelude.
+    pub(crate) fn for_compile_prelude() -> Self {
+        Self { phase: Phase::Compile, ..Self::for_init() }
+    }
+
     /// For compiling a source.
     pub(crate) fn for_compile(source: Bytes, deadline: Instant, memory_bytes: usize) -> Self {
         let limits = LogLimits::default();

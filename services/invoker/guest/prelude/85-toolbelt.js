@@ -85,5 +85,4 @@ chatfn.toolbelt.notOffered = (what, instead) =>
 chatfn.toolbelt.addMembers(Object.fromEntries(Object.entries(NOT_OFFERED).map(([name, instead]) =>
   [name, function () { throw chatfn.toolbelt.notOffered(name, instead); }])));
 
-const makeExports = () => exported;
-for (const name of ['lp-faas-toolbelt', 'core-functions-toolbelt']) chatfn.modules.packages[name] = makeExports;
+chatfn.toolbelt.exports = () => exported;

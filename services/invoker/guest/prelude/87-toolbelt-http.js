@@ -1,6 +1,6 @@
 // HTTPClient: fetch in the calling style of the npm package request-promise, which the hosted product offered.
 
-const { AbortSignal, Buffer, Headers, URL, fetch } = globalThis;
+const { AbortSignal, Headers, URL, fetch } = globalThis;
 const { addMembers, notOffered } = chatfn.toolbelt;
 
 const NOT_OFFERED = {
@@ -141,7 +141,7 @@ const buildBody = (options, headers) => {
 const decode = async (response, encoding) => {
   if (encoding === undefined || /^utf-?8$/i.test(encoding)) return response.text();
   const bytes = new Uint8Array(await response.arrayBuffer());
-  const buffer = Buffer.from(bytes.buffer);
+  const buffer = chatfn.Buffer.from(bytes.buffer);
   return encoding === null ? buffer : buffer.toString(encoding);
 };
 

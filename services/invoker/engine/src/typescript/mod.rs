@@ -34,8 +34,9 @@ pub(crate) struct TypeScript(InstancePre<Values>);
 impl TypeScript {
     /// Loads the module from the cache, or compiles it.
     pub(crate) fn load(engine: &wasmtime::Engine, cache_dir: Option<&Path>) -> Result<Self, EngineError> {
-        let as_it_is = |module: &'static [u8]| Ok(Cow::Borrowed(module));
-        let (module, _) = artifact::load_or_compile(engine, "typescript", MODULE, as_it_is, cache_dir)?;
+        let as_it_is = || Ok(Cow::Borrowed(MODULE));
+        let made_of = std::iter::once(MODULE);
+        let (module, _) = artifact::load_or_compile(engine, "typescript", made_of, as_it_is, cache_dir)?;
         values::linker(engine, &module)
             .and_then(|linker| linker.instantiate_pre(&module))
             .map(Self)

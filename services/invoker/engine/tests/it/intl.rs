@@ -132,3 +132,17 @@ async fn luxon_knows_its_zones_and_languages() {
         ])
     );
 }
+
+#[tokio::test]
+async fn what_the_name_of_a_locale_leaves_out_is_known() {
+    // The first and the last row of the table, two from its middle, and none.
+    let body = "
+      const full = (tag) => new Intl.Locale(tag).maximize().toString();
+      return [['aa', 'zzj', 'zh-TW', 'und-Grek', 'xq'].map(full), Intl.getCanonicalLocales(['ru-su', 'az-SU', 'en-us'])]";
+    assert_eq!(
+        eval(body).await,
+        json!(
+            [["aa-Latn-ET", "zzj-Hani-CN", "zh-Hant-TW", "el-Grek-GR", "xq"], ["ru-RU", "az-AZ", "en-US"],]
+        )
+    );
+}
