@@ -15,16 +15,20 @@ import matplotlib
 
 matplotlib.use("svg")
 # Texts stay texts, which is small; ids are the same for the same picture.
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "chatfn", "font.size": 8, "axes.titlesize": 9})
+matplotlib.rcParams.update(
+    {"svg.fonttype": "none", "svg.hashsalt": "chatfn", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.titlesize": 9}
+)
 from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import EngFormatter, PercentFormatter  # noqa: E402
+from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COLUMNS = 4
 # Prometheus scrapes each second here.
 RATE_INTERVAL = "10s"
 STEP = 2
-UNITS = {"s": "s", "bytes": "B", "Bps": "B/s", "ops": "/s", "evps": "/s", "reqps": "/s", "short": ""}
+FONT = "; font-family: 'DejaVu Sans', sans-serif"
+SCALED = {"s": "s", "bytes": "B", "Bps": "B/s"}
+PLAIN = {"ops": "/s", "evps": "/s", "reqps": "/s", "short": ""}
 
 
 def ranges(url, query, start, end):
@@ -41,7 +45,15 @@ def ranges(url, query, start, end):
 def legend(template, labels):
     text = re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), template)
     # Of ports of this one run nobody has anything.
-    return re.sub(r"127\.0\.0\.1:\d+", "", text).strip() or "this"
+    return re.sub(r"127\.0\.0\.1:\d+", "", text).strip() or "all"
+
+
+def formatter(unit):
+    if unit == "percentunit":
+        return PercentFormatter(1)
+    if unit in SCALED:
+        return EngFormatter(unit=SCALED[unit], sep="")
+    return FuncFormatter(lambda value, _: f"{value:g}{PLAIN[unit]}")
 
 
 def draw(axes, panel, url, start, end):
@@ -59,14 +71,25 @@ def draw(axes, panel, url, start, end):
         axes.plot(times, values, label=name, linewidth=1)
     axes.set_title(panel["title"], loc="left")
     axes.set_xlim(0, end - start)
-    axes.set_ylim(bottom=0)
-    unit = panel["fieldConfig"]["defaults"]["unit"]
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0) if unit == "percentunit" else EngFormatter(unit=UNITS[unit], sep=""))
-    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, integer=unit == "short" and panel["type"] == "stat"))
+    # Room for the legend above the lines.
+    highest = max(max(values) for _, _, values in lines) or 1
+    axes.set_ylim(0, highest * (1.1 + 0.12 * len(lines)))
+    axes.yaxis.set_major_formatter(formatter(panel["fieldConfig"]["defaults"]["unit"]))
+    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-    axes.grid(alpha=0.3)
-    if len(lines) <= 9:
-        axes.legend(fontsize=6, frameon=False, loc="upper left", labelspacing=0.2)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.tick_params(length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=6, frameon=False, loc="upper left", labelspacing=0.2)
+
+
+def smaller(tag):
+    """A tag without what no eye sees: digits behind the point but one, turns by nothing, names of groups, line breaks."""
+    tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", re.sub(r"\s+", " ", tag))
+    tag = re.sub(r'^<g id="[^"]*"', "<g", tag).replace(FONT, "")
+    if tag.startswith("<svg "):
+        tag = tag.replace("<svg ", '<svg font-family="DejaVu Sans, sans-serif" ')
+    return re.sub(r"(\d+\.\d)\d+", r"\1", tag)
 
 
 def main():
@@ -90,9 +113,8 @@ def main():
         figure.suptitle(f"{title} (seconds since the start)", x=0.01, ha="left")
         path = folder / f"{title.lower().replace(' ', '-')}.svg"
         figure.savefig(path, metadata={"Date": None, "Creator": None})
-        # Six digits behind the point are of no use to an eye.
-        text = re.sub(r"(\d+\.\d)\d+", r"\1", path.read_text())
-        path.write_text(text)
+        text = re.sub(r"<[^>]*>", lambda tag: smaller(tag[0]), path.read_text())
+        path.write_text(re.sub(r"\n\s+", "\n", text))
         print(f"{path.relative_to(REPOSITORY)}: {len(text) / 1000:.0f} kB")
         plt.close(figure)
 

@@ -21,9 +21,9 @@ use tokio::{
 use super::{LAMBDA, halting};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Publishers, and time between the events of each.
+/// Publishers, and time between the events of each: together fewer than the 20 outbound calls a second that a function has.
 const PUBLISHERS: usize = 4;
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(150);
 
 /// What a publisher sends, by the number of the event: most succeed, some fail, some are suppressed, some have no function.
 fn template_and_id(publisher: usize, number: usize) -> (&'static str, String, String) {

@@ -89,7 +89,9 @@ fn no_alert_is_left_unproven() {
             );
         }
     }
-    assert_eq!(others.len(), Alert::all().len(), "a test of an alert that is none");
+    for test in others {
+        assert!(Alert::all().iter().any(|alert| test["name"] == *alert.name), "{}: no such alert", test["name"]);
+    }
 }
 
 #[test]
