@@ -1,5 +1,6 @@
 //! The dashboard and the alerts of `deploy/monitoring`, asked by a real Prometheus of a cluster that runs.
 
+mod hanging;
 mod pictures;
 
 use std::{collections::BTreeSet, fs};

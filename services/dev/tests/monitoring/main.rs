@@ -90,7 +90,11 @@ fn no_alert_is_left_unproven() {
         }
     }
     for test in others {
-        assert!(Alert::all().iter().any(|alert| test["name"] == *alert.name), "{}: no such alert", test["name"]);
+        assert!(
+            Alert::all().iter().any(|alert| test["name"] == *alert.name),
+            "{}: no such alert",
+            test["name"]
+        );
     }
 }
 
