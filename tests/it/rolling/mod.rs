@@ -64,10 +64,16 @@ async fn roll_everything() {
 
     let acknowledged = load.counts().acknowledged;
     let (mut lost, mut attempts) = (0, 0);
+    let mut repeated = BTreeMap::<String, usize>::new();
     for event_id in &acknowledged {
         let delivery = api.outcome(event_id).await;
         lost += usize::from(delivery.state() != DeliveryState::Succeeded);
         attempts += delivery.attempts.len();
+        for attempt in delivery.attempts.iter().rev().skip(1) {
+            let why =
+                if attempt.platform_error.is_empty() { "LAMBDA_FAILED" } else { &attempt.platform_error };
+            *repeated.entry(why.to_owned()).or_default() += 1;
+        }
     }
     let seen = Seen::by(&witness);
     lost += acknowledged.iter().filter(|event_id| !seen.keys.contains_key(*event_id)).count();
@@ -84,6 +90,7 @@ async fn roll_everything() {
         "streams": counts.streams,
         "acknowledged": acknowledged.len(),
         "attempts_per_event": attempts as f64 / acknowledged.len() as f64,
+        "attempts_made_again": repeated,
         "lost": lost,
         "reordered": seen.reordered,
         "other_keys": seen.other_keys,
