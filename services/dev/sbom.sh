@@ -8,26 +8,26 @@ tools=$PWD/.tools
 target=$(rustc -vV | sed -n 's/^host: //p')
 
 rm -rf "$out"
-mkdir -p "$out/work"
+mkdir -p "$out/copy"
 # cargo-cyclonedx writes beside each manifest, so it gets a copy. No node_modules: nothing is built.
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$out/work" 2>/dev/null
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$out/copy" 2>/dev/null
 bills() {
-    (cd "$out/work" && "$tools/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 "$@")
+    (cd "$out/copy" && "$tools/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 "$@")
 }
 # QuickJS-NG is C in a package that is for no platform of ours (services/invoker/engine/Cargo.toml).
 bills --target wasm32-wasip1
-mv "$out/work/services/invoker/engine/chatfn-engine.cdx.json" "$out/work/engine.json"
+mv "$out/copy/services/invoker/engine/chatfn-engine.cdx.json" "$out/copy/engine.json"
 bills --target "$target" --describe binaries
 for service in registry event-ingest; do
-    mv "$out/work/services/$service/chatfn-${service}_bin.cdx.json" "$out/chatfn-$service.cdx.json"
+    mv "$out/copy/services/$service/chatfn-${service}_bin.cdx.json" "$out/chatfn-$service.cdx.json"
 done
-jq --slurpfile engine "$out/work/engine.json" \
+jq --slurpfile engine "$out/copy/engine.json" \
     '.components += [$engine[0].components[] | select(.name == "rquickjs-sys")]' \
-    "$out/work/services/invoker/chatfn-invoker_bin.cdx.json" >"$out/chatfn-invoker.cdx.json"
+    "$out/copy/services/invoker/chatfn-invoker_bin.cdx.json" >"$out/chatfn-invoker.cdx.json"
 
 # npm lists nothing of a package without a version.
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-cd "$out/work/services/invoker/guest"
+cd "$out/copy/services/invoker/guest"
 for file in package.json package-lock.json; do
     jq --arg version "$version" '.version = $version | if .packages then .packages[""].version = $version else . end' \
         "$file" >versioned
@@ -36,6 +36,6 @@ done
 "$tools/npm/node_modules/.bin/npm" sbom --package-lock-only --sbom-format cyclonedx --sbom-type application \
     >"$out/guest.cdx.json"
 cd - >/dev/null
-rm -r "$out/work"
+rm -r "$out/copy"
 
 python3 services/dev/check_sbom.py "$out" "$target"

@@ -112,7 +112,7 @@ impl Invoker {
     /// Begins to record an attempt, as a part of what its publisher does.
     fn begin(&self, event: &StoredEvent, deployment: &Deployment, number: u32) -> Span {
         let publisher = event.traceparent.as_deref().and_then(|text| text.parse::<TraceParent>().ok());
-        let mut span = self.traces.begin(Work::TakesUp, format!("attempt {number}"), publisher);
+        let mut span = self.traces.begin(Work::TakesUp, || format!("attempt {number}"), publisher);
         if span.is_recorded() {
             let function = &deployment.function;
             span.note("chatfn.account", function.account.to_string());

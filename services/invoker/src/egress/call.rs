@@ -33,7 +33,7 @@ impl RunEgress {
     ) -> impl Future<Output = Result<FetchResponse, EgressError>> + Send + 'static {
         let run = Arc::clone(self);
         let record = run.records.start(&request.method, target::recorded(&request.url), run.scope.deadline);
-        let mut span = run.scope.traces.begin(Work::Calls, method_name(&request.method), run.scope.trace);
+        let mut span = run.scope.traces.begin(Work::Calls, || method_name(&request.method), run.scope.trace);
         let is_write = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH" | "DELETE");
         let key = is_write.then(|| {
             let ordinal = run.writes.fetch_add(1, Ordering::Relaxed);

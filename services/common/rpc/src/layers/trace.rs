@@ -78,10 +78,10 @@ impl<S: Layered> Service<Request<Body>> for TraceService<S> {
 /// Begins to record a call, unless it is one of those that come every second and say nothing.
 fn begin(traces: &Traces, service: &str, path: &str, parent: Option<TraceParent>) -> chatfn_telemetry::Span {
     if service == HEALTH || REFLECTION.contains(&service) {
-        return Traces::off().begin(Work::Serves, "", parent);
+        return Traces::off().begin(Work::Serves, String::new, parent);
     }
     // A path that is none of ours may be of any length.
-    let name: String = path.chars().take(MAX_NAME).collect();
+    let name = || path.chars().take(MAX_NAME).collect::<String>();
     let mut recorded = traces.begin(Work::Serves, name, parent);
     recorded.note("rpc.system", "grpc");
     recorded
@@ -112,8 +112,6 @@ impl Drop for CallEnd {
         self.recorded.note("rpc.grpc.status_code", i64::from(i32::from(code)));
         if is_ours(code) {
             self.recorded.fail(name);
-        }
-        if is_ours(code) {
             tracing::info!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
         } else {
             tracing::debug!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");

@@ -41,8 +41,13 @@ impl Traces {
 
     /// Begins a part of the work for `parent`, or of something that begins here. It ends when it is dropped.
     ///
-    /// Without a collector, and in a trace that is not recorded, this is as good as free: nothing is allocated.
-    pub fn begin(&self, work: Work, name: impl Into<Cow<'static, str>>, parent: Option<TraceParent>) -> Span {
+    /// Without a collector, and in a trace that is not recorded, this is as good as free: not even the name is made.
+    pub fn begin<N: Into<Cow<'static, str>>>(
+        &self,
+        work: Work,
+        name: impl FnOnce() -> N,
+        parent: Option<TraceParent>,
+    ) -> Span {
         let Some(recorder) = &self.0 else { return Span::unrecorded(parent) };
         if parent.is_some_and(|parent| !parent.is_sampled()) {
             return Span::unrecorded(parent);
@@ -52,7 +57,7 @@ impl Traces {
             Some(parent) => context.with_remote_span_context(parent.span_context()),
             None => context,
         };
-        let builder = SpanBuilder::from_name(name).with_kind(work.kind());
+        let builder = SpanBuilder::from_name(name()).with_kind(work.kind());
         Span::recorded(recorder.tracer.build_with_context(builder, &context))
     }
 
