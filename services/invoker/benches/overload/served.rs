@@ -19,7 +19,9 @@ static REFUSED: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
 /// Listens from now on.
 pub(crate) fn listen() {
     let only_calls = tracing_subscriber::filter::filter_fn(|metadata| {
-        metadata.is_event() && *metadata.level() == Level::INFO && metadata.target().starts_with("chatfn_rpc")
+        metadata.is_event()
+            && *metadata.level() <= Level::DEBUG
+            && metadata.target().starts_with("chatfn_rpc")
     });
     tracing_subscriber::registry().with(Listener.with_filter(only_calls)).init();
 }

@@ -1,7 +1,7 @@
 //! One span per call, and one event when it is over; and all calls, counted.
 //!
 //! Stable fields: `rpc.service`, `rpc.method`, `trace.id` on the span; `rpc.code`, `rpc.duration_ms` on the
-//! event. Calls that fail on our side are logged at `info`, all others at `debug`.
+//! event. Calls that fail on our side are logged at `info`, as long as they are not too many; all others at `debug`.
 
 use std::{
     pin::Pin,
@@ -17,7 +17,10 @@ use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 use tracing::{Instrument, Span};
 
-use super::{Answer, BoxFuture, Layered};
+use super::{
+    Answer, BoxFuture, Layered,
+    log_quota::{Line, LogQuota},
+};
 use crate::{
     TraceParent, code_name,
     metrics::{ServedCall, ServerMetrics},
@@ -26,17 +29,20 @@ use crate::{
 
 /// Longest name of a recorded call.
 const MAX_NAME: usize = 128;
+/// Lines in a second at `info`.
+const LINES: u32 = 100;
 
 #[derive(Clone, Debug)]
 pub(crate) struct TraceService<S> {
     inner: S,
     traces: Traces,
     metrics: ServerMetrics,
+    lines: LogQuota,
 }
 
 impl<S> TraceService<S> {
     pub(crate) fn new(inner: S, traces: Traces, metrics: ServerMetrics) -> Self {
-        Self { inner, traces, metrics }
+        Self { inner, traces, metrics, lines: LogQuota::new(LINES, Instant::now()) }
     }
 }
 
@@ -64,7 +70,8 @@ impl<S: Layered> Service<Request<Body>> for TraceService<S> {
         request.extensions_mut().insert(trace);
 
         let call = self.metrics.begin(request.uri().path());
-        let mut ended = CallEnd { span: span.clone(), recorded, call, arrived, code: None };
+        let lines = self.lines.clone();
+        let mut ended = CallEnd { span: span.clone(), recorded, call, arrived, lines, code: None };
         let response = span.in_scope(|| self.inner.call(request));
         let traced = async move {
             let Ok(response) = response.await;
@@ -97,6 +104,7 @@ struct CallEnd {
     call: ServedCall,
     recorded: chatfn_telemetry::Span,
     arrived: Instant,
+    lines: LogQuota,
     code: Option<Code>,
 }
 
@@ -110,11 +118,23 @@ impl Drop for CallEnd {
         let _entered = self.span.enter();
         let name = code_name(code);
         self.recorded.note("rpc.grpc.status_code", i64::from(i32::from(code)));
-        if is_ours(code) {
+        let is_ours = is_ours(code);
+        if is_ours {
             self.recorded.fail(name);
-            tracing::info!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
-        } else {
-            tracing::debug!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
+        }
+        match is_ours.then(|| self.lines.line(self.arrived + duration)) {
+            Some(Line::Write { withheld }) => {
+                if withheld > 0 {
+                    tracing::info!(
+                        withheld,
+                        "more calls failed than are logged one by one: chatfn_rpc_server_calls_total counts all"
+                    );
+                }
+                tracing::info!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
+            }
+            Some(Line::Withhold) | None => {
+                tracing::debug!(rpc.code = name, rpc.duration_ms = duration_ms, "call ended: {name}");
+            }
         }
     }
 }
