@@ -29,6 +29,10 @@ mod world;
 
 use serde_json::{Map, Value};
 
+// As the services have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 5;
 
 fn main() {

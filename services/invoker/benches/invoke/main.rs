@@ -29,6 +29,10 @@ mod service;
 use chatfn_engine::{Engine, EngineConfig};
 use serde_json::{Map, Value, json};
 
+// As the services have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 7;
 
 fn main() {

@@ -31,6 +31,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::{crm::Crm, load::Figures, service::Service};
 
+// As the services have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 3;
 const ANSWER_AFTER: Duration = Duration::from_millis(100);
 /// Runs at once of the lambda that waits. Those kept for other accounts come on top.
