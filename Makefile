@@ -120,7 +120,8 @@ bench-invoke: setup ## Measures a run, in process and through gRPC. The last lin
 	$(CARGO) bench --locked -p chatfn-invoker --bench invoke
 
 bench-ingest: setup ## Measures the way of an event beside its limits, on a Postgres of its own. The last line is JSON.
-	$(CARGO) bench --locked -p chatfn-event-ingest --bench ingest
+	@services/dev/setup.sh bench
+	$(CARGO) bench --locked -p chatfn-dev --bench ingest
 
 bench-overload: setup ## Measures ten times too many calls, and cancelled ones, at an invoker. The last line is JSON.
 	$(CARGO) bench --locked -p chatfn-invoker --bench overload

