@@ -100,7 +100,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct CommitterConfig {
     /// Tasks that record published events, each with a connection of its own
-    #[arg(long, env = "CHATFN_EVENT_INGEST_COMMITTERS", value_name = "COUNT", default_value_t = 4, value_parser = count)]
+    #[arg(long, env = "CHATFN_EVENT_INGEST_COMMITTERS", value_name = "COUNT", default_value_t = 2, value_parser = count)]
     pub committers: usize,
 
     /// Most events that wait to be recorded; more are refused. One account can have about half of it
@@ -153,7 +153,8 @@ impl Default for RetentionConfig {
 /// Settings of the dispatch.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct DispatchConfig {
-    /// How long a lane stays with a replica that has fallen silent
+    /// How long a lane stays with a replica that has fallen silent. Postgres ends its sessions that are idle in a transaction
+    /// after half of it, even if --database-idle-in-transaction-timeout is longer
     #[arg(long, env = "CHATFN_EVENT_INGEST_LEASE_TTL", value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     pub lease_ttl: Duration,
 
@@ -180,7 +181,7 @@ fn count(text: &str) -> Result<usize, String> {
 
 impl Default for CommitterConfig {
     fn default() -> Self {
-        Self { committers: 4, queue: 16 * 1024, queue_kib: 128 * 1024 }
+        Self { committers: 2, queue: 16 * 1024, queue_kib: 128 * 1024 }
     }
 }
 

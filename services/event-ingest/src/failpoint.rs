@@ -5,15 +5,21 @@
 //! since 2022, and neither kills a process nor is armed from outside while the process runs.
 
 #[cfg(not(feature = "failpoints"))]
-pub(crate) use self::absent::{edge, mutant};
+pub(crate) use self::absent::{edge, mutant, sent};
 #[cfg(feature = "failpoints")]
-pub(crate) use self::present::{edge, mutant};
+pub(crate) use self::present::{edge, mutant, sent};
 
 #[cfg(not(feature = "failpoints"))]
 mod absent {
     /// Nothing.
     #[inline(always)]
     pub(crate) const fn edge(_: &str) {}
+
+    /// The same future.
+    #[inline(always)]
+    pub(crate) fn sent<F>(_: &str, asking: F) -> F {
+        asking
+    }
 
     /// Never.
     #[inline(always)]
@@ -30,6 +36,7 @@ mod present {
         sync::{LazyLock, Mutex, PoisonError},
     };
 
+    use futures_util::FutureExt as _;
     use nix::sys::signal::{Signal, raise};
 
     /// Names a file that arms one edge while it exists: `<edge> <kill|stop> <passes>`.
@@ -65,6 +72,16 @@ mod present {
         }
         let signal = if action == "kill" { Signal::SIGKILL } else { Signal::SIGSTOP };
         let _ = raise(signal);
+    }
+
+    /// An edge between asking and being answered: what a future does first is to ask.
+    pub(crate) async fn sent<F: Future>(name: &str, asking: F) -> F::Output {
+        let mut asking = std::pin::pin!(asking);
+        if let Some(answer) = asking.as_mut().now_or_never() {
+            return answer;
+        }
+        edge(name);
+        asking.await
     }
 
     /// Whether this is the mistake to make.

@@ -22,7 +22,7 @@
 //! # How progress is stored
 //!
 //! `events` only grows: a lane's owner reads on from the last sequence number it saw, and never updates a row to
-//! say how far it is. Outcomes are rows of their own. What remains to do after a take-over is everything after the lane's
+//! say how far it is. What its own process has just recorded it takes from there (`dispatch/recent.rs`), when that comes next. Outcomes are rows of their own. What remains to do after a take-over is everything after the lane's
 //! `cursor` that has no outcome, plus the conversations in `parked`: those wait for another attempt or for an operator, and
 //! the cursor passes them. The cursor is only a hint where to start, written along with outcomes, and it may move back; its
 //! one rule (`dispatch/queue/` states it, and a property test checks it over random take-overs) is that
@@ -35,8 +35,8 @@
 //! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` or `grpc/stream.rs` → `publisher.rs` (quota) → `intake/` (checks) →
 //! `committer/` (records) → `dispatch/lane/` (runs) → `dispatch/decide.rs` (what follows) →
 //! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). A replay: `grpc/replay.rs` → `replays.rs` → the
-//! lanes. All SQL is in `store/`, the tables with their reasons in `migrations/0002_ingest.sql` and
-//! `migrations/0006_operators.sql`.
+//! lanes. All SQL is in `store/`, but for the function that records events (`migrations/0013_record_events.sql`); the tables with
+//! their reasons are in `migrations/0002_ingest.sql` and `migrations/0006_operators.sql`.
 
 mod audit;
 mod cli;
@@ -318,15 +318,20 @@ struct Pools {
 
 impl Pools {
     async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let serve = with_session(chatfn_pg::connect(&config.database).await?);
+        let sessions = |count: usize| {
+            u32::try_from(count.saturating_mul(store::Session::CONNECTIONS)).unwrap_or(u32::MAX)
+        };
+        let database = &short_locks(&config.database, config.dispatch.lease_ttl);
+        let serve = with_session(chatfn_pg::connect(database).await?);
         chatfn_pg::migrate::require_current(&serve).await?;
         Ok(Self {
-            commit: pool(&config.database, "commit", count(config.committers.committers)).await?,
-            journal: pool(&config.database, "journal", count(config.dispatch.journal_writers)).await?,
-            lease: pool(&config.database, "lease", 2).await?,
-            days: pool(&days_config(&config.database), "days", 1).await?,
-            read: pool(&config.database, "read", config.database.max_connections).await?,
+            commit: pool(database, "commit", sessions(config.committers.committers)).await?,
+            journal: planned_once(
+                pool(database, "journal", sessions(config.dispatch.journal_writers)).await?,
+            ),
+            lease: pool(database, "lease", 2).await?,
+            days: pool(&days_config(database), "days", 1).await?,
+            read: pool(database, "read", database.max_connections).await?,
             serve,
         })
     }
@@ -359,6 +364,13 @@ impl Pools {
     }
 }
 
+/// A replica that is halted in the middle of a transaction keeps locks: on heads of lanes, which publications to every replica
+/// need, and on its lanes, which others are to take over when its lease ends. So its session ends before the lease does.
+fn short_locks(config: &PoolConfig, lease: Duration) -> PoolConfig {
+    let idle = config.idle_in_transaction_session_timeout.min(lease / 2);
+    PoolConfig { idle_in_transaction_session_timeout: idle, ..config.clone() }
+}
+
 /// Looking through an old day takes longer than anything else; and whoever waits for a lock on a table holds everybody up.
 fn days_config(config: &PoolConfig) -> PoolConfig {
     PoolConfig {
@@ -375,6 +387,15 @@ async fn pool(config: &PoolConfig, purpose: &str, max_connections: u32) -> anyho
         ..config.clone()
     };
     Ok(with_session(chatfn_pg::connect(&config).await?))
+}
+
+/// For statements that insert and look up by key: to plan them anew for the values that they get takes longer than to carry them out,
+/// and finds nothing better.
+fn planned_once(pool: PgPool) -> PgPool {
+    pool.set_connect_options(
+        pool.connect_options().as_ref().clone().options([("plan_cache_mode", "force_generic_plan")]),
+    );
+    pool
 }
 
 /// Gives the connections of `pool` the settings that all statements of this service rely on.

@@ -1,16 +1,22 @@
 //! Events that are recorded together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chatfn_domain::name::{AccountId, DeliveryName, EventId};
 use chatfn_rpc::ApiError;
 
+use tokio::time::Instant;
+
 use super::{Ack, Answer, Waiting};
 use crate::{
+    dispatch::{Heads, Piece},
     error,
     event::NewEvent,
     metrics::{IngestMetrics, Recorded as What},
-    store::events::Recorded,
+    store::{
+        events::{Inserted, Recorded},
+        reading::StoredEvent,
+    },
 };
 
 /// Events that are recorded in one transaction, each id once: the publications of one id in a batch form
@@ -71,6 +77,31 @@ impl Batch {
         let groups = self.groups.split_off(self.groups.len() / 2);
         // The index only serves adding, which is over.
         Self { groups, ..Self::default() }
+    }
+
+    /// Tells the lanes what was recorded in them; gives them the events that they take, so that these are not read again.
+    /// The transaction began at `begun`, or a little later.
+    pub(super) fn hand_on(&mut self, inserted: &Inserted, begun: Instant, heads: &Heads) {
+        let mut pieces: BTreeMap<i16, Piece> = BTreeMap::new();
+        for (lane, taken) in &inserted.lanes {
+            // Which of them were suppressed, only the store knows.
+            if inserted.suppressed == 0 && heads.takes_events(*lane) {
+                pieces
+                    .insert(*lane, Piece { first: taken.start, next: taken.end, events: Vec::new(), begun });
+            } else {
+                heads.ring(*lane, taken.end);
+            }
+        }
+        for (group, recorded) in self.groups.iter_mut().zip(&inserted.recorded) {
+            if let Recorded::New { sequence } = *recorded
+                && let Some(piece) = pieces.get_mut(&group.first.event.lane())
+            {
+                piece.events.push(StoredEvent::new(&mut group.first.event, sequence, inserted.accept_time));
+            }
+        }
+        for (lane, piece) in pieces {
+            heads.recorded(lane, piece);
+        }
     }
 
     /// Answers everybody from what was recorded, given in the order of [`Batch::events`].

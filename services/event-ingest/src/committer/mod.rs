@@ -23,8 +23,12 @@ use tokio::sync::oneshot;
 pub(crate) use self::queue::Refused;
 use self::queue::{Queue, Turnstile, Waiting};
 use crate::{
-    config::CommitterConfig, dispatch::Heads, error, event::NewEvent, metrics::IngestMetrics,
-    store::events::DedupeDays,
+    config::CommitterConfig,
+    dispatch::Heads,
+    error,
+    event::NewEvent,
+    metrics::IngestMetrics,
+    store::{Session, events::DedupeDays},
 };
 
 /// Says that an event is durable.
@@ -71,7 +75,7 @@ impl Committers {
             let turnstile = Turnstile::new(Arc::clone(&queue), line);
             let committer = task::Committer {
                 turnstile,
-                pool: pool.clone(),
+                session: Session::new(pool),
                 heads: heads.clone(),
                 dedupe,
                 metrics: metrics.clone(),

@@ -6,7 +6,6 @@ use std::{
 };
 
 use chatfn_rpc::Deadline;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::{Turnstile, Waiting, batch::Batch};
@@ -14,10 +13,7 @@ use crate::{
     dispatch::Heads,
     error, failpoint,
     metrics::IngestMetrics,
-    store::{
-        self,
-        events::{DedupeDays, Inserted},
-    },
+    store::{self, Session, events::DedupeDays},
 };
 
 /// Most publications in one transaction: more gains little and makes the first wait for the last.
@@ -30,7 +26,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) struct Committer {
     pub(super) turnstile: Turnstile,
-    pub(super) pool: PgPool,
+    pub(super) session: Session,
     pub(super) heads: Heads,
     pub(super) dedupe: DedupeDays,
     pub(super) metrics: IngestMetrics,
@@ -38,7 +34,7 @@ pub(super) struct Committer {
 
 impl Committer {
     /// Records what comes until `stop`, then what has come, then ends.
-    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         loop {
             if let Some(first) = self.turnstile.next() {
                 let batch = self.collect(first);
@@ -77,26 +73,24 @@ impl Committer {
 
     /// Records a batch and answers everybody in it. A row that the store refuses is found by halving the
     /// batch, so that it fails alone.
-    async fn commit(&self, batch: Batch) {
+    async fn commit(&mut self, batch: Batch) {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
             failpoint::edge("commit.collected");
             let begun = Instant::now();
             let recorded = tokio::time::timeout(
                 COMMIT_TIMEOUT,
-                store::events::insert(&self.pool, &batch.events(), self.dedupe),
+                store::events::insert(&mut self.session, &batch.events(), self.dedupe),
             )
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut));
             self.metrics.committed(batch.rows(), begun.elapsed());
             match recorded {
-                Ok(Inserted { recorded, heads, suppressed }) => {
-                    self.metrics.suppressed(suppressed);
-                    for (lane, next) in heads {
-                        self.heads.ring(lane, next);
-                    }
+                Ok(inserted) => {
+                    self.metrics.suppressed(inserted.suppressed);
+                    batch.hand_on(&inserted, begun.into(), &self.heads);
                     failpoint::edge("commit.told");
-                    batch.settle(&recorded, &self.metrics);
+                    batch.settle(&inserted.recorded, &self.metrics);
                     failpoint::edge("commit.acknowledged");
                 }
                 Err(problem) if is_about_rows(&problem) && batch.len() > 1 => {

@@ -26,7 +26,7 @@ use crate::{
     lanes::Lease,
     metrics::IngestMetrics,
     store::{
-        Time,
+        Session, Time,
         journal::{self, Batch, End, Fence, Intervene, Outcome, Park, ParkKind, Start, Void},
     },
 };
@@ -126,8 +126,8 @@ impl Journal {
     ) -> Self {
         let writers = (0..writers.max(1)).map(|_| {
             let (sender, queue) = mpsc::channel(QUEUE);
-            let metrics = metrics.clone();
-            let writer = Writer { queue, carry: None, owner, pool: pool.clone(), is_failing: false, metrics };
+            let (session, metrics) = (Session::new(pool), metrics.clone());
+            let writer = Writer { queue, carry: None, owner, session, is_failing: false, metrics };
             tasks.spawn("journal", |stop| writer.run(stop));
             sender
         });
@@ -169,7 +169,7 @@ struct Writer {
     /// Taken from the queue, and not fit for the batch that was being collected.
     carry: Option<Entry>,
     owner: Uuid,
-    pool: PgPool,
+    session: Session,
     is_failing: bool,
     metrics: IngestMetrics,
 }
@@ -222,10 +222,12 @@ impl Writer {
             let asked = Instant::now();
             let (fences, batch) = rows(&entries);
             failpoint::edge("journal.collected");
-            let written =
-                tokio::time::timeout(WRITE_TIMEOUT, journal::write(&self.pool, self.owner, &fences, batch))
-                    .await
-                    .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            let written = tokio::time::timeout(
+                WRITE_TIMEOUT,
+                journal::write(&mut self.session, self.owner, &fences, batch),
+            )
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
             self.metrics.journaled(asked.elapsed());
             match written {
                 Ok(held) => {
@@ -299,9 +301,14 @@ fn rows(entries: &[Entry]) -> (Vec<Fence>, Batch) {
     let mut batch = Batch::default();
     for entry in entries {
         let (lane, epoch) = (entry.lease().lane(), entry.lease().epoch());
-        let fence = fences.entry(lane).or_insert(Fence { lane, epoch, cursor: 0, hold: Duration::ZERO });
+        let is_exact = failpoint::mutant("cursor_before_outcome");
+        let fence =
+            fences.entry(lane).or_insert(Fence { lane, epoch, cursor: 0, is_exact, hold: Duration::ZERO });
         match entry {
-            Entry::Flush { cursor, .. } => fence.cursor = *cursor,
+            Entry::Flush { cursor, .. } => {
+                fence.cursor = *cursor;
+                fence.is_exact = true;
+            }
             Entry::Record { cursor, sequence, record, .. } => {
                 fence.cursor = *cursor;
                 if let Record::Start { hold, .. } = record {
@@ -330,6 +337,7 @@ fn add(batch: &mut Batch, (lane, sequence, epoch): (i16, i64, i64), record: &Rec
                 batch.ends.push(End {
                     lane,
                     sequence,
+                    epoch,
                     number: signed(attempt.number),
                     report: attempt.report.clone(),
                     platform_error: attempt.platform_error.map_or("", Reason::name).to_owned(),

@@ -14,6 +14,7 @@ mod journal;
 mod lane;
 mod per_lane;
 mod queue;
+mod recent;
 
 pub(crate) use self::{
     budget::RetryBudgets,
@@ -23,4 +24,5 @@ pub(crate) use self::{
     invoke::Invoker,
     journal::Journal,
     lane::{Ended, Shared, run_lane},
+    recent::Piece,
 };

@@ -1,9 +1,13 @@
 //! Records published events.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
+use super::{Session, Time};
 use crate::{event::NewEvent, failpoint};
 
 /// What became of an event that was to be recorded.
@@ -26,28 +30,21 @@ pub(crate) enum Recorded {
 /// How far back ids are looked for: over the day that takes events and this many days before it that did.
 ///
 /// Exact over that time, whoever publishes an id where and when: within a day by a unique key, over the days before
-/// because they do not change any more ([`insert`] sees to that).
+/// because they do not change any more (`ingest.record_events` sees to that).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DedupeDays(pub(crate) u16);
-
-/// The part of the log in which an id stands for one event.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    /// First sequence number of the window.
-    from: i64,
-    /// First sequence number of the day that takes events.
-    today: i64,
-}
 
 /// What a transaction has recorded.
 #[derive(Debug)]
 pub(crate) struct Inserted {
     /// What became of each event, in their order.
     pub(crate) recorded: Vec<Recorded>,
-    /// For each lane written to, the sequence number that comes next.
-    pub(crate) heads: BTreeMap<i16, i64>,
+    /// For each lane written to, the sequence numbers that were taken.
+    pub(crate) lanes: BTreeMap<i16, Range<i64>>,
     /// How many of them ended in SUPPRESSED at once.
     pub(crate) suppressed: u64,
+    /// When they were accepted, by the database's clock.
+    pub(crate) accept_time: Time,
 }
 
 /// Records `events` in one transaction; when this returns `Ok`, they are durable. No two of them may
@@ -60,162 +57,99 @@ pub(crate) struct Inserted {
 /// # Errors
 /// Nothing is recorded, unless the connection was lost while committing: then it is unknown.
 pub(crate) async fn insert(
-    pool: &PgPool,
+    session: &mut Session,
     events: &[&NewEvent],
     dedupe: DedupeDays,
 ) -> Result<Inserted, sqlx::Error> {
-    // Until the commit no other day is opened: so all events of a day are visible before the next day has any.
-    let mut transaction = pool.begin_with("BEGIN; SELECT ingest.hold_day()").await?;
-    failpoint::edge("commit.begun");
-    let lanes: Vec<i16> = events.iter().map(|event| event.lane()).collect();
-    let (heads, window) = take_sequences(&mut transaction, &lanes, dedupe).await?;
-    failpoint::edge("commit.sequenced");
-    let mut next: HashMap<i16, i64> = heads.iter().map(|(lane, (first, _))| (*lane, *first)).collect();
-    let sequences: Vec<i64> = lanes
-        .iter()
-        .map(|lane| {
-            let next = next.entry(*lane).or_default();
-            *next += 1;
-            *next - 1
-        })
-        .collect();
+    let (places, counts) = places(events);
+    let row = if failpoint::mutant("ack_before_commit") {
+        let mut connection = session.take().await?;
+        sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+        let row = record(&mut connection, events, &places, &counts, dedupe).await?;
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+            sqlx::raw_sql("COMMIT").execute(&mut *connection).await
+        });
+        row
+    } else {
+        let mut connection = session.take().await?;
+        let recording = record(&mut connection, events, &places, &counts, dedupe);
+        let row = failpoint::sent("commit.sent", recording).await?;
+        session.keep(connection);
+        row
+    };
+    failpoint::edge("commit.durable");
 
-    let (inserted, suppressed) = insert_rows(&mut transaction, events, &lanes, &sequences, window).await?;
-    let mut recorded: Vec<Option<Recorded>> = lanes
+    let first = |lane: i16| usize::try_from(lane).ok().and_then(|lane| row.firsts.get(lane)).copied();
+    let inserted: HashSet<(i16, i64)> =
+        row.recorded_lanes.iter().copied().zip(row.recorded_sequences.iter().copied()).collect();
+    let mut recorded: Vec<Option<Recorded>> = places
         .iter()
-        .zip(&sequences)
-        .map(|(lane, sequence)| {
-            inserted.contains(&(*lane, *sequence)).then_some(Recorded::New { sequence: *sequence })
+        .map(|(lane, rank)| {
+            let sequence = first(*lane)? + rank;
+            inserted.contains(&(*lane, sequence)).then_some(Recorded::New { sequence })
         })
         .collect();
     if inserted.len() < events.len() {
-        find_existing(&mut transaction, events, &mut recorded, window).await?;
+        find_existing(session, events, &mut recorded, row.window_first).await?;
     }
     // A conflicting row that cannot be found was dropped this very moment by retention.
     let recorded: Option<Vec<Recorded>> = recorded.into_iter().collect();
     let recorded = recorded.ok_or(sqlx::Error::RowNotFound)?;
-    failpoint::edge("commit.inserted");
-    if failpoint::mutant("ack_before_commit") {
-        tokio::spawn(async move {
-            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
-            transaction.commit().await
-        });
-        return Ok(Inserted { recorded, heads: BTreeMap::new(), suppressed });
-    }
-    transaction.commit().await?;
-    failpoint::edge("commit.durable");
-    let heads = heads.into_iter().map(|(lane, (_, next))| (lane, next)).collect();
-    Ok(Inserted { recorded, heads, suppressed })
+    let taken = |(lane, count)| first(lane).map(|first| (lane, first..first + count));
+    let lanes = counts.into_iter().filter_map(taken).collect();
+    let suppressed = u64::try_from(row.suppressed).unwrap_or_default();
+    Ok(Inserted { recorded, lanes, suppressed, accept_time: row.accept_time })
 }
 
-/// Locks the heads of `lanes` until the end of the transaction and takes a sequence number for each
-/// entry. Gives the first number taken from each lane and the next one that is free; and which part of the log counts.
-async fn take_sequences(
-    connection: &mut PgConnection,
-    lanes: &[i16],
-    dedupe: DedupeDays,
-) -> Result<(BTreeMap<i16, (i64, i64)>, Window), sqlx::Error> {
-    let mut counts: BTreeMap<i16, i64> = BTreeMap::new();
-    for lane in lanes {
-        *counts.entry(*lane).or_default() += 1;
-    }
-    let (lanes, counts): (Vec<i16>, Vec<i64>) = counts.into_iter().unzip();
-    // The locks are taken in the order of lanes, so that committers never wait in a circle; the count
-    // makes Postgres take all of them before the first update.
-    let rows = sqlx::query!(
-        r#"
-        WITH locked AS MATERIALIZED (
-            SELECT lane FROM ingest.lane_heads WHERE lane = ANY($1) ORDER BY lane FOR UPDATE
-        ), days AS MATERIALIZED (
-            SELECT max(first_sequence) AS today, min(first_sequence) AS first
-            FROM (
-                SELECT first_sequence FROM ingest.days WHERE open_time IS NOT NULL ORDER BY day DESC LIMIT $3
-            ) latest
-        )
-        UPDATE ingest.lane_heads h
-        SET next_sequence = greatest(h.next_sequence, days.today) + taken.count
-        FROM unnest($1::smallint[], $2::bigint[]) AS taken(lane, count), days
-        WHERE h.lane = taken.lane AND (SELECT count(*) FROM locked) > 0
-        RETURNING h.lane, h.next_sequence - taken.count AS "first!", h.next_sequence AS next,
-                  days.today AS "today!", days.first AS "window_first!"
-        "#,
-        &lanes,
-        &counts,
-        i64::from(dedupe.0) + 1,
-    )
-    .fetch_all(connection)
-    .await?;
-    // Every lane has a head.
-    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-    let window = Window { from: first.window_first, today: first.today };
-    Ok((rows.into_iter().map(|row| (row.lane, (row.first, row.next))).collect(), window))
+/// The lane of each event, with how many of them come before it there; and how many there are in each.
+fn places(events: &[&NewEvent]) -> (Vec<(i16, i64)>, BTreeMap<i16, i64>) {
+    let mut counts = BTreeMap::new();
+    let place = |event: &&NewEvent| {
+        let lane = event.lane();
+        let count = counts.entry(lane).or_default();
+        *count += 1;
+        (lane, *count - 1)
+    };
+    let places = events.iter().map(place).collect();
+    (places, counts)
 }
 
-/// Inserts what does not exist yet; gives what was inserted, and how many of these were suppressed.
-async fn insert_rows(
+/// What `ingest.record_events` tells (migration 13).
+struct Row {
+    firsts: Vec<i64>,
+    window_first: i64,
+    recorded_lanes: Vec<i16>,
+    recorded_sequences: Vec<i64>,
+    suppressed: i64,
+    accept_time: Time,
+}
+
+/// One message and its answer: what a replica that is halted meanwhile has locked does not stay locked.
+async fn record(
     connection: &mut PgConnection,
     events: &[&NewEvent],
-    lanes: &[i16],
-    sequences: &[i64],
-    window: Window,
-) -> Result<(HashSet<(i16, i64)>, u64), sqlx::Error> {
+    places: &[(i16, i64)],
+    counts: &BTreeMap<i16, i64>,
+    dedupe: DedupeDays,
+) -> Result<Row, sqlx::Error> {
     fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
         events.iter().map(|event| of(event)).collect()
     }
-    // Rows go in by id, so that two transactions with the same new ids wait for each other in one order.
-    let rows = sqlx::query!(
+    // All rows, so that it ends with the server's word that it is ready again: only then it has committed.
+    let mut rows = sqlx::query_as!(
+        Row,
         r#"
-        WITH input AS (
-            SELECT * FROM unnest(
-                $1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
-                $8::bytea[], $9::bytea[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::bool[]
-            ) AS i(lane, sequence, account, event_id, template, conversation_id, payload,
-                   headers, content_hash, occur_time, deliver_by, traceparent, fires_once)
-        ), inserted AS (
-            INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
-                                       headers, content_hash, occur_time, deliver_by, traceparent)
-            SELECT lane, sequence, account, event_id, template, conversation_id, payload,
-                   headers, content_hash, occur_time, deliver_by, traceparent
-            FROM input
-            WHERE NOT EXISTS (SELECT FROM ingest.events e
-                WHERE e.account = input.account AND e.event_id = input.event_id
-                  AND e.sequence >= $14 AND e.sequence < $15)
-            ORDER BY account COLLATE "C", event_id COLLATE "C"
-            -- Whichever unique key it is: that of account and event_id is each partition's own.
-            ON CONFLICT DO NOTHING
-            RETURNING lane, sequence, account, event_id, template, conversation_id, accept_time
-        ), once AS (
-            SELECT inserted.* FROM inserted JOIN input USING (lane, sequence) WHERE input.fires_once
-        ), latched AS (
-            INSERT INTO ingest.latches (account, conversation_id, template, event_id)
-            SELECT DISTINCT ON (account, conversation_id, template) account, conversation_id, template, event_id
-            FROM once ORDER BY account, conversation_id, template, sequence
-            ON CONFLICT DO NOTHING
-            RETURNING account, conversation_id, template, event_id
-        ), first AS (
-            SELECT once.*, coalesce(
-                -- Only one of the two is there: what this statement inserts, it does not see.
-                (SELECT l.event_id FROM ingest.latches l WHERE l.account = once.account
-                    AND l.conversation_id = once.conversation_id AND l.template = once.template),
-                (SELECT l.event_id FROM latched l WHERE l.account = once.account
-                    AND l.conversation_id = once.conversation_id AND l.template = once.template)
-            ) AS first_event_id
-            FROM once
-        ), suppressed AS (
-            INSERT INTO ingest.outcomes (lane, sequence, state, reason, reason_message, epoch, account, accept_time)
-            SELECT lane, sequence, 5, 'ALREADY_FIRED',
-                   format('%s fires once per conversation, and event %s has fired it', template, first_event_id),
-                   0, account, accept_time
-            -- Whichever id it has: after the days over which ids are known, that which has fired may come again.
-            FROM first WHERE NOT EXISTS (SELECT FROM latched l WHERE l.account = first.account
-                AND l.conversation_id = first.conversation_id AND l.template = first.template
-                AND l.event_id = first.event_id)
-            RETURNING lane
-        )
-        SELECT lane, sequence, (SELECT count(*) FROM suppressed) AS "suppressed!" FROM inserted
+        SELECT firsts AS "firsts!", window_first AS "window_first!", recorded_lanes AS "recorded_lanes!",
+               recorded_sequences AS "recorded_sequences!", suppressed AS "suppressed!",
+               accepted AS "accept_time!: Time"
+        FROM ingest.record_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         "#,
-        lanes,
-        sequences,
+        i32::from(dedupe.0),
+        &counts.keys().copied().collect::<Vec<_>>(),
+        &counts.values().copied().collect::<Vec<_>>(),
+        &places.iter().map(|(lane, _)| *lane).collect::<Vec<_>>(),
+        &places.iter().map(|(_, rank)| *rank).collect::<Vec<_>>(),
         &column(events, |e| e.account.as_str()) as _,
         &column(events, |e| e.event_id.as_str()) as _,
         &column(events, |e| e.template.as_str()) as _,
@@ -227,21 +161,20 @@ async fn insert_rows(
         &column(events, |e| e.deliver_by) as _,
         &column(events, |e| e.traceparent.as_deref()) as _,
         &column(events, |e| e.fires_once),
-        window.from,
-        window.today,
     )
     .fetch_all(connection)
     .await?;
-    let suppressed = rows.first().map_or(0, |row| u64::try_from(row.suppressed).unwrap_or_default());
-    Ok((rows.into_iter().map(|row| (row.lane, row.sequence)).collect(), suppressed))
+    rows.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
+/// Finds those that were recorded before.
 async fn find_existing(
-    connection: &mut PgConnection,
+    session: &mut Session,
     events: &[&NewEvent],
     recorded: &mut [Option<Recorded>],
-    window: Window,
+    window_first: i64,
 ) -> Result<(), sqlx::Error> {
+    let mut connection = session.take().await?;
     let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
     let accounts: Vec<&str> = missing.iter().map(|index| events[*index].account.as_str()).collect();
     let ids: Vec<&str> = missing.iter().map(|index| events[*index].event_id.as_str()).collect();
@@ -253,10 +186,11 @@ async fn find_existing(
         "#,
         &accounts as _,
         &ids as _,
-        window.from,
+        window_first,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    session.keep(connection);
     for row in rows {
         let index = usize::try_from(row.position - 1).ok().and_then(|position| missing.get(position));
         // A hash of another length equals none.

@@ -4,11 +4,14 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::{Time, interventions, millis, span};
+use super::{Session, Time, interventions, millis, span};
 use crate::failpoint;
+
+/// By how many sequence numbers the cursor of a lane's row may lag behind.
+const CURSOR_LAG: i64 = 128;
 
 /// What a lane's owner must hold, and what the lane's row becomes.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +19,8 @@ pub(crate) struct Fence {
     pub(crate) lane: i16,
     pub(crate) epoch: i64,
     pub(crate) cursor: i64,
+    /// Whether the row's cursor must be this one, however little it has gone on.
+    pub(crate) is_exact: bool,
     /// The lease must last at least this long from now on.
     pub(crate) hold: Duration,
 }
@@ -34,6 +39,7 @@ pub(crate) struct Start {
 pub(crate) struct End {
     pub(crate) lane: i16,
     pub(crate) sequence: i64,
+    pub(crate) epoch: i64,
     pub(crate) number: i32,
     /// Encoded `RunReport`.
     pub(crate) report: Option<Vec<u8>>,
@@ -111,139 +117,165 @@ pub(crate) struct Batch {
     pub(crate) interventions: Vec<Intervene>,
 }
 
-impl Batch {
-    fn retain_lanes(&mut self, held: &HashSet<i16>) {
-        self.starts.retain(|row| held.contains(&row.lane));
-        self.ends.retain(|row| held.contains(&row.lane));
-        self.voids.retain(|row| held.contains(&row.lane));
-        self.outcomes.retain(|row| held.contains(&row.lane));
-        self.parks.retain(|row| held.contains(&row.lane));
-        self.interventions.retain(|row| held.contains(&row.lane));
-    }
-}
-
 /// Writes what belongs to lanes that `owner` holds with the given epoch; gives those lanes. Nothing of
 /// the other lanes is written: they are lost.
 pub(crate) async fn write(
-    pool: &PgPool,
+    session: &mut Session,
     owner: Uuid,
     fences: &[Fence],
     mut batch: Batch,
 ) -> Result<HashSet<i16>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let held = pass_fences(&mut transaction, owner, fences).await?;
-    failpoint::edge("journal.fenced");
-    if held.len() < fences.len() {
-        batch.retain_lanes(&held);
-    }
-    if !batch.starts.is_empty() {
-        insert_starts(&mut transaction, &batch.starts).await?;
-        failpoint::edge("journal.started");
-    }
-    if !batch.ends.is_empty() {
-        update_ends(&mut transaction, &batch.ends).await?;
-        failpoint::edge("journal.ended");
-    }
-    if !batch.voids.is_empty() {
-        delete_voids(&mut transaction, &batch.voids).await?;
-        failpoint::edge("journal.voided");
-    }
-    if !batch.outcomes.is_empty() {
-        insert_outcomes(&mut transaction, &batch.outcomes).await?;
-        failpoint::edge("journal.finished");
-    }
-    if !batch.parks.is_empty() {
-        upsert_parks(&mut transaction, &batch.parks).await?;
-        failpoint::edge("journal.parked");
-    }
-    if !batch.interventions.is_empty() {
-        interventions::apply(&mut transaction, &batch.interventions).await?;
-        failpoint::edge("journal.intervened");
-    }
-    failpoint::edge("journal.written");
-    transaction.commit().await?;
+    let mut connection = session.take().await?;
+    let held = if batch.voids.is_empty() && batch.interventions.is_empty() {
+        // One message: what a replica that is halted meanwhile has locked does not stay locked.
+        failpoint::sent("journal.sent", write_runs(&mut connection, owner, fences, &batch)).await?
+    } else {
+        let mut transaction = connection.begin().await?;
+        let held = write_runs(&mut transaction, owner, fences, &batch).await?;
+        batch.voids.retain(|row| held.contains(&row.lane));
+        batch.interventions.retain(|row| held.contains(&row.lane));
+        if !batch.voids.is_empty() {
+            delete_voids(&mut transaction, &batch.voids).await?;
+            failpoint::edge("journal.voided");
+        }
+        if !batch.interventions.is_empty() {
+            interventions::apply(&mut transaction, &batch.interventions).await?;
+            failpoint::edge("journal.intervened");
+        }
+        transaction.commit().await?;
+        held
+    };
+    session.keep(connection);
     failpoint::edge("journal.durable");
     Ok(held)
 }
 
 /// Locks the rows of the lanes until the end of the transaction, so that a take-over comes before or
-/// after it, and moves their cursors.
-async fn pass_fences(
+/// after it, moves their cursors, and writes what most batches consist of.
+///
+/// A cursor that has gone on a little is not written: it only says where a next owner starts to read, and each version of a row
+/// costs more than the lock. One that has gone back is: what lies behind it now has no row in `parked` any more.
+async fn write_runs(
     connection: &mut PgConnection,
     owner: Uuid,
     fences: &[Fence],
+    batch: &Batch,
 ) -> Result<HashSet<i16>, sqlx::Error> {
-    let lanes: Vec<i16> = fences.iter().map(|fence| fence.lane).collect();
-    if failpoint::mutant("no_epoch_check") {
-        return Ok(lanes.into_iter().collect());
+    fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+        rows.iter().map(of).collect()
     }
-    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
+    let Batch { starts, ends, outcomes, parks, .. } = batch;
+    // A statement sees nothing of what its parts write, and needs not: no event appears twice.
+    //
+    // In `parked`, a release that does not know halted events must not take one for due.
     let held = sqlx::query_scalar!(
         r#"
         WITH mine AS MATERIALIZED (
-            SELECT l.lane FROM ingest.lanes l
-            JOIN unnest($2::smallint[], $3::bigint[]) AS held(lane, epoch) USING (lane, epoch)
-            WHERE l.owner = $1 ORDER BY l.lane FOR UPDATE OF l
+            SELECT l.lane, l.cursor AS old_cursor, l.lease_until, f.cursor, f.is_exact,
+                   now() + f.hold_ms * interval '1 millisecond' AS hold_until
+            FROM ingest.lanes l
+            JOIN unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::boolean[], $6::float8[])
+                AS f(lane, epoch, cursor, is_exact, hold_ms) ON f.lane = l.lane
+            WHERE l.owner = $1 AND l.epoch = f.epoch OR $7
+            ORDER BY l.lane FOR UPDATE OF l
+        ), moved AS (
+            UPDATE ingest.lanes l
+            SET cursor = mine.cursor, lease_until = greatest(mine.lease_until, mine.hold_until)
+            FROM mine
+            WHERE l.lane = mine.lane
+              AND (mine.cursor < mine.old_cursor OR mine.cursor >= mine.old_cursor + $8
+                   OR mine.is_exact AND mine.cursor <> mine.old_cursor OR mine.hold_until > mine.lease_until)
+        ), held AS MATERIALIZED (
+            SELECT coalesce(array_agg(lane), '{}') AS lanes FROM mine
+        ), started AS (
+            INSERT INTO ingest.attempts (lane, sequence, number, epoch)
+            SELECT i.lane, i.sequence, i.number, i.epoch
+            FROM unnest($9::smallint[], $10::bigint[], $11::integer[], $12::bigint[])
+                AS i(lane, sequence, number, epoch)
+            WHERE i.lane = ANY ((SELECT lanes FROM held)::smallint[])
+            ON CONFLICT DO NOTHING
+        ), ended AS (
+            -- The row is there. An update that joined it might read the day's whole index instead, as long as the planner
+            -- believes that the day is empty; and it would open the partitions of all days.
+            INSERT INTO ingest.attempts AS a (lane, sequence, number, epoch, finish_time, report, platform_error,
+                                              platform_error_message)
+            SELECT i.lane, i.sequence, i.number, i.epoch, now(), i.report, i.platform_error, i.platform_error_message
+            FROM unnest($13::smallint[], $14::bigint[], $15::integer[], $16::bigint[], $17::bytea[], $18::text[],
+                        $19::text[])
+                AS i(lane, sequence, number, epoch, report, platform_error, platform_error_message)
+            WHERE i.lane = ANY ((SELECT lanes FROM held)::smallint[])
+            ON CONFLICT (lane, sequence, number) DO UPDATE
+            SET finish_time = excluded.finish_time, report = excluded.report,
+                platform_error = excluded.platform_error, platform_error_message = excluded.platform_error_message
+            WHERE a.finish_time IS NULL
+        ), input AS MATERIALIZED (
+            SELECT i.*
+            FROM unnest($20::smallint[], $21::bigint[], $22::smallint[], $23::text[], $24::text[],
+                        $25::bigint[], $26::text[], $27::timestamptz[])
+                AS i(lane, sequence, state, reason, reason_message, epoch, account, accept_time)
+            WHERE i.lane = ANY ((SELECT lanes FROM held)::smallint[])
+        ), unparked AS (
+            DELETE FROM ingest.parked p USING input i WHERE p.lane = i.lane AND p.sequence = i.sequence
+        ), finished AS (
+            INSERT INTO ingest.outcomes (lane, sequence, state, reason, reason_message, epoch, account, accept_time)
+            SELECT * FROM input
+            ON CONFLICT DO NOTHING
+        ), waiting AS (
+            INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, reason, reason_message,
+                                       next_attempt_time)
+            SELECT i.lane, i.sequence, i.account, i.conversation_id, i.kind, i.reason, i.reason_message,
+                   now() + CASE WHEN i.kind = 1 THEN interval '100 years'
+                                ELSE i.delay_ms * interval '1 millisecond' END
+            FROM unnest($28::smallint[], $29::bigint[], $30::text[], $31::text[], $32::smallint[], $33::text[],
+                        $34::text[], $35::float8[])
+                AS i(lane, sequence, account, conversation_id, kind, reason, reason_message, delay_ms)
+            WHERE i.lane = ANY ((SELECT lanes FROM held)::smallint[])
+            ON CONFLICT (lane, sequence) DO UPDATE
+            SET next_attempt_time = excluded.next_attempt_time, kind = excluded.kind, reason = excluded.reason,
+                reason_message = excluded.reason_message,
+                park_time = CASE WHEN parked.kind = excluded.kind THEN parked.park_time ELSE now() END
         )
-        UPDATE ingest.lanes l
-        SET cursor = f.cursor,
-            lease_until = greatest(l.lease_until, now() + f.hold_ms * interval '1 millisecond')
-        FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::float8[]) AS f(lane, epoch, cursor, hold_ms)
-        WHERE l.lane = f.lane AND l.epoch = f.epoch AND l.owner = $1 AND (SELECT count(*) FROM mine) > 0
-        RETURNING l.lane
+        SELECT lane AS "lane!" FROM mine
         "#,
         owner,
-        &lanes,
-        &epochs,
-        &fences.iter().map(|fence| fence.cursor).collect::<Vec<_>>(),
-        &fences.iter().map(|fence| millis(fence.hold)).collect::<Vec<_>>(),
+        &column(fences, |fence| fence.lane),
+        &column(fences, |fence| fence.epoch),
+        &column(fences, |fence| fence.cursor),
+        &column(fences, |fence| fence.is_exact),
+        &column(fences, |fence| millis(fence.hold)),
+        failpoint::mutant("no_epoch_check"),
+        CURSOR_LAG,
+        &column(starts, |start| start.lane),
+        &column(starts, |start| start.sequence),
+        &column(starts, |start| start.number),
+        &column(starts, |start| start.epoch),
+        &column(ends, |end| end.lane),
+        &column(ends, |end| end.sequence),
+        &column(ends, |end| end.number),
+        &column(ends, |end| end.epoch),
+        &column(ends, |end| end.report.as_deref()) as _,
+        &column(ends, |end| end.platform_error.as_str()) as _,
+        &column(ends, |end| end.platform_error_message.as_str()) as _,
+        &column(outcomes, |outcome| outcome.lane),
+        &column(outcomes, |outcome| outcome.sequence),
+        &column(outcomes, |outcome| outcome.state),
+        &column(outcomes, |outcome| outcome.reason.as_str()) as _,
+        &column(outcomes, |outcome| outcome.reason_message.as_str()) as _,
+        &column(outcomes, |outcome| outcome.epoch),
+        &column(outcomes, |outcome| outcome.account.as_str()) as _,
+        &column(outcomes, |outcome| outcome.accept_time) as _,
+        &column(parks, |park| park.lane),
+        &column(parks, |park| park.sequence),
+        &column(parks, |park| park.account.as_str()) as _,
+        &column(parks, |park| park.conversation_id.as_str()) as _,
+        &column(parks, |park| park.kind as i16),
+        &column(parks, |park| park.reason.as_str()) as _,
+        &column(parks, |park| park.reason_message.as_str()) as _,
+        &column(parks, |park| millis(park.delay)),
     )
     .fetch_all(connection)
     .await?;
     Ok(held.into_iter().collect())
-}
-
-async fn insert_starts(connection: &mut PgConnection, starts: &[Start]) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        r#"
-        INSERT INTO ingest.attempts (lane, sequence, number, epoch)
-        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::integer[], $4::bigint[])
-        ON CONFLICT DO NOTHING
-        "#,
-        &starts.iter().map(|start| start.lane).collect::<Vec<_>>(),
-        &starts.iter().map(|start| start.sequence).collect::<Vec<_>>(),
-        &starts.iter().map(|start| start.number).collect::<Vec<_>>(),
-        &starts.iter().map(|start| start.epoch).collect::<Vec<_>>(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn update_ends(connection: &mut PgConnection, ends: &[End]) -> Result<(), sqlx::Error> {
-    let (first, last) = span(ends.iter().map(|end| end.sequence));
-    sqlx::query!(
-        r#"
-        UPDATE ingest.attempts a
-        SET finish_time = now(), report = i.report,
-            platform_error = i.platform_error, platform_error_message = i.platform_error_message
-        FROM unnest($1::smallint[], $2::bigint[], $3::integer[], $4::bytea[], $5::text[], $6::text[])
-            AS i(lane, sequence, number, report, platform_error, platform_error_message)
-        WHERE a.lane = i.lane AND a.sequence = i.sequence AND a.number = i.number AND a.finish_time IS NULL
-          AND a.sequence BETWEEN $7 AND $8
-        "#,
-        &ends.iter().map(|end| end.lane).collect::<Vec<_>>(),
-        &ends.iter().map(|end| end.sequence).collect::<Vec<_>>(),
-        &ends.iter().map(|end| end.number).collect::<Vec<_>>(),
-        &ends.iter().map(|end| end.report.as_deref()).collect::<Vec<_>>() as _,
-        &ends.iter().map(|end| end.platform_error.as_str()).collect::<Vec<_>>() as _,
-        &ends.iter().map(|end| end.platform_error_message.as_str()).collect::<Vec<_>>() as _,
-        first,
-        last,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 async fn delete_voids(connection: &mut PgConnection, voids: &[Void]) -> Result<(), sqlx::Error> {
@@ -260,64 +292,6 @@ async fn delete_voids(connection: &mut PgConnection, voids: &[Void]) -> Result<(
         &voids.iter().map(|void| void.number).collect::<Vec<_>>(),
         first,
         last,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn insert_outcomes(connection: &mut PgConnection, outcomes: &[Outcome]) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        r#"
-        WITH input AS (
-            SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::smallint[], $4::text[], $5::text[],
-                                 $6::bigint[], $7::text[], $8::timestamptz[])
-                AS i(lane, sequence, state, reason, reason_message, epoch, account, accept_time)
-        ), unparked AS (
-            DELETE FROM ingest.parked p USING input i WHERE p.lane = i.lane AND p.sequence = i.sequence
-        )
-        INSERT INTO ingest.outcomes (lane, sequence, state, reason, reason_message, epoch, account, accept_time)
-        SELECT * FROM input
-        ON CONFLICT DO NOTHING
-        "#,
-        &outcomes.iter().map(|outcome| outcome.lane).collect::<Vec<_>>(),
-        &outcomes.iter().map(|outcome| outcome.sequence).collect::<Vec<_>>(),
-        &outcomes.iter().map(|outcome| outcome.state).collect::<Vec<_>>(),
-        &outcomes.iter().map(|outcome| outcome.reason.as_str()).collect::<Vec<_>>() as _,
-        &outcomes.iter().map(|outcome| outcome.reason_message.as_str()).collect::<Vec<_>>() as _,
-        &outcomes.iter().map(|outcome| outcome.epoch).collect::<Vec<_>>(),
-        &outcomes.iter().map(|outcome| outcome.account.as_str()).collect::<Vec<_>>() as _,
-        &outcomes.iter().map(|outcome| outcome.accept_time).collect::<Vec<_>>() as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn upsert_parks(connection: &mut PgConnection, parks: &[Park]) -> Result<(), sqlx::Error> {
-    // A release that does not know halted events must not take one for due.
-    sqlx::query!(
-        r#"
-        INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, reason, reason_message,
-                                   next_attempt_time)
-        SELECT lane, sequence, account, conversation_id, kind, reason, reason_message,
-               now() + CASE WHEN kind = 1 THEN interval '100 years' ELSE delay_ms * interval '1 millisecond' END
-        FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::text[],
-                    $8::float8[])
-            AS i(lane, sequence, account, conversation_id, kind, reason, reason_message, delay_ms)
-        ON CONFLICT (lane, sequence) DO UPDATE
-        SET next_attempt_time = excluded.next_attempt_time, kind = excluded.kind, reason = excluded.reason,
-            reason_message = excluded.reason_message,
-            park_time = CASE WHEN parked.kind = excluded.kind THEN parked.park_time ELSE now() END
-        "#,
-        &parks.iter().map(|park| park.lane).collect::<Vec<_>>(),
-        &parks.iter().map(|park| park.sequence).collect::<Vec<_>>(),
-        &parks.iter().map(|park| park.account.as_str()).collect::<Vec<_>>() as _,
-        &parks.iter().map(|park| park.conversation_id.as_str()).collect::<Vec<_>>() as _,
-        &parks.iter().map(|park| park.kind as i16).collect::<Vec<_>>(),
-        &parks.iter().map(|park| park.reason.as_str()).collect::<Vec<_>>() as _,
-        &parks.iter().map(|park| park.reason_message.as_str()).collect::<Vec<_>>() as _,
-        &parks.iter().map(|park| millis(park.delay)).collect::<Vec<_>>(),
     )
     .execute(connection)
     .await?;

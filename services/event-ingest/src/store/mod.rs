@@ -2,7 +2,7 @@
 //!
 //! | module | tables |
 //! |---|---|
-//! | [`events`] | records published events: `events`, `lane_heads`, `latches` |
+//! | [`events`] | records published events: `events`, `lane_heads`, `latches`; by a function of migration 13 |
 //! | [`days`] | the partitions of each day: `days`, `latches` |
 //! | [`lanes`] | who runs which lane: `lanes`, `replicas` |
 //! | [`reading`] | what a lane's owner has to run: `events`, `parked` |
@@ -12,6 +12,7 @@
 //! | [`deliveries`] | the account of events for callers: the view `deliveries`, `attempts`, `superseded` |
 //! | [`ledger`] | how the counts add up: the view `deliveries`, `lanes`, `parked` |
 //! | [`tail`] | deliveries as they change: `events`, the view `deliveries` |
+//! | `session` | a connection that is kept, for those who write all the time |
 
 pub(crate) mod days;
 pub(crate) mod deliveries;
@@ -22,12 +23,13 @@ pub(crate) mod lanes;
 pub(crate) mod ledger;
 pub(crate) mod reading;
 pub(crate) mod replays;
+mod session;
 pub(crate) mod tail;
 mod time;
 
 use std::time::Duration;
 
-pub(crate) use self::time::Time;
+pub(crate) use self::{session::Session, time::Time};
 
 /// The first and the last of these sequence numbers, by which a statement says which partitions matter.
 fn span(sequences: impl IntoIterator<Item = i64>) -> (i64, i64) {
@@ -62,7 +64,8 @@ mod tests {
     /// SQL that gives or looks for a reason cannot name a constant.
     #[test]
     fn reasons_in_statements_are_listed_ones() {
-        let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store"));
+        let mut sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store"));
+        sources.push(include_str!("../../../../migrations/0013_record_events.sql").to_owned());
         let quoted = sources.iter().flat_map(|source| source.split('\''));
         let is_reason = |text: &&str| {
             text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')

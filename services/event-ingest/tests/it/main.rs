@@ -8,6 +8,7 @@ mod budget;
 mod deadlines;
 mod fencing;
 mod growth;
+mod halted;
 mod harness;
 mod invoker;
 mod invoker_faults;

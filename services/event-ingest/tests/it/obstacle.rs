@@ -4,25 +4,38 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::harness::eventually;
 
-/// Keeps every committer from giving sequence numbers, until it is lifted.
+/// Stops every transaction of one kind at the same place, until it is lifted.
 pub(crate) struct Obstacle {
     transaction: Transaction<'static, Postgres>,
     pool: PgPool,
+    purpose: &'static str,
 }
 
 impl Obstacle {
+    /// Keeps every committer from giving sequence numbers.
     pub(crate) async fn before_commits(pool: &PgPool) -> Self {
-        let mut transaction = pool.begin().await.unwrap();
-        sqlx::query("LOCK TABLE ingest.lane_heads IN EXCLUSIVE MODE")
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
-        Self { transaction, pool: pool.clone() }
+        Self::put(pool, "commit", "LOCK TABLE ingest.lane_heads IN EXCLUSIVE MODE").await
     }
 
-    /// Waits until a committer has run into it.
+    /// Keeps every committer from recording events that it has given sequence numbers: it has the lanes' heads.
+    pub(crate) async fn within_commits(pool: &PgPool) -> Self {
+        Self::put(pool, "commit", "LOCK TABLE ingest.events IN EXCLUSIVE MODE").await
+    }
+
+    /// Keeps every writer of the journal from doing what operators ask for: it has the lanes.
+    pub(crate) async fn within_interventions(pool: &PgPool) -> Self {
+        Self::put(pool, "journal", "LOCK TABLE ingest.superseded IN EXCLUSIVE MODE").await
+    }
+
+    async fn put(pool: &PgPool, purpose: &'static str, lock: &'static str) -> Self {
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::query(lock).execute(&mut *transaction).await.unwrap();
+        Self { transaction, pool: pool.clone(), purpose }
+    }
+
+    /// Waits until a connection has run into it.
     pub(crate) async fn is_met(&self) {
-        eventually(|| is_waiting(&self.pool, "commit")).await;
+        eventually(|| is_waiting(&self.pool, self.purpose)).await;
     }
 
     pub(crate) async fn lift(self) {

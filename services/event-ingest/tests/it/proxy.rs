@@ -14,6 +14,10 @@ pub(crate) struct Proxy {
     target: SocketAddr,
     /// Changes to cut what is connected.
     cut: watch::Sender<u64>,
+    /// Whether nothing is relayed any more, over connections that stay open.
+    silent: watch::Sender<bool>,
+    /// Changes to relay nothing any more over what is connected.
+    dead: watch::Sender<u64>,
     accepting: Option<JoinHandle<()>>,
 }
 
@@ -21,7 +25,8 @@ impl Proxy {
     pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut proxy = Self { address, target, cut: watch::Sender::new(0), accepting: None };
+        let (cut, silent, dead) = (watch::Sender::new(0), watch::Sender::new(false), watch::Sender::new(0));
+        let mut proxy = Self { address, target, cut, silent, dead, accepting: None };
         proxy.accept(listener);
         proxy
     }
@@ -33,6 +38,16 @@ impl Proxy {
     /// Cuts what is connected; whoever connects again is let through.
     pub(crate) fn sever(&self) {
         self.cut.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Relays nothing any more, and closes nothing: as if either end had been halted.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.send_replace(true);
+    }
+
+    /// Relays nothing any more over what is connected, and does not close it; whoever connects again is let through.
+    pub(crate) fn deaden(&self) {
+        self.dead.send_modify(|times| *times += 1);
     }
 
     /// Cuts what is connected and refuses connections.
@@ -51,13 +66,14 @@ impl Proxy {
     }
 
     fn accept(&mut self, listener: TcpListener) {
-        let (target, cut) = (self.target, self.cut.clone());
+        let (target, cut, silent, dead) =
+            (self.target, self.cut.clone(), self.silent.clone(), self.dead.clone());
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((inbound, _)) = listener.accept().await {
-                let mut cut = cut.subscribe();
+                let (mut cut, silent, dead) = (cut.subscribe(), silent.subscribe(), dead.subscribe());
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = relay(inbound, target) => {}
+                        () = relay(inbound, target, silent, dead) => {}
                         _ = cut.changed() => {}
                     }
                 });
@@ -74,8 +90,22 @@ impl Drop for Proxy {
     }
 }
 
-async fn relay(mut inbound: TcpStream, target: SocketAddr) {
+async fn relay(
+    mut inbound: TcpStream,
+    target: SocketAddr,
+    mut silent: watch::Receiver<bool>,
+    mut dead: watch::Receiver<u64>,
+) {
     if let Ok(mut outbound) = TcpStream::connect(target).await {
-        let _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await;
+        let falls_silent = async { silent.wait_for(|silent| *silent).await.is_ok() };
+        let is_silent = tokio::select! {
+            biased;
+            is_silent = falls_silent => is_silent,
+            died = dead.changed() => died.is_ok(),
+            _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound) => false,
+        };
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
     }
 }

@@ -25,11 +25,9 @@ pub enum Passed {
 }
 
 /// Where event-ingest is killed. `src/failpoint.rs` there says how; the names are beside the code.
-pub const EDGES: [(&str, Passed); 29] = [
+pub const EDGES: [(&str, Passed); 22] = [
     ("commit.collected", Passed::ByLoad(5)),
-    ("commit.begun", Passed::ByLoad(5)),
-    ("commit.sequenced", Passed::ByLoad(5)),
-    ("commit.inserted", Passed::ByLoad(5)),
+    ("commit.sent", Passed::ByLoad(5)),
     ("commit.durable", Passed::ByLoad(5)),
     ("commit.told", Passed::ByLoad(5)),
     ("commit.acknowledged", Passed::ByLoad(5)),
@@ -40,14 +38,9 @@ pub const EDGES: [(&str, Passed); 29] = [
     ("lease.renewed", Passed::ByLoad(3)),
     ("lease.released", Passed::AtStop),
     ("journal.collected", Passed::ByLoad(5)),
-    ("journal.fenced", Passed::ByLoad(5)),
-    ("journal.started", Passed::ByLoad(5)),
-    ("journal.ended", Passed::ByLoad(5)),
-    ("journal.finished", Passed::ByLoad(5)),
-    ("journal.parked", Passed::ByLoad(1)),
+    ("journal.sent", Passed::ByLoad(5)),
     ("journal.voided", Passed::WithoutInvoker),
     ("journal.intervened", Passed::ByLoad(1)),
-    ("journal.written", Passed::ByLoad(5)),
     ("journal.durable", Passed::ByLoad(5)),
     ("attempt.counted", Passed::ByLoad(5)),
     ("attempt.made", Passed::ByLoad(5)),
@@ -58,17 +51,11 @@ pub const EDGES: [(&str, Passed); 29] = [
 ];
 
 /// Where a mistake would show most.
-const SMOKE: [&str; 3] = ["commit.acknowledged", "journal.written", "attempt.made"];
+const SMOKE: [&str; 3] = ["commit.acknowledged", "journal.sent", "attempt.made"];
 
 /// Where event-ingest is halted for longer than its leases last.
-const HALTS: [&str; 6] = [
-    "journal.collected",
-    "journal.written",
-    "attempt.counted",
-    "attempt.made",
-    "lease.renewed",
-    "commit.inserted",
-];
+const HALTS: [&str; 6] =
+    ["journal.collected", "journal.sent", "attempt.counted", "attempt.made", "lease.renewed", "commit.sent"];
 
 impl Run {
     pub(super) async fn kill_at_edges(&mut self, scale: Scale) -> anyhow::Result<()> {

@@ -35,6 +35,7 @@ use super::{
     invoke::Invoker,
     journal::Journal,
     queue::LaneQueue,
+    recent::Following,
 };
 use crate::{
     failpoint,
@@ -70,6 +71,7 @@ pub(crate) enum Ended {
 pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: CancellationToken) -> Ended {
     let lost = lease.clone();
     let told = shared.metrics.lanes().begin(lease.lane());
+    let recent = shared.heads.keep(lease.lane());
     let lane = Lane {
         told,
         behind_since: None,
@@ -77,6 +79,7 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
         lease,
         queue: LaneQueue::new(cursor, read::PLACES),
         fresh_from: i64::MAX,
+        recent,
         catch_up_at: Instant::now(),
         pending: VecDeque::new(),
         is_failing: false,
@@ -100,6 +103,8 @@ struct Lane {
     queue: LaneQueue<LaneEvent>,
     /// What was recorded from this sequence number on, nobody has begun with but this owner.
     fresh_from: i64,
+    /// What was just recorded here.
+    recent: Following,
     /// When it may next catch up for an account.
     catch_up_at: Instant,
     /// Events that may run as soon as the gate lets them.
@@ -140,13 +145,15 @@ impl Lane {
                 entering = None.into();
                 is_entering = false;
             } else {
+                // First, so that what comes of it is prepared.
+                let to_read = if is_scanning { None } else { Some(self.take_recent(&mut head)) };
                 self.prepare().await;
                 if !is_entering && !self.pending.is_empty() {
                     let gate = self.shared.gate.clone();
                     entering = Some(async move { gate.enter().await }.boxed()).into();
                     is_entering = true;
                 }
-                if !is_scanning && let Some(read) = self.scan(&mut head) {
+                if let Some(read) = to_read.and_then(|newest| self.scan(newest)) {
                     scan = Some(read).into();
                     is_scanning = true;
                 }
@@ -191,7 +198,6 @@ impl Lane {
                     is_scanning = false;
                     scan = None.into();
                     self.scanned(scanned).await;
-                    self.may_be_asked |= std::mem::take(&mut self.is_asked_ahead);
                 }
                 Some(loaded) = &mut load => {
                     is_loading = false;

@@ -7,7 +7,10 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    super::queue::{CatchUp, Head, Load, Parked, Queued},
+    super::{
+        queue::{CatchUp, Head, Load, Parked, Queued},
+        recent::{After, Piece},
+    },
     Lane,
     event::LaneEvent,
 };
@@ -121,12 +124,29 @@ impl Lane {
         self.queue.in_memory() + self.pending.len() < WINDOW && bytes < READ_BYTES
     }
 
-    /// Reads what comes next; `None` if nothing is there, or if there is no room for it.
-    pub(super) fn scan(&self, head: &mut watch::Receiver<i64>) -> Option<BoxFuture<'static, Scanned>> {
+    /// Takes what was just recorded here, as far as nothing is missing before it and there is room. Not while a read goes on, which
+    /// may be of the same. Gives up to where is to be read.
+    pub(super) fn take_recent(&mut self, head: &mut watch::Receiver<i64>) -> i64 {
+        // Before the look at what is kept: what is recorded later is looked for later.
         let newest = *head.borrow_and_update() - 1;
+        while self.can_read() {
+            match self.recent.take(self.queue.read_to()) {
+                After::Piece(Piece { first, next, events, begun }) if first >= self.fresh_from => {
+                    self.offer(events, next - 1, begun);
+                }
+                // Recorded before the take-over, and only told of now: an earlier owner may have begun with it.
+                After::Piece(_) => {}
+                After::Gap(first) => return newest.min(first - 1),
+                After::Nothing => break,
+            }
+        }
+        newest
+    }
+
+    /// Reads what comes next up to `newest`; `None` if nothing is there, or if there is no room for it.
+    pub(super) fn scan(&self, newest: i64) -> Option<BoxFuture<'static, Scanned>> {
         let after = self.queue.read_to();
-        let can_read = self.has_room() && self.queue.active() < MAX_ACTIVE && !self.queue.is_full();
-        if newest <= after || !can_read {
+        if newest <= after || !self.can_read() {
             return None;
         }
         let range = Range {
@@ -147,10 +167,19 @@ impl Lane {
         match scanned {
             Ok((events, to)) => {
                 self.is_failing = false;
-                self.queue.offer(events.into_iter().map(|event| LaneEvent::new(event, asked)).collect(), to);
+                self.offer(events, to, asked);
             }
             Err(error) => self.read_failed(&error).await,
         }
+    }
+
+    fn can_read(&self) -> bool {
+        self.has_room() && self.queue.active() < MAX_ACTIVE && !self.queue.is_full()
+    }
+
+    fn offer(&mut self, events: Vec<StoredEvent>, to: i64, asked: Instant) {
+        self.queue.offer(events.into_iter().map(|event| LaneEvent::new(event, asked)).collect(), to);
+        self.may_be_asked |= std::mem::take(&mut self.is_asked_ahead);
     }
 
     /// Whether there are events that were passed over, and room for them.

@@ -8,7 +8,7 @@ mod parked;
 mod passed_over;
 mod scan;
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use chatfn_domain::name::{AccountId, ConversationId, EventId, NameError, TemplateName};
 use uuid::Uuid;
@@ -20,6 +20,7 @@ pub(crate) use self::{
     scan::{Range, scan},
 };
 use super::Time;
+use crate::event::NewEvent;
 
 /// A recorded event without an outcome.
 #[derive(Debug, Clone)]
@@ -50,6 +51,31 @@ pub(crate) struct StoredEvent {
     pub(crate) is_denied: bool,
     /// The idempotency key of its runs; `None`: its own.
     pub(crate) idempotency_key: Option<Uuid>,
+}
+
+impl StoredEvent {
+    /// What was just recorded: out of the event that it was, which keeps its names and its hash. Nobody has begun with it, and it has
+    /// no age yet.
+    pub(crate) fn new(event: &mut NewEvent, sequence: i64, accept_time: Time) -> Self {
+        Self {
+            sequence,
+            account: event.account.clone(),
+            event_id: event.event_id.clone(),
+            template: event.template.clone(),
+            conversation_id: event.conversation_id.clone(),
+            payload: mem::take(&mut event.payload),
+            headers: event.headers.take(),
+            traceparent: event.traceparent.take(),
+            accept_time,
+            deliver_within: event.deliver_by.map(|time| time.since(accept_time)),
+            age: Some(Duration::ZERO),
+            attempts: 0,
+            attempts_before: 0,
+            died: false,
+            is_denied: false,
+            idempotency_key: None,
+        }
+    }
 }
 
 struct Row {

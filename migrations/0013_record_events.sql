@@ -1,0 +1,123 @@
+-- Records events together: gives them their places, and lets those of templates that fire once fire.
+--
+-- A function, because the locks that it takes are needed by every publisher. It is one message to Postgres, which goes through with
+-- it whatever becomes of who sent it: a replica that is halted, or cut off, holds no lane's head. And of the time that a
+-- transaction takes, most was for messages back and forth.
+--
+-- It never changes, so that two releases can share a database: a release that needs it otherwise brings another one.
+--
+-- The arrays `new_…` have an element for each event, no two of which may have the same account and id. `new_ranks` counts, from 0, the
+-- events of the same lane before it; `head_counts` those of each lane in `head_lanes`. Gives for each lane (from 0 to 63, at that place
+-- and one) the sequence number of rank 0; which events were recorded, the others having been before, and how many of
+-- these were suppressed; when they were accepted; and the first sequence number of the days in which ids were looked for: today's
+-- and `dedupe_days` before it that took events.
+CREATE FUNCTION ingest.record_events(
+    dedupe_days integer, head_lanes smallint[], head_counts bigint[],
+    new_lanes smallint[], new_ranks bigint[], new_accounts text[], new_event_ids text[], new_templates text[],
+    new_conversation_ids text[], new_payloads bytea[], new_headers bytea[], new_content_hashes bytea[],
+    new_occur_times timestamptz[], new_deliver_bys timestamptz[], new_traceparents text[], new_fires_once boolean[],
+    OUT firsts bigint[], OUT window_first bigint, OUT recorded_lanes smallint[], OUT recorded_sequences bigint[],
+    OUT suppressed bigint, OUT accepted timestamptz
+) LANGUAGE plpgsql
+-- To plan these statements takes longer than to carry them out for a few events. But a plan for whichever days come opens the
+-- partitions of all, so what looks into some days' is planned anew.
+SET plan_cache_mode = force_generic_plan SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today bigint;
+    head record;
+    known bigint[];
+BEGIN
+    suppressed := 0;
+    -- The default of what is inserted below.
+    accepted := now();
+    -- Until the commit no other day is opened: so all events of a day are visible before the next day has any. Each statement sees
+    -- what was committed when it began, so this one comes first.
+    PERFORM ingest.hold_day();
+    SELECT max(latest.first_sequence), min(latest.first_sequence) INTO today, window_first
+    FROM (
+        SELECT d.first_sequence FROM ingest.days d WHERE d.open_time IS NOT NULL ORDER BY d.day DESC LIMIT dedupe_days + 1
+    ) latest;
+
+    -- The locks are taken in the order of lanes, so that committers never wait in a circle; the count makes Postgres take all
+    -- of them before the first update. They last until the commit, so that the order of sequence numbers is that of commits.
+    firsts := array_fill(0::bigint, ARRAY[64]);
+    FOR head IN
+        WITH locked AS MATERIALIZED (
+            SELECT h.lane FROM ingest.lane_heads h WHERE h.lane = ANY (head_lanes) ORDER BY h.lane FOR UPDATE
+        )
+        UPDATE ingest.lane_heads h
+        SET next_sequence = greatest(h.next_sequence, today) + taken.count
+        FROM unnest(head_lanes, head_counts) AS taken(lane, count)
+        WHERE h.lane = taken.lane AND (SELECT count(*) FROM locked) > 0
+        RETURNING h.lane, h.next_sequence - taken.count AS first
+    LOOP
+        firsts[head.lane + 1] := head.first;
+    END LOOP;
+
+    IF window_first < today THEN
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true);
+        SELECT array_agg(i.position) INTO known
+        FROM unnest(new_accounts, new_event_ids) WITH ORDINALITY AS i(account, event_id, position)
+        WHERE EXISTS (
+            SELECT FROM ingest.events e
+            WHERE e.account = i.account AND e.event_id = i.event_id
+              AND e.sequence >= window_first AND e.sequence < today
+        );
+        PERFORM set_config('plan_cache_mode', 'force_generic_plan', true);
+    END IF;
+
+    -- Rows go in by id, so that two transactions with the same new ids wait for each other in one order.
+    WITH inserted AS (
+        INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
+                                   headers, content_hash, occur_time, deliver_by, traceparent)
+        SELECT i.lane, firsts[i.lane + 1] + i.rank, i.account, i.event_id, i.template, i.conversation_id, i.payload,
+               i.headers, i.content_hash, i.occur_time, i.deliver_by, i.traceparent
+        FROM unnest(new_lanes, new_ranks, new_accounts, new_event_ids, new_templates, new_conversation_ids, new_payloads,
+                    new_headers, new_content_hashes, new_occur_times, new_deliver_bys, new_traceparents) WITH ORDINALITY
+            AS i(lane, rank, account, event_id, template, conversation_id, payload,
+                 headers, content_hash, occur_time, deliver_by, traceparent, position)
+        WHERE known IS NULL OR i.position <> ALL (known)
+        ORDER BY i.account COLLATE "C", i.event_id COLLATE "C"
+        -- Whichever unique key it is: that of account and event_id is each partition's own.
+        ON CONFLICT DO NOTHING
+        RETURNING lane, sequence
+    )
+    SELECT coalesce(array_agg(r.lane), '{}'), coalesce(array_agg(r.sequence), '{}')
+    INTO recorded_lanes, recorded_sequences FROM inserted r;
+
+    IF NOT true = ANY (new_fires_once) THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('plan_cache_mode', 'force_custom_plan', true);
+    -- Of those that were recorded: each is looked for by its key, because joining what was inserted with what was to be would
+    -- compare every row with every row.
+    INSERT INTO ingest.latches (account, conversation_id, template, event_id)
+    SELECT DISTINCT ON (i.account, i.conversation_id, i.template) i.account, i.conversation_id, i.template, i.event_id
+    FROM unnest(new_lanes, new_ranks, new_accounts, new_event_ids, new_templates, new_conversation_ids, new_fires_once)
+        AS i(lane, rank, account, event_id, template, conversation_id, fires_once)
+    WHERE i.fires_once AND EXISTS (
+        SELECT FROM ingest.events e
+        WHERE e.lane = i.lane AND e.sequence = firsts[i.lane + 1] + i.rank AND e.sequence >= today
+    )
+    ORDER BY i.account, i.conversation_id, i.template, i.rank
+    ON CONFLICT DO NOTHING;
+
+    -- Suppressed is what has not set its latch just now. Not whoever has another id: after the days over which ids are
+    -- known, that which has fired may come again.
+    INSERT INTO ingest.outcomes (lane, sequence, state, reason, reason_message, epoch, account, accept_time)
+    SELECT i.lane, firsts[i.lane + 1] + i.rank, 5, 'ALREADY_FIRED',
+           format('%s fires once per conversation, and event %s has fired it', i.template, l.event_id), 0, i.account,
+           -- Within a transaction that is the events' own.
+           now()
+    FROM unnest(new_lanes, new_ranks, new_accounts, new_event_ids, new_templates, new_conversation_ids, new_fires_once)
+        AS i(lane, rank, account, event_id, template, conversation_id, fires_once)
+    JOIN ingest.latches l
+        ON l.account = i.account AND l.conversation_id = i.conversation_id AND l.template = i.template
+    WHERE i.fires_once AND NOT (l.event_id = i.event_id AND l.xmin = pg_current_xact_id()::xid)
+      AND EXISTS (
+        SELECT FROM ingest.events e
+        WHERE e.lane = i.lane AND e.sequence = firsts[i.lane + 1] + i.rank AND e.sequence >= today
+    );
+    GET DIAGNOSTICS suppressed = ROW_COUNT;
+END
+$$;

@@ -1,0 +1,50 @@
+//! A connection that one task keeps.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgPool, Postgres, pool::PoolConnection};
+use tokio::time::{Instant, timeout};
+
+/// A connection that was not used for this long is looked at before it is used again.
+const FRESH: Duration = Duration::from_secs(1);
+/// Longest wait for the answer to that.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A connection of a pool that is kept from one transaction to the next, as long as they succeed. Taking one from the pool and giving
+/// it back each ask the server whether it is there, which takes longer than most transactions.
+///
+/// What is not kept is closed, not given back: the pool would wait without end for the answer of a connection that has died
+/// without a word, and count it meanwhile. Closing takes some seconds then, so a pool needs twice as many connections as there are
+/// sessions ([`Session::CONNECTIONS`]).
+#[derive(Debug)]
+pub(crate) struct Session {
+    pool: PgPool,
+    kept: Option<(PoolConnection<Postgres>, Instant)>,
+}
+
+impl Session {
+    /// Connections that its pool needs for it.
+    pub(crate) const CONNECTIONS: usize = 2;
+
+    /// Connects when it is first used.
+    pub(crate) fn new(pool: &PgPool) -> Self {
+        Self { pool: pool.clone(), kept: None }
+    }
+
+    /// The connection, for one transaction. If it is not given back by [`Session::keep`], because the transaction failed or its
+    /// future was dropped, it is closed.
+    pub(super) async fn take(&mut self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        if let Some((mut connection, used)) = self.kept.take()
+            && (used.elapsed() < FRESH || matches!(timeout(LOOK, connection.ping()).await, Ok(Ok(()))))
+        {
+            return Ok(connection);
+        }
+        let mut connection = self.pool.acquire().await?;
+        connection.close_on_drop();
+        Ok(connection)
+    }
+
+    pub(super) fn keep(&mut self, connection: PoolConnection<Postgres>) {
+        self.kept = Some((connection, Instant::now()));
+    }
+}

@@ -1,0 +1,99 @@
+//! A replica that is halted, or cut off without a word, in the middle of a transaction.
+
+use std::{net::SocketAddr, time::Duration};
+
+use chatfn_domain::retry::AfterLastAttempt;
+use chatfn_event_ingest::Config;
+use chatfn_proto::ingest::v1::{DeliveryState, SkipEventRequest};
+use futures_util::future::join_all;
+
+use crate::{
+    harness::{ACME, PATIENCE, Replica, World, event, eventually, patiently, settings},
+    invoker::Answer,
+    obstacle::Obstacle,
+    proxy::Proxy,
+};
+
+/// Longer than a test waits: what its session has locked must not last as long as the setting for all sessions says.
+const IDLE: Duration = PATIENCE.saturating_mul(10);
+
+/// A replica beside the world's, which is cut off from the database when its proxy falls silent.
+async fn replica_behind(world: &World) -> (Replica, Proxy) {
+    let options = world.database.url().connect_options().unwrap();
+    let address: SocketAddr = format!("{}:{}", options.get_host(), options.get_port()).parse().unwrap();
+    let proxy = Proxy::start(address).await;
+    let url = world.database.url().expose().replace(&address.to_string(), &proxy.address().to_string());
+    let config = world.config(|config| {
+        config.database.url = url.into();
+        with_short_leases(config);
+    });
+    (Replica::start(config, world.deployments()).await, proxy)
+}
+
+fn with_short_leases(config: &mut Config) {
+    config.dispatch.lease_ttl = Duration::from_secs(2);
+    config.database.idle_in_transaction_session_timeout = IDLE;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_no_lane_from_the_publishers_of_others() {
+    let world = World::start().await;
+    let (other, proxy) = replica_behind(&world).await;
+    other.publish(event("c", "e1")).await.unwrap();
+    let obstacle = Obstacle::within_commits(world.database.pool()).await;
+    let halted = other.publish(event("c", "e2"));
+    tokio::select! {
+        () = obstacle.is_met() => {}
+        answered = halted => panic!("{answered:?}"),
+    }
+    proxy.fall_silent();
+    obstacle.lift().await;
+    // To the lane whose head it had locked: what it had asked for went through without it.
+    patiently(world.replica.publish(event("c", "e3"))).await.unwrap();
+    assert!(world.replica.publish(event("c", "e2")).await.unwrap().duplicate);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_lanes_can_be_taken_over() {
+    let mut settings = settings(1);
+    settings.retry.after_last_attempt = AfterLastAttempt::Halt;
+    settings.timeout = Duration::from_secs(1);
+    let mut world = World::start_with(settings, |_| {}).await;
+    world.replica.stop().await;
+    let (other, proxy) = replica_behind(&world).await;
+    world.invoker.script("e1", [Answer::Throws]);
+    other.publish(event("c", "e1")).await.unwrap();
+    other.publish(event("c", "e2")).await.unwrap();
+    other.reaches("e1", DeliveryState::Halted).await;
+    let obstacle = Obstacle::within_interventions(world.database.pool()).await;
+    let request = SkipEventRequest { name: format!("accounts/{ACME}/deliveries/e1") };
+    other.deliveries().skip_event(request).await.unwrap();
+    obstacle.is_met().await;
+    proxy.fall_silent();
+    obstacle.lift().await;
+    // It has locked the lane, and there is more that it was to say.
+    let successor = Replica::start(world.config(with_short_leases), world.deployments()).await;
+    successor.reaches("e1", DeliveryState::DeadLettered).await;
+    successor.reaches("e2", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("e2").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_over_other_connections() {
+    let mut world = World::start().await;
+    world.replica.stop().await;
+    let (other, proxy) = replica_behind(&world).await;
+    // Over many lanes, so that whoever records anything has a connection, before and afterwards.
+    let publish = async |round: &str| {
+        let ids = (0..16).map(|n| format!("{round}-{n}"));
+        let all = ids.map(|id| async {
+            let id = id;
+            // Clients are told to try again meanwhile.
+            eventually(async || other.publish(event(&id, &id)).await.is_ok()).await;
+        });
+        join_all(all).await;
+    };
+    publish("before").await;
+    proxy.deaden();
+    publish("after").await;
+}
