@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use chatfn_domain::name::{AccountId, DeliveryName, EventId};
 use chatfn_rpc::ApiError;
-
 use tokio::time::Instant;
 
 use super::{Ack, Answer, Waiting};
