@@ -22,7 +22,8 @@
 //! # How progress is stored
 //!
 //! `events` only grows: a lane's owner reads on from the last sequence number it saw, and never updates a row to
-//! say how far it is. What its own process has just recorded it takes from there (`dispatch/recent.rs`), when that comes next. Outcomes are rows of their own. What remains to do after a take-over is everything after the lane's
+//! say how far it is. What its own process has just recorded it takes from there (`dispatch/recent.rs`), when that comes
+//! next. Outcomes are rows of their own. What remains to do after a take-over is everything after the lane's
 //! `cursor` that has no outcome, plus the conversations in `parked`: those wait for another attempt or for an operator, and
 //! the cursor passes them. The cursor is only a hint where to start, written along with outcomes, and it may move back; its
 //! one rule (`dispatch/queue/` states it, and a property test checks it over random take-overs) is that
@@ -94,7 +95,7 @@ use self::{
     metrics::IngestMetrics,
     publisher::Publisher,
     quota::Quotas,
-    store::events::DedupeDays,
+    store::{Session, Sessions, events::DedupeDays},
 };
 
 /// Where metrics are served, unless the settings say otherwise.
@@ -304,8 +305,8 @@ async fn become_ready(
 
 /// Pools apart, so that a flood of reads delays neither acknowledgements nor the renewal of leases.
 struct Pools {
-    commit: PgPool,
-    journal: PgPool,
+    commit: Sessions,
+    journal: Sessions,
     /// Leases, and the heads of lanes.
     lease: PgPool,
     /// Partitions.
@@ -318,17 +319,12 @@ struct Pools {
 
 impl Pools {
     async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let sessions = |count: usize| {
-            u32::try_from(count.saturating_mul(store::Session::CONNECTIONS)).unwrap_or(u32::MAX)
-        };
         let database = &short_locks(&config.database, config.dispatch.lease_ttl);
         let serve = with_session(chatfn_pg::connect(database).await?);
         chatfn_pg::migrate::require_current(&serve).await?;
         Ok(Self {
-            commit: pool(database, "commit", sessions(config.committers.committers)).await?,
-            journal: planned_once(
-                pool(database, "journal", sessions(config.dispatch.journal_writers)).await?,
-            ),
+            commit: sessions(database, "commit", config.committers.committers).await?,
+            journal: sessions(database, "journal", config.dispatch.journal_writers).await?,
             lease: pool(database, "lease", 2).await?,
             days: pool(&days_config(database), "days", 1).await?,
             read: pool(database, "read", database.max_connections).await?,
@@ -338,8 +334,8 @@ impl Pools {
 
     fn observe(&self, metrics: &Metrics) {
         let pools = [
-            ("commit", &self.commit),
-            ("journal", &self.journal),
+            ("commit", self.commit.pool()),
+            ("journal", self.journal.pool()),
             ("lease", &self.lease),
             ("days", &self.days),
             ("read", &self.read),
@@ -352,8 +348,8 @@ impl Pools {
     async fn close(self) {
         let all = async {
             tokio::join!(
-                self.commit.close(),
-                self.journal.close(),
+                self.commit.pool().close(),
+                self.journal.pool().close(),
                 self.lease.close(),
                 self.days.close(),
                 self.read.close(),
@@ -389,13 +385,16 @@ async fn pool(config: &PoolConfig, purpose: &str, max_connections: u32) -> anyho
     Ok(with_session(chatfn_pg::connect(&config).await?))
 }
 
-/// For statements that insert and look up by key: to plan them anew for the values that they get takes longer than to carry them out,
-/// and finds nothing better.
-fn planned_once(pool: PgPool) -> PgPool {
-    pool.set_connect_options(
-        pool.connect_options().as_ref().clone().options([("plan_cache_mode", "force_generic_plan")]),
-    );
-    pool
+/// For `count` tasks that write all the time.
+async fn sessions(config: &PoolConfig, purpose: &str, count: usize) -> anyhow::Result<Sessions> {
+    let connections = count.saturating_mul(Session::CONNECTIONS);
+    let pool = pool(config, purpose, u32::try_from(connections).unwrap_or(u32::MAX)).await?;
+    // They insert, and look up by key: to plan that anew for the values that it gets takes longer than to carry it out, and finds
+    // nothing better.
+    let options =
+        pool.connect_options().as_ref().clone().options([("plan_cache_mode", "force_generic_plan")]);
+    pool.set_connect_options(options);
+    Ok(Sessions::new(pool, config))
 }
 
 /// Gives the connections of `pool` the settings that all statements of this service rely on.

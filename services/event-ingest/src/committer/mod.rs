@@ -17,7 +17,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chatfn_domain::name::{AccountId, DeliveryName};
 use chatfn_rpc::{ApiError, Deadline, TaskGroup};
-use sqlx::PgPool;
 use tokio::sync::oneshot;
 
 pub(crate) use self::queue::Refused;
@@ -28,7 +27,7 @@ use crate::{
     error,
     event::NewEvent,
     metrics::IngestMetrics,
-    store::{Session, events::DedupeDays},
+    store::{Sessions, events::DedupeDays},
 };
 
 /// Says that an event is durable.
@@ -65,7 +64,7 @@ impl Committers {
     pub(crate) fn spawn(
         config: &CommitterConfig,
         dedupe: DedupeDays,
-        pool: &PgPool,
+        sessions: &Sessions,
         heads: &Heads,
         metrics: &IngestMetrics,
         tasks: &TaskGroup,
@@ -75,7 +74,7 @@ impl Committers {
             let turnstile = Turnstile::new(Arc::clone(&queue), line);
             let committer = task::Committer {
                 turnstile,
-                session: Session::new(pool),
+                session: sessions.open(),
                 heads: heads.clone(),
                 dedupe,
                 metrics: metrics.clone(),

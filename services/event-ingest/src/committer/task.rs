@@ -1,9 +1,6 @@
 //! One committer.
 
-use std::{
-    convert::Infallible,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, time::Instant};
 
 use chatfn_rpc::Deadline;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +17,6 @@ use crate::{
 const MAX_ROWS: usize = 512;
 /// Most bytes in one transaction, unless one event alone has more.
 const MAX_BYTES: usize = 1024 * 1024;
-/// Longest wait for a transaction. Longer than all of the server's own limits together, which are
-/// meant to end it; this one is for a server that has fallen silent.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) struct Committer {
     pub(super) turnstile: Turnstile,
@@ -79,7 +73,7 @@ impl Committer {
             failpoint::edge("commit.collected");
             let begun = Instant::now();
             let recorded = tokio::time::timeout(
-                COMMIT_TIMEOUT,
+                self.session.limit(),
                 store::events::insert(&mut self.session, &batch.events(), self.dedupe),
             )
             .await

@@ -13,7 +13,6 @@ use std::{
 
 use chatfn_domain::reasons::Reason;
 use chatfn_rpc::TaskGroup;
-use sqlx::PgPool;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -26,7 +25,7 @@ use crate::{
     lanes::Lease,
     metrics::IngestMetrics,
     store::{
-        Session, Time,
+        Session, Sessions, Time,
         journal::{self, Batch, End, Fence, Intervene, Outcome, Park, ParkKind, Start, Void},
     },
 };
@@ -39,8 +38,6 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 const QUEUE: usize = 2048;
 /// First and longest pause before a failed write is repeated.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// Longest wait for a transaction: for a server that has fallen silent.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The end of an attempt, as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,13 +117,13 @@ impl Journal {
     pub(crate) fn spawn(
         writers: usize,
         owner: Uuid,
-        pool: &PgPool,
+        sessions: &Sessions,
         metrics: &IngestMetrics,
         tasks: &TaskGroup,
     ) -> Self {
         let writers = (0..writers.max(1)).map(|_| {
             let (sender, queue) = mpsc::channel(QUEUE);
-            let (session, metrics) = (Session::new(pool), metrics.clone());
+            let (session, metrics) = (sessions.open(), metrics.clone());
             let writer = Writer { queue, carry: None, owner, session, is_failing: false, metrics };
             tasks.spawn("journal", |stop| writer.run(stop));
             sender
@@ -223,7 +220,7 @@ impl Writer {
             let (fences, batch) = rows(&entries);
             failpoint::edge("journal.collected");
             let written = tokio::time::timeout(
-                WRITE_TIMEOUT,
+                self.session.limit(),
                 journal::write(&mut self.session, self.owner, &fences, batch),
             )
             .await

@@ -29,7 +29,10 @@ mod time;
 
 use std::time::Duration;
 
-pub(crate) use self::{session::Session, time::Time};
+pub(crate) use self::{
+    session::{Session, Sessions},
+    time::Time,
+};
 
 /// The first and the last of these sequence numbers, by which a statement says which partitions matter.
 fn span(sequences: impl IntoIterator<Item = i64>) -> (i64, i64) {

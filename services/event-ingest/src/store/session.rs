@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chatfn_pg::PoolConfig;
 use sqlx::{Connection as _, PgPool, Postgres, pool::PoolConnection};
 use tokio::time::{Instant, timeout};
 
@@ -9,6 +10,32 @@ use tokio::time::{Instant, timeout};
 const FRESH: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to that.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What sessions are opened on.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions {
+    pool: PgPool,
+    limit: Duration,
+}
+
+impl Sessions {
+    /// On a pool of `config`.
+    pub(crate) fn new(pool: PgPool, config: &PoolConfig) -> Self {
+        // Longer than the server's own limits together, which are meant to end a transaction of two statements; this one is
+        // for a server that has fallen silent.
+        let limit = config.acquire_timeout + config.statement_timeout * 2 + LOOK;
+        Self { pool, limit }
+    }
+
+    /// Connects when the session is first used.
+    pub(crate) fn open(&self) -> Session {
+        Session { pool: self.pool.clone(), limit: self.limit, kept: None }
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
 
 /// A connection of a pool that is kept from one transaction to the next, as long as they succeed. Taking one from the pool and giving
 /// it back each ask the server whether it is there, which takes longer than most transactions.
@@ -19,6 +46,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Session {
     pool: PgPool,
+    limit: Duration,
     kept: Option<(PoolConnection<Postgres>, Instant)>,
 }
 
@@ -26,9 +54,9 @@ impl Session {
     /// Connections that its pool needs for it.
     pub(crate) const CONNECTIONS: usize = 2;
 
-    /// Connects when it is first used.
-    pub(crate) fn new(pool: &PgPool) -> Self {
-        Self { pool: pool.clone(), kept: None }
+    /// How long a transaction may take in all.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// The connection, for one transaction. If it is not given back by [`Session::keep`], because the transaction failed or its

@@ -18,14 +18,14 @@ use crate::{
 const IDLE: Duration = PATIENCE.saturating_mul(10);
 
 /// A replica beside the world's, which is cut off from the database when its proxy falls silent.
-async fn replica_behind(world: &World) -> (Replica, Proxy) {
+async fn replica_behind(world: &World, adjust: impl FnOnce(&mut Config)) -> (Replica, Proxy) {
     let options = world.database.url().connect_options().unwrap();
     let address: SocketAddr = format!("{}:{}", options.get_host(), options.get_port()).parse().unwrap();
     let proxy = Proxy::start(address).await;
     let url = world.database.url().expose().replace(&address.to_string(), &proxy.address().to_string());
     let config = world.config(|config| {
         config.database.url = url.into();
-        with_short_leases(config);
+        adjust(config);
     });
     (Replica::start(config, world.deployments()).await, proxy)
 }
@@ -35,10 +35,16 @@ fn with_short_leases(config: &mut Config) {
     config.database.idle_in_transaction_session_timeout = IDLE;
 }
 
+/// So that what has died is given up soon.
+fn with_short_limits(config: &mut Config) {
+    config.database.acquire_timeout = Duration::from_secs(1);
+    config.database.statement_timeout = Duration::from_secs(1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_keeps_no_lane_from_the_publishers_of_others() {
     let world = World::start().await;
-    let (other, proxy) = replica_behind(&world).await;
+    let (other, proxy) = replica_behind(&world, with_short_leases).await;
     other.publish(event("c", "e1")).await.unwrap();
     let obstacle = Obstacle::within_commits(world.database.pool()).await;
     let halted = other.publish(event("c", "e2"));
@@ -60,7 +66,7 @@ async fn its_lanes_can_be_taken_over() {
     settings.timeout = Duration::from_secs(1);
     let mut world = World::start_with(settings, |_| {}).await;
     world.replica.stop().await;
-    let (other, proxy) = replica_behind(&world).await;
+    let (other, proxy) = replica_behind(&world, with_short_leases).await;
     world.invoker.script("e1", [Answer::Throws]);
     other.publish(event("c", "e1")).await.unwrap();
     other.publish(event("c", "e2")).await.unwrap();
@@ -82,7 +88,7 @@ async fn its_lanes_can_be_taken_over() {
 async fn it_goes_on_over_other_connections() {
     let mut world = World::start().await;
     world.replica.stop().await;
-    let (other, proxy) = replica_behind(&world).await;
+    let (other, proxy) = replica_behind(&world, with_short_limits).await;
     // Over many lanes, so that whoever records anything has a connection, before and afterwards.
     let publish = async |round: &str| {
         let ids = (0..16).map(|n| format!("{round}-{n}"));
@@ -93,7 +99,10 @@ async fn it_goes_on_over_other_connections() {
         });
         join_all(all).await;
     };
+    // Twice: a pool that goes on counting what has died has spare connections the first time.
     publish("before").await;
+    proxy.deaden();
+    publish("between").await;
     proxy.deaden();
     publish("after").await;
 }

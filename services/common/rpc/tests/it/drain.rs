@@ -1,10 +1,7 @@
 //! Shutdown: it finishes what it can and always returns.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
@@ -90,7 +87,7 @@ async fn a_stuck_call_is_told_and_dropped_at_the_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handler_that_blocks_its_thread_cannot_hold_the_process() {
     let (started, mut has_started) = mpsc::channel(1);
-    let release = Arc::new(AtomicBool::new(false));
+    let release = Arc::new(Barrier::new(2));
     let released = Arc::clone(&release);
     let config = quick();
     let longest = config.longest_drain();
@@ -99,10 +96,8 @@ async fn a_handler_that_blocks_its_thread_cannot_hold_the_process() {
             let (started, released) = (started.clone(), Arc::clone(&released));
             async move {
                 started.send(()).await.expect("the test listens");
-                // What this is about: a handler that holds its thread and never awaits. The sleep only spares the core.
-                while !released.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+                // What this is about: a handler that holds its thread and never awaits.
+                released.wait();
                 Ok(note(""))
             }
         }),
@@ -118,7 +113,7 @@ async fn a_handler_that_blocks_its_thread_cannot_hold_the_process() {
     let drained = within(server.served).await.expect("no panic");
     assert!(drained.cut > 0);
     assert!(asked.elapsed() >= longest, "every stage had its time");
-    release.store(true, Ordering::Relaxed);
+    release.wait();
     call.abort();
 }
 
