@@ -148,3 +148,77 @@ fn send(waiting: Waiting, answer: Answer) {
     // A caller that has gone away needs no answer.
     let _ = waiting.answer.send(answer);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{
+        super::queue::{Queue, Turnstile},
+        *,
+    };
+    use crate::{config::CommitterConfig, dispatch::After, store::Time};
+
+    fn event(n: usize) -> NewEvent {
+        NewEvent {
+            account: "a".parse().unwrap(),
+            event_id: format!("{n}").parse().unwrap(),
+            template: "chat.message".parse().unwrap(),
+            conversation_id: "c".parse().unwrap(),
+            payload: format!("{n}").into_bytes(),
+            headers: None,
+            hash: [0; 32],
+            occur_time: None,
+            deliver_by: Some(Time::from_micros(3_000_000)),
+            traceparent: None,
+            fires_once: false,
+        }
+    }
+
+    /// Three events of a lane, the second of which was recorded before.
+    fn batch() -> (Batch, i16, Inserted) {
+        let queue = Queue::new(&CommitterConfig { committers: 1, ..CommitterConfig::default() });
+        let events: Vec<_> = (0..3).map(event).collect();
+        let lane = events[0].lane();
+        let account = events[0].account.clone();
+        assert!(queue.push(&account, events, None).is_ok());
+        let turnstile = Turnstile::new(Arc::clone(&queue), 0);
+        let mut batch = Batch::default();
+        std::iter::from_fn(|| turnstile.next()).for_each(|waiting| batch.add(waiting));
+        let recorded = vec![
+            Recorded::New { sequence: 10 },
+            Recorded::Existing { sequence: 4, hash: [0; 32] },
+            Recorded::New { sequence: 12 },
+        ];
+        let accept_time = Time::from_micros(1_000_000);
+        (
+            batch,
+            lane,
+            Inserted { recorded, lanes: BTreeMap::from([(lane, 10..13)]), suppressed: 0, accept_time },
+        )
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_handed_on_and_told() {
+        let (mut batch, lane, inserted) = batch();
+        let heads = Heads::new();
+        let (kept, head) = (heads.keep(lane), heads.follow(lane).unwrap());
+        batch.hand_on(&inserted, Instant::now(), &heads);
+        assert_eq!(*head.borrow(), 13);
+        let After::Piece(piece) = kept.take(9, 0) else { panic!("it was handed on") };
+        assert_eq!((piece.first, piece.next), (10, 13));
+        let of: Vec<_> = piece.events.iter().map(|it| (it.sequence, it.payload.as_slice())).collect();
+        assert_eq!(of, [(10, b"0".as_slice()), (12, b"2".as_slice())]);
+        assert_eq!(piece.events[0].deliver_within, Some(std::time::Duration::from_secs(2)));
+    }
+
+    #[tokio::test]
+    async fn what_may_be_suppressed_is_told_and_not_handed_on() {
+        let (mut batch, lane, inserted) = batch();
+        let heads = Heads::new();
+        let (kept, head) = (heads.keep(lane), heads.follow(lane).unwrap());
+        batch.hand_on(&Inserted { suppressed: 1, ..inserted }, Instant::now(), &heads);
+        assert_eq!(*head.borrow(), 13);
+        assert!(matches!(kept.take(9, 0), After::Nothing));
+    }
+}

@@ -16,6 +16,8 @@ mod per_lane;
 mod queue;
 mod recent;
 
+#[cfg(test)]
+pub(crate) use self::recent::After;
 pub(crate) use self::{
     budget::RetryBudgets,
     gate::Gate,

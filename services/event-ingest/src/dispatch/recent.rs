@@ -102,19 +102,21 @@ impl Recent {
 }
 
 impl Following {
-    /// Takes what comes right after sequence number `after`. What it has passed is forgotten.
-    pub(crate) fn take(&self, after: i64) -> After {
+    /// Takes what comes right after sequence number `after`. What it has passed is forgotten; so is what was recorded before
+    /// `fresh_from`, when the lane had another owner, and was only told of since: that one may have begun with it.
+    pub(crate) fn take(&self, after: i64, fresh_from: i64) -> After {
         let Some(mut pieces) = self.recent.lock(self.lane) else { return After::Nothing };
         let Some(pieces) = pieces.as_mut() else { return After::Nothing };
         while let Some(piece) = pieces.pieces.front() {
-            if piece.next - 1 > after && piece.first > after + 1 {
+            let is_ahead = piece.next - 1 > after && piece.first >= fresh_from;
+            if is_ahead && piece.first > after + 1 {
                 return After::Gap(piece.first);
             }
             let (events, bytes) = size(piece);
             pieces.events -= events;
             pieces.bytes -= bytes;
             let Some(mut piece) = pieces.pieces.pop_front() else { break };
-            if piece.next - 1 > after {
+            if is_ahead {
                 // A part of it may have been read meanwhile.
                 piece.events.retain(|event| event.sequence > after);
                 return After::Piece(piece);
@@ -181,14 +183,14 @@ mod tests {
         recent.push(3, piece(1, 4));
         assert!(!recent.wants(3), "nobody follows");
         let following = recent.follow(3);
-        assert!(matches!(following.take(0), After::Nothing), "from before");
+        assert!(matches!(following.take(0, 0), After::Nothing), "from before");
         // Another replica records 13 and 14.
         [piece(10, 13), piece(15, 16)].into_iter().for_each(|piece| recent.push(3, piece));
-        assert!(matches!(following.take(8), After::Gap(10)));
-        assert_eq!(sequences(following.take(9)), [10, 11, 12]);
-        assert!(matches!(following.take(12), After::Gap(15)));
-        assert_eq!(sequences(following.take(14)), [15]);
-        assert!(matches!(following.take(15), After::Nothing));
+        assert!(matches!(following.take(8, 0), After::Gap(10)));
+        assert_eq!(sequences(following.take(9, 0)), [10, 11, 12]);
+        assert!(matches!(following.take(12, 0), After::Gap(15)));
+        assert_eq!(sequences(following.take(14, 0)), [15]);
+        assert!(matches!(following.take(15, 0), After::Nothing));
         assert!(!recent.wants(4));
         drop(following);
         assert!(!recent.wants(3));
@@ -199,8 +201,17 @@ mod tests {
         let recent = Recent::new();
         let following = recent.follow(0);
         [piece(1, 3), piece(3, 6), piece(6, 8)].into_iter().for_each(|piece| recent.push(0, piece));
-        assert_eq!(sequences(following.take(4)), [5]);
-        assert!(matches!(following.take(7), After::Nothing));
+        assert_eq!(sequences(following.take(4, 0)), [5]);
+        assert!(matches!(following.take(7, 0), After::Nothing));
+    }
+
+    #[test]
+    fn what_an_earlier_owner_may_have_begun_with_is_read() {
+        let recent = Recent::new();
+        let following = recent.follow(0);
+        [piece(1, 4), piece(4, 6)].into_iter().for_each(|piece| recent.push(0, piece));
+        assert!(matches!(following.take(0, 4), After::Gap(4)));
+        assert_eq!(sequences(following.take(3, 4)), [4, 5]);
     }
 
     #[test]
@@ -209,14 +220,14 @@ mod tests {
         let following = recent.follow(0);
         (0..300).for_each(|n| recent.push(0, piece(n, n + 1)));
         assert!(!recent.wants(0));
-        let taken = (0..300).map_while(|n| match following.take(n - 1) {
+        let taken = (0..300).map_while(|n| match following.take(n - 1, 0) {
             After::Piece(piece) => Some(piece.events.len()),
             _ => None,
         });
         assert_eq!(taken.sum::<usize>(), MAX_EVENTS);
         recent.push(0, Piece { events: vec![event(300, MAX_BYTES + 1)], ..piece(300, 301) });
-        assert!(matches!(following.take(299), After::Nothing), "too large");
+        assert!(matches!(following.take(299, 0), After::Nothing), "too large");
         recent.push(0, piece(301, 302));
-        assert!(matches!(following.take(299), After::Gap(301)));
+        assert!(matches!(following.take(299, 0), After::Gap(301)));
     }
 }

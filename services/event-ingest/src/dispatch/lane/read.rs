@@ -130,12 +130,8 @@ impl Lane {
         // Before the look at what is kept: what is recorded later is looked for later.
         let newest = *head.borrow_and_update() - 1;
         while self.can_read() {
-            match self.recent.take(self.queue.read_to()) {
-                After::Piece(Piece { first, next, events, begun }) if first >= self.fresh_from => {
-                    self.offer(events, next - 1, begun);
-                }
-                // Recorded before the take-over, and only told of now: an earlier owner may have begun with it.
-                After::Piece(_) => {}
+            match self.recent.take(self.queue.read_to(), self.fresh_from) {
+                After::Piece(Piece { next, events, begun, .. }) => self.offer(events, next - 1, begun),
                 After::Gap(first) => return newest.min(first - 1),
                 After::Nothing => break,
             }
