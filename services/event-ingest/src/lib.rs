@@ -64,7 +64,7 @@ use std::{convert::Infallible, time::Duration};
 
 use anyhow::Context as _;
 use chatfn_deployments::{Deployments, WatchConfig};
-use chatfn_pg::PoolConfig;
+use chatfn_pg::{PoolConfig, budget};
 use chatfn_proto::ingest::v1::{
     delivery_service_server::{self, DeliveryServiceServer},
     event_ingest_service_server::EventIngestServiceServer,
@@ -89,7 +89,7 @@ pub use self::{
 use self::{
     committer::Committers,
     dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
-    grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails, within_budget},
+    grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
     metrics::IngestMetrics,
@@ -271,8 +271,8 @@ async fn serve(
         .policy("chatfn.ingest.v1.ReplayService", MethodPolicy::standard().with_reserve())
         // Ends by itself when the drain begins, after its last answer.
         .policy("chatfn.ingest.v1.EventIngestService/StreamEvents", MethodPolicy::long_lived())
-        .handlers_within(delivery_service_server::SERVICE_NAME, within_budget)
-        .handlers_within(replay_service_server::SERVICE_NAME, within_budget)
+        .handlers_within(delivery_service_server::SERVICE_NAME, budget::within)
+        .handlers_within(replay_service_server::SERVICE_NAME, budget::within)
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
         .build()
         .await?;

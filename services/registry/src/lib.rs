@@ -41,7 +41,7 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use chatfn_pg::PoolConfig;
+use chatfn_pg::{PoolConfig, budget};
 use chatfn_proto::registry::v1::{
     audit_service_server::{self, AuditServiceServer},
     deployment_watch_service_server::DeploymentWatchServiceServer,
@@ -62,7 +62,6 @@ use self::{
     functions::Registry,
     grpc::{
         AuditHandler, FunctionHandler, SecretAccessHandler, SecretHandler, TemplateHandler, WatchHandler,
-        within_budget,
     },
     hub::Hub,
     metrics::RegistryMetrics,
@@ -175,12 +174,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
             // A replica that cannot watch goes stale.
             MethodPolicy::long_lived().with_reserve().ended_on_drain(),
         )
-        .handlers_within(function_service_server::SERVICE_NAME, within_budget)
-        .handlers_within(secret_service_server::SERVICE_NAME, within_budget)
-        .handlers_within(audit_service_server::SERVICE_NAME, within_budget)
+        .handlers_within(function_service_server::SERVICE_NAME, budget::within)
+        .handlers_within(secret_service_server::SERVICE_NAME, budget::within)
+        .handlers_within(audit_service_server::SERVICE_NAME, budget::within)
         .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET);
     if serves_secret_access {
-        server = server.handlers_within(secret_access_service_server::SERVICE_NAME, within_budget).service(
+        server = server.handlers_within(secret_access_service_server::SERVICE_NAME, budget::within).service(
             SecretAccessServiceServer::new(SecretAccessHandler { secrets, metrics })
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),

@@ -48,7 +48,7 @@ pub use config::{DurationError, parse_duration};
 pub use context::{CallContext, RequestExt};
 pub use deadline::Deadline;
 pub use health::{HEALTH_LIMIT, HealthArgs};
-pub use layers::scope::{Handling, Scoped};
+pub use layers::scope::Handling;
 pub use lifecycle::{Shutdown, TaskError, TaskGroup};
 pub use method::MethodPolicy;
 pub use metrics::{CalleeMetrics, ClientMetrics, METRICS};

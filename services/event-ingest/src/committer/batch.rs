@@ -157,22 +157,11 @@ mod tests {
         super::queue::{Queue, Turnstile},
         *,
     };
-    use crate::{config::CommitterConfig, dispatch::After, store::Time};
+    use crate::{config::CommitterConfig, dispatch::After, store::Time, testing::new_event};
 
     fn event(n: usize) -> NewEvent {
-        NewEvent {
-            account: "a".parse().unwrap(),
-            event_id: format!("{n}").parse().unwrap(),
-            template: "chat.message".parse().unwrap(),
-            conversation_id: "c".parse().unwrap(),
-            payload: format!("{n}").into_bytes(),
-            headers: None,
-            hash: [0; 32],
-            occur_time: None,
-            deliver_by: Some(Time::from_micros(3_000_000)),
-            traceparent: None,
-            fires_once: false,
-        }
+        let deliver_by = Some(Time::from_micros(3_000_000));
+        NewEvent { deliver_by, ..new_event("a", &n.to_string(), n.to_string().into_bytes()) }
     }
 
     /// Three events of a lane, the second of which was recorded before.

@@ -79,6 +79,7 @@ impl<W: Waits> Line<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::new_event;
 
     impl Waits for NewEvent {
         fn event(&self) -> &NewEvent {
@@ -87,19 +88,7 @@ mod tests {
     }
 
     fn event(account: &str, id: usize, payload: usize) -> NewEvent {
-        NewEvent {
-            account: account.parse().unwrap(),
-            event_id: format!("{id}").parse().unwrap(),
-            template: "chat.message".parse().unwrap(),
-            conversation_id: "c".parse().unwrap(),
-            payload: vec![b' '; payload],
-            headers: None,
-            hash: [0; 32],
-            occur_time: None,
-            deliver_by: None,
-            traceparent: None,
-            fires_once: false,
-        }
+        new_event(account, &id.to_string(), vec![b' '; payload])
     }
 
     fn pops(line: &mut Line<NewEvent>, count: usize) -> Vec<NewEvent> {

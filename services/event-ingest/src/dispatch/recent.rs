@@ -142,27 +142,11 @@ fn size(piece: &Piece) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Time;
+    use crate::{store::Time, testing::new_event};
 
     fn event(sequence: i64, payload: usize) -> StoredEvent {
-        StoredEvent {
-            sequence,
-            account: "a".parse().unwrap(),
-            event_id: format!("{sequence}").parse().unwrap(),
-            template: "chat.message".parse().unwrap(),
-            conversation_id: "c".parse().unwrap(),
-            payload: vec![b' '; payload],
-            headers: None,
-            traceparent: None,
-            accept_time: Time::from_micros(0),
-            deliver_within: None,
-            age: None,
-            attempts: 0,
-            attempts_before: 0,
-            died: false,
-            is_denied: false,
-            idempotency_key: None,
-        }
+        let mut event = new_event("a", &sequence.to_string(), vec![b' '; payload]);
+        StoredEvent::new(&mut event, sequence, Time::from_micros(0))
     }
 
     fn piece(first: i64, next: i64) -> Piece {

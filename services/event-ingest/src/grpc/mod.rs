@@ -1,6 +1,5 @@
 //! Thin handlers.
 
-mod budget;
 mod convert;
 mod delivery;
 mod ledger;
@@ -11,6 +10,5 @@ mod stream;
 mod tail;
 
 pub(crate) use self::{
-    budget::within_budget, delivery::DeliveryHandler, publish::PublishHandler, replay::ReplayHandler,
-    tail::Tails,
+    delivery::DeliveryHandler, publish::PublishHandler, replay::ReplayHandler, tail::Tails,
 };

@@ -1,7 +1,6 @@
 //! The services of the contract: thin handlers that check, call and translate.
 
 mod audit;
-mod budget;
 mod function;
 mod secret;
 mod template;
@@ -10,7 +9,6 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     audit::AuditHandler,
-    budget::within_budget,
     function::FunctionHandler,
     secret::{SecretAccessHandler, SecretHandler},
     template::TemplateHandler,

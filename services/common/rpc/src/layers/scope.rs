@@ -2,8 +2,10 @@
 
 use std::{
     fmt,
+    future::Future,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -11,13 +13,16 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::{Answer, BoxFuture, Layered, refuse};
-use crate::{ApiError, Deadline};
+use crate::{ApiError, Deadline, budget::hop_margin, reasons};
+
+/// What is kept of a call's time to say that it is over. Less than what handlers keep for their own answers.
+const LAST_WORD: Duration = Duration::from_millis(5);
 
 /// A handler at work, until it has an answer. The messages of a stream come after that.
 pub type Handling = BoxFuture<Response<Body>>;
 
 /// The same, or why it was given up.
-pub type Scoped = BoxFuture<Result<Response<Body>, ApiError>>;
+type Scoped = BoxFuture<Result<Response<Body>, ApiError>>;
 
 /// What is around the handlers of some services, when their call has a deadline.
 #[derive(Clone, Default)]
@@ -26,11 +31,24 @@ pub(crate) struct Scopes(Vec<(&'static str, Arc<Scope>)>);
 type Scope = dyn Fn(Deadline, Handling) -> Scoped + Send + Sync;
 
 impl Scopes {
-    pub(crate) fn set(
+    /// See [`ServerBuilder::handlers_within`](crate::server::ServerBuilder::handlers_within).
+    pub(crate) fn set<F, E>(
         &mut self,
         service: &'static str,
-        scope: impl Fn(Deadline, Handling) -> Scoped + Send + Sync + 'static,
-    ) {
+        within: impl Fn(Instant, Instant, Handling) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        let scope = move |deadline: Deadline, handling| -> Scoped {
+            let before = |margin| deadline.shrink(margin).instant().into_std();
+            let work = within(before(hop_margin(deadline.remaining())), before(LAST_WORD), handling);
+            Box::pin(async move {
+                work.await.map_err(|error| {
+                    ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, error.to_string())
+                })
+            })
+        };
         self.0.push((service, Arc::new(scope)));
     }
 

@@ -1,7 +1,9 @@
 //! Puts a server together.
 
-use chatfn_telemetry::Traces;
-use http::Request;
+use std::{fmt::Display, future::Future, time::Instant};
+
+use chatfn_telemetry::{Metrics, Traces};
+use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
 use tonic_health::server::{HealthReporter, HealthService};
@@ -11,11 +13,9 @@ use super::{
     Health, ServeError, Server, ServerConfig,
     stack::{self, Layers},
 };
-use chatfn_telemetry::Metrics;
-
 use crate::{
-    Deadline, Security,
-    layers::scope::{Handling, Scoped, Scopes},
+    Security,
+    layers::scope::{Handling, Scopes},
     method::{MethodPolicy, Methods},
     metrics::ServerMetrics,
     security::access::{HEALTH, REFLECTION},
@@ -113,15 +113,20 @@ impl ServerBuilder {
         self
     }
 
-    /// Has the handlers of `package.Service`, for calls that have a deadline, polled inside of `scope`, which gives their answer
-    /// or says why they were given up. For limits of what handlers use, such as the time of statements at a database.
+    /// Has the handlers of `package.Service`, for calls that have a deadline, polled by `within`. It gets when what they use must be
+    /// over, and a little later, when they are to be given up, and says then why: their caller is told, with DEADLINE_EXCEEDED. For
+    /// the time that statements take at a database, for instance.
     #[must_use]
-    pub fn handlers_within(
+    pub fn handlers_within<F, E>(
         mut self,
         service: &'static str,
-        scope: impl Fn(Deadline, Handling) -> Scoped + Send + Sync + 'static,
-    ) -> Self {
-        self.scopes.set(service, scope);
+        within: impl Fn(Instant, Instant, Handling) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
+        E: Display,
+    {
+        self.scopes.set(service, within);
         self
     }
 
