@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use super::{Session, Time};
 use crate::{event::NewEvent, failpoint};
@@ -115,7 +115,7 @@ fn places(events: &[&NewEvent]) -> (Vec<(i16, i64)>, BTreeMap<i16, i64>) {
     (places, counts)
 }
 
-/// What `ingest.record_events` tells (migration 13).
+/// What `ingest.record_events` tells (migrations 13 and 14).
 struct Row {
     firsts: Vec<i64>,
     window_first: i64,
@@ -175,6 +175,9 @@ async fn find_existing(
     window_first: i64,
 ) -> Result<(), sqlx::Error> {
     let mut connection = session.take().await?;
+    // A plan from when today's partition was small may take an index that is bad for what it has become.
+    let mut transaction =
+        connection.begin_with("BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan").await?;
     let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
     let accounts: Vec<&str> = missing.iter().map(|index| events[*index].account.as_str()).collect();
     let ids: Vec<&str> = missing.iter().map(|index| events[*index].event_id.as_str()).collect();
@@ -188,8 +191,9 @@ async fn find_existing(
         &ids as _,
         window_first,
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     session.keep(connection);
     for row in rows {
         let index = usize::try_from(row.position - 1).ok().and_then(|position| missing.get(position));

@@ -10,6 +10,8 @@ use tokio::time::{Instant, timeout};
 const FRESH: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to that.
 const LOOK: Duration = Duration::from_secs(1);
+/// A connection is kept for so long: the plans that it keeps were made for tables of another size.
+const KEPT: Duration = Duration::from_secs(600);
 
 /// What sessions are opened on.
 #[derive(Debug, Clone)]
@@ -29,7 +31,7 @@ impl Sessions {
 
     /// Connects when the session is first used.
     pub(crate) fn open(&self) -> Session {
-        Session { pool: self.pool.clone(), limit: self.limit, kept: None }
+        Session { pool: self.pool.clone(), limit: self.limit, kept: None, opened: None }
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -47,7 +49,10 @@ impl Sessions {
 pub(crate) struct Session {
     pool: PgPool,
     limit: Duration,
+    /// And when it was last used.
     kept: Option<(PoolConnection<Postgres>, Instant)>,
+    /// When the last one was opened.
+    opened: Option<Instant>,
 }
 
 impl Session {
@@ -63,12 +68,14 @@ impl Session {
     /// future was dropped, it is closed.
     pub(super) async fn take(&mut self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         if let Some((mut connection, used)) = self.kept.take()
+            && self.opened.is_some_and(|opened| opened.elapsed() < KEPT)
             && (used.elapsed() < FRESH || matches!(timeout(LOOK, connection.ping()).await, Ok(Ok(()))))
         {
             return Ok(connection);
         }
         let mut connection = self.pool.acquire().await?;
         connection.close_on_drop();
+        self.opened = Some(Instant::now());
         Ok(connection)
     }
 

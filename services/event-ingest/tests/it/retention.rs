@@ -175,6 +175,34 @@ async fn an_id_is_recorded_once_whoever_publishes_it_while_days_change() {
     assert_eq!(number(pool, "SELECT count(*) FROM ingest.events").await, i64::try_from(IDS).unwrap());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_another_lane_is_recording_is_waited_for() {
+    let world = today().await;
+    world.replica.publish(event("c", "model")).await.unwrap();
+    let pool = world.database.pool();
+    for is_recorded in [false, true] {
+        let id = format!("e-{is_recorded}");
+        let mut elsewhere = pool.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+             SELECT (lane + 1) % 64, sequence + 1000, account, $1, template, 'elsewhere', payload, content_hash
+             FROM ingest.events WHERE event_id = 'model'",
+        )
+        .bind(&id)
+        .execute(&mut *elsewhere)
+        .await
+        .unwrap();
+        // Alone in its transaction, which nothing can be split off from.
+        let publishing = world.replica.publish(event("c", &id));
+        let ending = async {
+            eventually(|| is_waiting(pool, "commit")).await;
+            if is_recorded { elsewhere.commit().await } else { elsewhere.rollback().await }.unwrap();
+        };
+        let (acknowledged, ()) = tokio::join!(publishing, ending);
+        assert_eq!(acknowledged.unwrap().duplicate, is_recorded);
+    }
+}
+
 /// An event of a day before today, which has come to an outcome or waits for an operator.
 async fn old_event(pool: &PgPool, days_ago: i32, id: &str, is_parked: bool) {
     let sequence = format!("ingest.first_sequence((now() AT TIME ZONE 'UTC')::date - {days_ago})");
