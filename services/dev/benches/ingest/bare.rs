@@ -1,16 +1,24 @@
 //! What Postgres does without a service: the limits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use chatfn_pg::{DatabaseUrl, PoolConfig};
-use sqlx::{PgPool, raw_sql};
+use sqlx::{AssertSqlSafe, PgPool, raw_sql};
 
-use crate::measure::{PAYLOAD, throughput};
+use crate::measure::{PAYLOAD, steadily, throughput};
 
 /// Connections of a coalescing committer's kind.
 const COMMITTERS: usize = 4;
 /// Publishers that insert for themselves.
 const CLIENTS: usize = 64;
+
+/// A table of events with one unique key.
+pub(crate) const KEYED: &str = "events";
+/// One that has all the indexes that event-ingest's has.
+pub(crate) const INDEXED: &str = "indexed_events";
 
 pub(crate) struct Bare {
     pool: PgPool,
@@ -22,6 +30,10 @@ const TABLES: &str = "
     CREATE TABLE bare.events (lane smallint, sequence bigint, account text, event_id text, template text,
         conversation_id text, payload bytea, content_hash bytea, accept_time timestamptz DEFAULT now(),
         UNIQUE (account, event_id));
+    CREATE TABLE bare.indexed_events (LIKE bare.events INCLUDING DEFAULTS, UNIQUE (account, event_id),
+        PRIMARY KEY (lane, sequence));
+    CREATE INDEX ON bare.indexed_events (account, accept_time, lane, sequence);
+    CREATE INDEX ON bare.indexed_events (account, conversation_id, sequence);
     CREATE TABLE bare.log (lane smallint, sequence bigint, event_id text UNIQUE, payload bytea, PRIMARY KEY (lane, sequence));
     CREATE TABLE bare.outcomes (lane smallint, sequence bigint, state smallint, PRIMARY KEY (lane, sequence));
     CREATE TABLE bare.lanes (lane smallint PRIMARY KEY, cursor bigint NOT NULL) WITH (fillfactor = 10);
@@ -41,32 +53,34 @@ impl Bare {
     }
 
     /// Rows per second, 512 in a statement: what event-ingest has for an event, in columns as it sends them, without any question.
-    pub(crate) async fn coalesced(&self, rows: usize) -> f64 {
+    pub(crate) async fn coalesced(&self, table: &str, rows: usize) -> f64 {
         const BATCH: usize = 512;
+        let insert = format!(
+            "INSERT INTO bare.{table} (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+             SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+             ON CONFLICT DO NOTHING RETURNING sequence"
+        );
         let statements = rows / COMMITTERS / BATCH;
         throughput(COMMITTERS, statements * BATCH, |lane| {
-            let (pool, first) = (self.pool.clone(), self.ids(statements * BATCH));
+            let (pool, insert, first) = (self.pool.clone(), insert.clone(), self.ids(statements * BATCH));
             async move {
                 for statement in 0..statements {
                     let sequences: Vec<i64> =
                         (0..BATCH).map(|n| (first as usize + statement * BATCH + n) as i64).collect();
                     let ids: Vec<String> = sequences.iter().map(|sequence| format!("e{sequence}")).collect();
-                    sqlx::query(
-                        "INSERT INTO bare.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
-                         SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
-                         ON CONFLICT DO NOTHING RETURNING sequence",
-                    )
-                    .bind(vec![lane as i16; BATCH])
-                    .bind(&sequences)
-                    .bind(vec!["acme"; BATCH])
-                    .bind(&ids)
-                    .bind(vec!["chat.message"; BATCH])
-                    .bind(&ids)
-                    .bind(vec![PAYLOAD.as_bytes(); BATCH])
-                    .bind(vec![[0u8; 32].as_slice(); BATCH])
-                    .fetch_all(&pool)
-                    .await
-                    .expect("an insert");
+                    // Of the tables above.
+                    sqlx::query(AssertSqlSafe(insert.clone()))
+                        .bind(vec![lane as i16; BATCH])
+                        .bind(&sequences)
+                        .bind(vec!["acme"; BATCH])
+                        .bind(&ids)
+                        .bind(vec!["chat.message"; BATCH])
+                        .bind(&ids)
+                        .bind(vec![PAYLOAD.as_bytes(); BATCH])
+                        .bind(vec![[0u8; 32].as_slice(); BATCH])
+                        .fetch_all(&pool)
+                        .await
+                        .expect("an insert");
                 }
             }
         })
@@ -80,17 +94,21 @@ impl Bare {
             let (pool, first) = (self.pool.clone(), self.ids(each));
             async move {
                 for n in 0..each as u64 {
-                    sqlx::query(
-                        "INSERT INTO bare.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
-                         VALUES (1, 1, 'acme', $1, 'chat.message', $1, $2, $3) ON CONFLICT DO NOTHING",
-                    )
-                    .bind(format!("e{}", first + n))
-                    .bind(PAYLOAD.as_bytes())
-                    .bind([0u8; 32].as_slice())
-                    .execute(&pool)
-                    .await
-                    .expect("an insert");
+                    single(&pool, first + n).await;
                 }
+            }
+        })
+        .await
+    }
+
+    /// The same at a steady rate: milliseconds that each took.
+    pub(crate) async fn steady_singles(&self, per_second: f64, time: Duration) -> Vec<f64> {
+        steadily(per_second, time, || {
+            let (pool, n) = (self.pool.clone(), self.ids(1));
+            async move {
+                let begun = Instant::now();
+                single(&pool, n).await;
+                begun.elapsed().as_secs_f64() * 1e3
             }
         })
         .await
@@ -175,4 +193,17 @@ impl Bare {
         worker.await.expect("all are claimed");
         (each * CLIENTS) as f64 / begun.elapsed().as_secs_f64()
     }
+}
+
+async fn single(pool: &PgPool, n: u64) {
+    sqlx::query(
+        "INSERT INTO bare.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+         VALUES (1, 1, 'acme', $1, 'chat.message', $1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(format!("e{n}"))
+    .bind(PAYLOAD.as_bytes())
+    .bind([0u8; 32].as_slice())
+    .execute(pool)
+    .await
+    .expect("an insert");
 }

@@ -11,7 +11,8 @@ use chatfn_pg::{
 use chatfn_rpc::{Client, ClientConfig, Shutdown};
 use chatfn_telemetry::EndpointArgs;
 use clap::Parser as _;
-use serde_json::json;
+use http::Uri;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::invoker::{FakeInvoker, deployments, listen, start_real};
@@ -23,8 +24,8 @@ pub(crate) const POOR: &str = "poor";
 pub(crate) const LIMITED: &str = "limited";
 /// Events per second.
 pub(crate) const LIMIT: u32 = 1000;
-/// An account that publishes as much as it can.
-pub(crate) const FLOOD: &str = "flood";
+/// An account with the quota that accounts have by default, which publishes as much as it can.
+pub(crate) const CROWD: &str = "crowd";
 /// [`ACCOUNT`] has a function for it.
 pub(crate) const TEMPLATE: &str = "chat.message";
 /// A template that fires once per conversation. Nobody has a function for it.
@@ -47,6 +48,7 @@ pub(crate) struct Cluster {
     dir: PathBuf,
     port: u16,
     pool: PgPool,
+    uri: Uri,
     pub(crate) client: Client,
     pub(crate) invoker: FakeInvoker,
     shutdown: Shutdown,
@@ -78,18 +80,24 @@ impl Cluster {
             Runs::Nothing => invoker.start(&shutdown).await,
             Runs::Lambdas => start_real(&shutdown).await,
         };
+        let by_default = config.quotas.events_per_second;
         config.quotas.events_per_second = u32::MAX;
         config.quotas.kib_per_second = u32::MAX;
         let quotas = dir.with_extension("quotas");
-        let rates = json!({ POOR: { "events_per_second": 1 }, LIMITED: { "events_per_second": LIMIT } });
+        let rates = [(POOR, 1), (LIMITED, LIMIT), (CROWD, by_default)]
+            .map(|(account, rate)| (account.to_owned(), json!({ "events_per_second": rate })));
+        let rates = Value::Object(rates.into_iter().collect());
         std::fs::write(&quotas, rates.to_string()).expect("a file");
         config.quotas.file = Some(quotas);
         let (listener, uri) = listen().await;
         tokio::spawn(chatfn_event_ingest::run_with(config, deployments(), listener, shutdown.clone()));
-        let client =
-            chatfn_rpc::connect(ClientConfig { default_timeout: PATIENCE, ..ClientConfig::new(uri) })
-                .expect("a client");
-        Self { postgres: Some(postgres), dir, port, pool, client, invoker, shutdown }
+        let client = connect(&uri);
+        Self { postgres: Some(postgres), dir, port, pool, uri, client, invoker, shutdown }
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn another_client(&self) -> Client {
+        connect(&self.uri)
     }
 
     pub(crate) fn url(&self) -> DatabaseUrl {
@@ -187,6 +195,11 @@ impl Drop for Cluster {
         let _ = std::fs::remove_dir_all(&self.dir);
         let _ = std::fs::remove_file(self.dir.with_extension("quotas"));
     }
+}
+
+fn connect(uri: &Uri) -> Client {
+    chatfn_rpc::connect(ClientConfig { default_timeout: PATIENCE, ..ClientConfig::new(uri.clone()) })
+        .expect("a client")
 }
 
 async fn start_postgres(dir: PathBuf, port: Option<u16>) -> PrivatePostgres {

@@ -19,12 +19,15 @@ use tonic::{Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    cluster::{ACCOUNT, Cluster, FLOOD, LIMITED, POOR, TEMPLATE},
-    measure::{PAYLOAD, resident_mib, throughput},
+    cluster::{ACCOUNT, CROWD, Cluster, LIMITED, POOR, TEMPLATE},
+    measure::{PAYLOAD, resident_mib, steadily, throughput},
 };
 
 const STREAMS: usize = 4;
-const CALLERS: usize = 64;
+/// Of calls that only have to be acknowledged.
+const CALLERS: usize = 256;
+/// Of an account that has others beside it.
+pub(crate) const NEIGHBOURS: usize = 64;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -74,8 +77,12 @@ async fn publish(
 
 /// PublishEvent calls per second.
 pub(crate) async fn unary(cluster: &Cluster, calls: usize) -> f64 {
-    let each = calls / CALLERS;
-    throughput(CALLERS, each, |_| {
+    unary_of(cluster, CALLERS, calls).await
+}
+
+pub(crate) async fn unary_of(cluster: &Cluster, callers: usize, calls: usize) -> f64 {
+    let each = calls / callers;
+    throughput(callers, each, |_| {
         let client = EventIngestServiceClient::new(cluster.client.clone());
         async move {
             for _ in 0..each {
@@ -108,53 +115,99 @@ pub(crate) async fn to_done(cluster: &Cluster, events: usize) -> f64 {
     events as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// PublishEvent calls per second of an account alone; and while another one makes ten times as many at a time, of both.
-pub(crate) async fn flooded(cluster: &Cluster, calls: usize) -> (f64, f64, f64) {
-    let alone = unary(cluster, calls).await;
-    let (stop, flood) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let callers: Vec<_> = (0..10 * CALLERS)
+/// Events per second from PublishEvent to their outcomes.
+pub(crate) async fn unary_to_done(cluster: &Cluster, calls: usize) -> f64 {
+    let begun = Instant::now();
+    unary(cluster, calls).await;
+    cluster.until_done().await;
+    calls as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// How an account floods that has the quota of accounts by default.
+#[derive(Clone, Copy)]
+pub(crate) enum Flood {
+    /// With ten times as many calls in progress as its neighbour.
+    Calls,
+    /// Over streams, as fast as it goes.
+    Streams,
+}
+
+/// PublishEvent calls per second of an account alone; and while another one floods, of both.
+pub(crate) async fn flooded(cluster: &Cluster, flood: Flood, calls: usize) -> (f64, f64, f64) {
+    let alone = unary_of(cluster, NEIGHBOURS, calls).await;
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let tasks = match flood {
+        Flood::Calls => 10 * NEIGHBOURS,
+        Flood::Streams => STREAMS,
+    };
+    let client = cluster.another_client();
+    let tasks: Vec<_> = (0..tasks)
         .map(|_| {
-            let (stop, flood) = (stop.clone(), flood.clone());
-            let client = EventIngestServiceClient::new(cluster.client.clone());
+            let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
+            let mut client = EventIngestServiceClient::new(client.clone());
             tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let event = Event { account: FLOOD.to_owned(), ..event() };
-                    match publish(client.clone(), event).await {
-                        Ok(()) => _ = flood.fetch_add(1, Ordering::Relaxed),
-                        // As a client should that is told to come back later.
-                        Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                match flood {
+                    Flood::Calls => {
+                        while !stop.load(Ordering::Relaxed) {
+                            let event = Event { account: CROWD.to_owned(), ..event() };
+                            match publish(client.clone(), event).await {
+                                Ok(()) => _ = acknowledged.fetch_add(1, Ordering::Relaxed),
+                                // As a client should that is told to come back later.
+                                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                            }
+                        }
+                    }
+                    Flood::Streams => {
+                        let requests = (1..).map(|client_sequence| StreamEventsRequest {
+                            client_sequence,
+                            event: Some(Event { account: CROWD.to_owned(), ..event() }),
+                        });
+                        let requests = requests.take_while(move |_| !stop.load(Ordering::Relaxed));
+                        let request = Request::new(stream::iter(requests)).without_deadline();
+                        let mut answers = client.stream_events(request).await.expect("a stream").into_inner();
+                        while let Some(answer) = answers.message().await.expect("an answer") {
+                            if matches!(answer.result, Some(Answered::Acknowledgement(_))) {
+                                acknowledged.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
                     }
                 }
             })
         })
         .collect();
-    let (begun, before) = (Instant::now(), flood.load(Ordering::Relaxed));
-    let with_flood = unary(cluster, calls).await;
-    let flooded = (flood.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
+    let (begun, before) = (Instant::now(), acknowledged.load(Ordering::Relaxed));
+    let with_flood = unary_of(cluster, NEIGHBOURS, calls).await;
+    let flooded = (acknowledged.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
     stop.store(true, Ordering::Relaxed);
-    for caller in callers {
-        caller.await.expect("no caller fails");
+    for task in tasks {
+        task.await.expect("no caller fails");
     }
     (alone, with_flood, flooded)
 }
 
-/// PublishEvent calls per second of an account while another one with a quota makes so many, whatever becomes of them.
-pub(crate) async fn beside(cluster: &Cluster, per_second: u32, calls: usize) -> f64 {
-    let client = EventIngestServiceClient::new(cluster.client.clone());
+/// PublishEvent calls per second of an account while another one with a quota makes so many, and as many calls that do nothing,
+/// whatever becomes of them.
+pub(crate) async fn beside(cluster: &Cluster, published: u32, noop: u32, calls: usize) -> f64 {
+    let client = cluster.another_client();
+    let (client, health) = (EventIngestServiceClient::new(client.clone()), HealthClient::new(client));
     let flood = tokio::spawn(async move {
-        let (begun, mut sent, mut calls) = (Instant::now(), 0, JoinSet::new());
+        let (begun, mut sent, mut calls) = (Instant::now(), [0, 0], JoinSet::new());
         loop {
-            let due = (begun.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
-            for _ in sent..due {
+            let due = [published, noop].map(|rate| (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64);
+            for _ in sent[0]..due[0] {
                 let event = Event { account: LIMITED.to_owned(), ..event() };
                 calls.spawn(publish(client.clone(), event));
+            }
+            for _ in sent[1]..due[1] {
+                let mut health = health.clone();
+                calls.spawn(async move { health.check(HealthCheckRequest::default()).await.map(drop) });
             }
             sent = due;
             while calls.try_join_next().is_some() {}
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    let served = unary(cluster, calls).await;
+    let served = unary_of(cluster, NEIGHBOURS, calls).await;
     // With all its calls.
     flood.abort();
     served
@@ -163,26 +216,16 @@ pub(crate) async fn beside(cluster: &Cluster, per_second: u32, calls: usize) -> 
 /// PublishEvent at a steady rate: milliseconds to the acknowledgement, and from there to the call of the invoker.
 pub(crate) async fn half_load(cluster: &Cluster, per_second: f64, time: Duration) -> (Vec<f64>, Vec<f64>) {
     cluster.invoker.remembers.store(true, Ordering::Relaxed);
-    let begun = tokio::time::Instant::now();
-    let mut calls = Vec::new();
-    for n in 0..(per_second * time.as_secs_f64()) as u32 {
-        // By the clock, not by what was answered: a slow answer delays no other call.
-        let due = begun + Duration::from_secs_f64(f64::from(n) / per_second);
-        if due > tokio::time::Instant::now() {
-            tokio::time::sleep_until(due).await;
-        }
-        let client = EventIngestServiceClient::new(cluster.client.clone());
-        let event = event();
-        calls.push(tokio::spawn(async move {
+    let client = EventIngestServiceClient::new(cluster.client.clone());
+    let acknowledged = steadily(per_second, time, || {
+        let (client, event) = (client.clone(), event());
+        async move {
             let (id, sent) = (event.event_id.clone(), Instant::now());
             publish(client, event).await.expect("an acknowledgement");
             (id, sent.elapsed(), Instant::now())
-        }));
-    }
-    let mut acknowledged = Vec::new();
-    for call in calls {
-        acknowledged.push(call.await.expect("no call fails"));
-    }
+        }
+    })
+    .await;
     cluster.until_done().await;
     cluster.invoker.remembers.store(false, Ordering::Relaxed);
     let starts = std::mem::take(&mut *cluster.invoker.starts.lock().expect("not poisoned"));

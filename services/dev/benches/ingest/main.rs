@@ -11,14 +11,17 @@
 //! | `stream_ack_per_s`, `stream_ack_ratio` | acknowledgements over 4 streams; to a bare coalesced insert of the same rows | 0.5 |
 //! | `stream_once_ack_ratio` | the same, of a template that fires once per conversation | |
 //! | `bare_insert_per_s` | that limit: 512 rows in a statement, in columns, 4 connections, one unique key | |
-//! | `unary_ack_per_s`, `unary_ack_ratio` | PublishEvent, 64 at a time; to a no-op call on the same server | 0.4 |
+//! | `indexed_insert_per_s`, `stream_to_indexed_ratio` | the same insert into a table with all the indexes that events have; `stream_ack_per_s` to it | |
+//! | `unary_ack_per_s`, `unary_ack_ratio` | PublishEvent, 256 at a time; to a no-op call on the same server | 0.4 |
 //! | `unary_to_single_insert_ratio` | the same, to one insert per transaction, 64 at a time | |
 //! | `jetstream_per_s`, `stream_to_jetstream_ratio` | a peer: messages acknowledged by a JetStream that flushes each, 64 at a time; `stream_ack_per_s` to it. `null` without a nats-server | |
-//! | `half_load_ack_p50_ms`, `…_p99_ms` | PublishEvent at half of `unary_ack_per_s`, or of `fake_to_done_per_s` if that is less | 1, 5 |
+//! | `half_load_per_s`, `half_load_ack_p50_ms`, `…_p99_ms` | PublishEvent at half of the rate at which such calls get to their outcomes, the invoker answering at once | 1, 5 |
+//! | `half_load_insert_p50_ms`, `…_p99_ms` | bare inserts at that rate, one per transaction and nothing else going on | |
 //! | `half_load_start_p50_ms`, `…_p99_ms` | from the acknowledgement to the call of the invoker | 5, 25 |
 //! | `quota_refusal_p99_ms` | of an account that is over its quota, one at a time while 64 callers publish | 5 |
-//! | `over_quota_share` | PublishEvent of an account while another one calls ten times as often as its quota of 1,000 allows; to the same while that one keeps to it | 0.9 |
-//! | `crowd_fair_share` | PublishEvent of an account with 64 callers while another one, without a quota, has 640; to half of both, or to what it has alone if that is less. Callers take most of the cores here, in turn | |
+//! | `over_quota_share` | PublishEvent of an account with 64 callers while another one calls ten times as often as its quota of 1,000 allows; to the same while nine in ten of those calls are no-op ones, as their callers share the cores | 0.9 |
+//! | `crowd_fair_share` | the same while another one, with the quota that accounts have by default, has 640 callers; to half of both, or to what it has alone if that is less | 0.9 |
+//! | `stream_fair_share` | the same while that one publishes over 4 streams as fast as it goes | 0.9 |
 //! | `event_to_done_per_s`, `event_to_done_ratio` | published, seed lambda run by the real invoker, outcome recorded; to the lower of the two limits below | 0.5 |
 //! | `parts_per_s`, `event_to_parts_ratio` | what remains when both limits, and a no-op call for the invoker's, take turns on the same cores; `event_to_done_per_s` to it | |
 //! | `engine_per_s` | one limit: runs of the seed lambda in process, a task for each core | |

@@ -1,6 +1,9 @@
 //! Figures.
 
-use std::{future::Future, time::Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 /// The seed's Chat In-Queue payload.
 pub(crate) const PAYLOAD: &str = r#"{"campaignId":"3599735210","chatSessionKey":"H6846170109402085448-9905386f84524a008e929342b052819cK8389409","chatStartPageURL":"http://example.de","engagementId":"3599735310","ipAddress":"212.65.14.245","preChatSurveyStructure":{"header":"1528463744663"},"ttr":{"newTtr":{"value":300}}}"#;
@@ -17,6 +20,28 @@ where
         task.await.expect("no task fails");
     }
     total / begun.elapsed().as_secs_f64()
+}
+
+/// Calls `call` at a steady rate for so long, by the clock and not by what has ended: a slow one delays no other. Gives what each call
+/// gives.
+pub(crate) async fn steadily<F>(per_second: f64, time: Duration, call: impl Fn() -> F) -> Vec<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let begun = tokio::time::Instant::now();
+    let mut calls = Vec::new();
+    for n in 0..(per_second * time.as_secs_f64()) as u32 {
+        let due = begun + Duration::from_secs_f64(f64::from(n) / per_second);
+        if due > tokio::time::Instant::now() {
+            tokio::time::sleep_until(due).await;
+        }
+        calls.push(tokio::spawn(call()));
+    }
+    let mut ended = Vec::with_capacity(calls.len());
+    for call in calls {
+        ended.push(call.await.expect("no call fails"));
+    }
+    ended
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     ROUNDS,
-    bare::Bare,
+    bare::{Bare, INDEXED, KEYED},
     cluster::{Cluster, LIMIT, ONCE, Runs, TEMPLATE},
     engine::Lambda,
     jetstream::JetStream,
-    load,
+    load::{self, NEIGHBOURS},
     measure::*,
 };
 
@@ -35,9 +35,11 @@ impl Parts {
         if let Err(reason) = &jetstream {
             eprintln!("no JetStream to compare with: {reason}");
         }
-        let (mut streams, mut once, mut inserts, mut peers) = (vec![], vec![], vec![], vec![]);
+        let (mut streams, mut once, mut inserts, mut indexed, mut peers) =
+            (vec![], vec![], vec![], vec![], vec![]);
         for round in 1..=ROUNDS {
-            inserts.push(self.bare.coalesced(40_000).await);
+            inserts.push(self.bare.coalesced(KEYED, 40_000).await);
+            indexed.push(self.bare.coalesced(INDEXED, 40_000).await);
             streams.push(load::streams(&self.cluster, TEMPLATE, 40_000).await);
             once.push(load::streams(&self.cluster, ONCE, 40_000).await);
             if let Ok(jetstream) = &jetstream {
@@ -47,11 +49,14 @@ impl Parts {
             eprintln!("streams, round {round}: {of:.0} acknowledgements per second, bare inserts {to:.0}");
         }
         drop(jetstream);
-        let (stream, once, insert) = (median(streams), median(once), median(inserts));
+        let (stream, once, insert, indexed) =
+            (median(streams), median(once), median(inserts), median(indexed));
         let peer = (!peers.is_empty()).then(|| median(peers));
         self.add(json!({
             "stream_ack_per_s": whole(stream), "bare_insert_per_s": whole(insert),
-            "stream_ack_ratio": rounded(stream / insert), "stream_once_ack_ratio": rounded(once / insert),
+            "stream_ack_ratio": rounded(stream / insert),
+            "indexed_insert_per_s": whole(indexed), "stream_to_indexed_ratio": rounded(stream / indexed),
+            "stream_once_ack_ratio": rounded(once / insert),
             "jetstream_per_s": peer.map(whole), "stream_to_jetstream_ratio": peer.map(|peer| rounded(stream / peer)),
         }));
         self.deliver().await;
@@ -62,8 +67,8 @@ impl Parts {
         self.cluster.hold_lanes().await;
         let (mut unary, mut noop, mut singles) = (vec![], vec![], vec![]);
         for round in 1..=ROUNDS {
-            noop.push(load::noop(&self.cluster, 20_000).await);
-            unary.push(load::unary(&self.cluster, 20_000).await);
+            noop.push(load::noop(&self.cluster, 100_000).await);
+            unary.push(load::unary(&self.cluster, 50_000).await);
             singles.push(self.bare.singles(10_000).await);
             let (of, to) = (unary[round - 1], noop[round - 1]);
             eprintln!("calls, round {round}: {of:.0} acknowledgements per second, {to:.0} of nothing");
@@ -113,13 +118,16 @@ impl Parts {
 
     pub(crate) async fn half_load(&mut self) {
         eprintln!("half load");
-        let (unary, done) =
-            (load::unary(&self.cluster, 20_000).await, load::to_done(&self.cluster, 20_000).await);
-        self.cluster.until_done().await;
-        let rate = unary.min(done) / 2.0;
+        let mut sustained = vec![];
+        for _ in 0..ROUNDS {
+            sustained.push(load::unary_to_done(&self.cluster, 20_000).await);
+        }
+        let rate = median(sustained) / 2.0;
+        let insert = self.bare.steady_singles(rate, Duration::from_secs(10)).await;
         let (ack, start) = load::half_load(&self.cluster, rate, Duration::from_secs(10)).await;
         self.add(json!({
             "half_load_per_s": whole(rate),
+            "half_load_insert_p50_ms": quantile(&insert, 0.5), "half_load_insert_p99_ms": quantile(&insert, 0.99),
             "half_load_ack_p50_ms": quantile(&ack, 0.5), "half_load_ack_p99_ms": quantile(&ack, 0.99),
             "half_load_start_p50_ms": quantile(&start, 0.5), "half_load_start_p99_ms": quantile(&start, 0.99),
         }));
@@ -128,20 +136,27 @@ impl Parts {
     pub(crate) async fn fairness(&mut self) {
         eprintln!("fairness");
         self.cluster.hold_lanes().await;
-        let (refusals, _) =
-            tokio::join!(load::refusals(&self.cluster, 500), load::unary(&self.cluster, 20_000));
-        let (mut shares, mut quota_shares) = (vec![], vec![]);
+        let (refusals, _) = tokio::join!(
+            load::refusals(&self.cluster, 500),
+            load::unary_of(&self.cluster, NEIGHBOURS, 20_000)
+        );
+        let (mut quota_shares, mut crowd_shares, mut stream_shares) = (vec![], vec![], vec![]);
         for _ in 0..ROUNDS {
-            let beside = load::beside(&self.cluster, LIMIT, 20_000).await;
-            quota_shares.push(load::beside(&self.cluster, 10 * LIMIT, 20_000).await / beside);
-            let (alone, with_flood, flood) = load::flooded(&self.cluster, 20_000).await;
-            shares.push(with_flood / alone.min((with_flood + flood) / 2.0));
+            let beside = load::beside(&self.cluster, LIMIT, 9 * LIMIT, 20_000).await;
+            quota_shares.push(load::beside(&self.cluster, 10 * LIMIT, 0, 20_000).await / beside);
+            for (flood, shares) in
+                [(load::Flood::Calls, &mut crowd_shares), (load::Flood::Streams, &mut stream_shares)]
+            {
+                let (alone, with_flood, flood) = load::flooded(&self.cluster, flood, 20_000).await;
+                shares.push(with_flood / alone.min((with_flood + flood) / 2.0));
+                eprintln!("{alone:.0} alone, {with_flood:.0} beside {flood:.0}");
+            }
         }
         self.cluster.release_lanes().await;
         self.cluster.until_done().await;
         self.add(json!({
             "quota_refusal_p99_ms": quantile(&refusals, 0.99), "over_quota_share": rounded(median(quota_shares)),
-            "crowd_fair_share": rounded(median(shares)),
+            "crowd_fair_share": rounded(median(crowd_shares)), "stream_fair_share": rounded(median(stream_shares)),
         }));
     }
 
@@ -161,7 +176,7 @@ impl Parts {
         let (mut streams, mut done) = (vec![], vec![]);
         for _ in 0..ROUNDS {
             self.cluster.hold_lanes().await;
-            let insert = self.bare.coalesced(40_000).await;
+            let insert = self.bare.coalesced(KEYED, 40_000).await;
             streams.push(load::streams(&self.cluster, TEMPLATE, 40_000).await / insert);
             self.cluster.release_lanes().await;
             self.cluster.until_done().await;
