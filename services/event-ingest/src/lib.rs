@@ -407,6 +407,8 @@ fn with_session(pool: PgPool) -> PgPool {
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        // Nor may it keep to an index that was as good as any while a day's partition was empty.
+        ("plan_cache_mode", "force_custom_plan"),
     ]);
     pool.set_connect_options(options);
     pool

@@ -83,3 +83,31 @@ impl Session {
         self.kept = Some((connection, Instant::now()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chatfn_pg::testing::TestDatabase;
+
+    use super::*;
+
+    async fn backend(session: &mut Session) -> i32 {
+        let mut connection = session.take().await.unwrap();
+        let backend =
+            sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await.unwrap();
+        session.keep(connection);
+        backend
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_but_not_for_ever() {
+        let database = TestDatabase::create().await;
+        let mut session =
+            Sessions::new(database.pool().clone(), &PoolConfig::new(database.url().clone())).open();
+        let first = backend(&mut session).await;
+        assert_eq!(backend(&mut session).await, first);
+        tokio::time::pause();
+        tokio::time::advance(KEPT).await;
+        tokio::time::resume();
+        assert_ne!(backend(&mut session).await, first);
+    }
+}

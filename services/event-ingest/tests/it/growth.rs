@@ -1,5 +1,7 @@
 //! Tables that grow.
 
+use std::collections::BTreeMap;
+
 use chatfn_proto::ingest::v1::{DeliveryState, Event, GetConversationRequest, ListDeliveriesRequest};
 
 use sqlx::AssertSqlSafe;
@@ -40,6 +42,16 @@ async fn work(world: &World, part: &str) {
 /// Plans that were made when the tables were empty are kept by the server; they must be good ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_statement_reads_a_table_from_end_to_end() {
+    grow(false).await;
+}
+
+/// Nor must plans be bad that were made when the planner knew how small they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_reads_a_table_that_was_known_to_be_small() {
+    grow(true).await;
+}
+
+async fn grow(is_known: bool) {
     let mut world = World::start().await;
     let pool = world.database.pool().clone();
     eventually(async || {
@@ -48,9 +60,11 @@ async fn no_statement_reads_a_table_from_end_to_end() {
     })
     .await;
     work(&world, "small").await;
-    // From now on the planner knows how small they are, as it would after some time.
-    sqlx::query("ANALYZE").execute(&pool).await.unwrap();
-    work(&world, "known").await;
+    if is_known {
+        // As would be done after some time.
+        sqlx::query("ANALYZE").execute(&pool).await.unwrap();
+        work(&world, "known").await;
+    }
     // Into the partitions of today, with numbers that no lane gives.
     let number =
         "(SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL) + (1::bigint << 31) + n";
@@ -71,8 +85,8 @@ async fn no_statement_reads_a_table_from_end_to_end() {
     }
     // Entries of an index count from the second one on that a scan of it reads. Lists look at so many events for a page and no more, which
     // here are not much fewer: their index is left out.
-    let read = async || -> Vec<(String, i64)> {
-        sqlx::query_as(
+    let read = async || -> BTreeMap<String, i64> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
             "SELECT t.relname::text, (t.seq_tup_read + sum(i.idx_tup_read - i.idx_scan))::bigint
              FROM pg_stat_user_tables t JOIN pg_stat_user_indexes i USING (relid)
              WHERE t.schemaname = 'ingest' AND t.relname ~ '^(events|outcomes|attempts)_'
@@ -81,10 +95,17 @@ async fn no_statement_reads_a_table_from_end_to_end() {
         )
         .fetch_all(&pool)
         .await
-        .unwrap()
+        .unwrap();
+        rows.into_iter().collect()
     };
     let before = read().await;
     work(&world, "large").await;
+    // As at midnight: from here on, ids are looked for in the partition that was large.
+    for call in ["ingest.prepare_day({today} + 4)", "ingest.open_day({today} + 1)"] {
+        let call = call.replace("{today}", "(now() AT TIME ZONE 'UTC')::date");
+        sqlx::query(AssertSqlSafe(format!("SELECT {call}"))).execute(&pool).await.unwrap();
+    }
+    work(&world, "next").await;
     // Sessions report what they have done when they end, at the latest.
     world.replica.stop().await;
     eventually(async || {
@@ -98,7 +119,8 @@ async fn no_statement_reads_a_table_from_end_to_end() {
         sessions == 0
     })
     .await;
-    for ((table, before), (_, after)) in before.into_iter().zip(read().await) {
-        assert!(after - before < ROWS, "{table} was read from end to end: {} rows", after - before);
+    for (table, after) in read().await {
+        let read = after - before.get(&table).copied().unwrap_or(0);
+        assert!(read < ROWS, "{table} was read from end to end: {read} rows");
     }
 }

@@ -224,6 +224,7 @@ impl Replica {
                     DeliveryState::Pending | DeliveryState::Retrying | DeliveryState::Halted
                 );
                 assert!(!is_final && start.elapsed() < PATIENCE, "{delivery:?} at {caller}");
+                // Asks again and again, as an admin would; the sleep only lets others work in between.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
