@@ -6,7 +6,7 @@ use chatfn_proto::{
     ingest::v1::{
         CancelReplayRequest, CreateReplayRequest, CreateReplayResponse, DeliveryState, Event,
         GetConversationRequest, GetReplayRequest, ListReplaysRequest, OperatorAction, Replay, ReplayFilter,
-        ReplayState,
+        ReplayState, event::PayloadKind,
     },
     invoker::v1::{RunReport, run_report::Outcome},
 };
@@ -196,16 +196,19 @@ async fn a_replayed_event_runs_when_the_running_one_of_its_conversation_has_ende
     world.replica.reaches("bad", DeliveryState::DeadLettered).await;
     let release = tokio_util::sync::CancellationToken::new();
     world.invoker.script("runs", [Answer::ReturnsAfter(release.clone())]);
-    let batch = vec![event("c", "runs"), event("c", "next")];
+    // More than a lane keeps in memory: what waits for the replayed event must leave it room.
+    let large =
+        |id| Event { payload_kind: Some(PayloadKind::PayloadJson(large_payload())), ..event("c", id) };
+    let batch = [vec![event("c", "runs")], ["n1", "n2", "n3", "n4", "n5"].map(large).to_vec()].concat();
     assert!(world.replica.publish_all(batch).await.iter().all(Result::is_ok));
     world.invoker.started("runs", 1).await;
     replay(&world.replica, dead()).await;
     assert_eq!(world.replica.delivery("bad").await.unwrap().state(), DeliveryState::Pending);
     release.cancel();
-    world.replica.reaches("next", DeliveryState::Succeeded).await;
+    world.replica.reaches("n5", DeliveryState::Succeeded).await;
     world.replica.reaches("bad", DeliveryState::Succeeded).await;
     let order: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
-    assert_eq!(order, ["bad", "runs", "bad", "next"]);
+    assert_eq!(order, ["bad", "runs", "bad", "n1", "n2", "n3", "n4", "n5"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,4 +444,9 @@ async fn of_what_a_delivery_had_come_to_the_newest_hundred_are_kept() {
             .await
             .unwrap();
     assert_eq!(kept, (100, 52, 151));
+}
+
+/// Five of them are more than 1 MiB.
+fn large_payload() -> String {
+    serde_json::json!({ "text": "x".repeat(240 << 10) }).to_string()
 }

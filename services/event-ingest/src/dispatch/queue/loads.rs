@@ -89,10 +89,8 @@ impl<E: Queued> LaneQueue<E> {
         conversation.phase = Phase::Ready;
         self.in_memory += events.len();
         self.bytes_in_memory += events.iter().map(Queued::bytes).sum::<usize>();
-        // A detour comes before what is in memory; nothing else is loaded while there is something.
-        for event in events.into_iter().rev() {
-            conversation.queue.push_front(event);
-        }
+        // Nothing is loaded while there is something in memory.
+        conversation.queue.extend(events);
         self.ready.push_back(key.clone());
     }
 }

@@ -135,6 +135,15 @@ impl<E: Queued> Conversation<E> {
             reopened: BTreeSet::new(),
         }
     }
+
+    /// Keeps nothing in memory: it is to be loaded. Gives how many events and bytes that frees.
+    fn forget(&mut self) -> (usize, usize) {
+        if let Some(last) = self.queue.back() {
+            self.skipped_to = self.skipped_to.max(last.sequence());
+        }
+        let bytes = self.queue.iter().map(Queued::bytes).sum();
+        (std::mem::take(&mut self.queue).len(), bytes)
+    }
 }
 
 impl<E: Queued> LaneQueue<E> {
@@ -249,6 +258,10 @@ impl<E: Queued> LaneQueue<E> {
         conversation.done_to = conversation.done_to.max(sequence);
         let next = conversation.queue.front().map_or(i64::MAX, Queued::sequence);
         if let Some(detour) = conversation.reopened.first().copied().filter(|detour| *detour < next) {
+            // Or what is kept would wait for the detour, and the detour for room.
+            let (events, bytes) = conversation.forget();
+            self.in_memory -= events;
+            self.bytes_in_memory -= bytes;
             conversation.first = detour;
             conversation.parked = true;
             conversation.is_detour = true;
@@ -281,12 +294,9 @@ impl<E: Queued> LaneQueue<E> {
             self.uncovered.remove(&(conversation.first, key.clone()));
             conversation.parked = true;
         }
-        if let Some(last) = conversation.queue.back() {
-            conversation.skipped_to = conversation.skipped_to.max(last.sequence());
-        }
-        self.in_memory -= conversation.queue.len();
-        self.bytes_in_memory -= conversation.queue.iter().map(Queued::bytes).sum::<usize>();
-        conversation.queue.clear();
+        let (events, bytes) = conversation.forget();
+        self.in_memory -= events;
+        self.bytes_in_memory -= bytes;
         conversation.head = Some(head);
         conversation.phase = Phase::Waiting(due);
         self.waiting.insert((due, key.clone()));

@@ -586,3 +586,30 @@ fn what_the_lane_has_not_been_read_to_is_not_read_by_conversation() {
     assert!(!queue.has_loads(now));
     assert_eq!(queue.cursor(), 1);
 }
+
+#[test]
+fn what_waits_for_a_detour_takes_no_room() {
+    let now = Instant::now();
+    let mut queue = LaneQueue::new(1, PLACES);
+    let event = |sequence| Event { sequence, conversation: key(0), attempts: 0 };
+    queue.offer((2..=6).map(event).collect(), 6);
+    let running = queue.next_ready().unwrap();
+    assert_eq!((running.sequence, queue.in_memory()), (2, 4));
+    queue.reopen(&key(0), 1);
+    queue.finished(&key(0), 2);
+    // Nothing is loaded without room, and what is in memory goes only when the detour is over.
+    assert_eq!((queue.in_memory(), queue.bytes_in_memory()), (0, 0));
+    let load = queue.take_loads(now, 1).remove(0);
+    assert_eq!((load.from, load.to), (1, 1));
+    queue.loaded(&load, vec![event(1)], true);
+    assert_eq!(queue.next_ready().unwrap().sequence, 1);
+    queue.finished(&key(0), 1);
+    let load = queue.take_loads(now, 1).remove(0);
+    assert_eq!((load.from, load.to), (3, 6));
+    queue.loaded(&load, (3..=6).map(event).collect(), true);
+    for sequence in 3..=6 {
+        assert_eq!(queue.next_ready().unwrap().sequence, sequence);
+        queue.finished(&key(0), sequence);
+    }
+    assert_eq!((queue.cursor(), queue.conversations()), (6, 0));
+}
