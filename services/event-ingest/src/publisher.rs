@@ -42,21 +42,26 @@ enum Holder {
     Caller(String),
 }
 
-/// A call in progress, counted until dropped.
+/// A call is counted in so many parts, one for each account that it may be for at most: what is counted of a call for
+/// several accounts is one call altogether.
+const PARTS: usize = 500;
+
+/// A call in progress, or what of it is for one account: counted until dropped.
 #[derive(Debug)]
 pub(crate) struct Call {
     holder: Holder,
+    parts: usize,
     calls: Arc<Mutex<Shares<Holder>>>,
 }
 
 impl Call {
-    fn begin(calls: &Arc<Mutex<Shares<Holder>>>, holder: Holder) -> Option<Self> {
+    fn begin(calls: &Arc<Mutex<Shares<Holder>>>, holder: Holder, parts: usize) -> Option<Self> {
         let mut shares = calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shares.allow(&holder, 1) {
+        if !shares.allow(&holder, parts) {
             return None;
         }
-        shares.take(&holder, 1);
-        Some(Self { holder, calls: Arc::clone(calls) })
+        shares.take(&holder, parts);
+        Some(Self { holder, parts, calls: Arc::clone(calls) })
     }
 
     /// Counts a stream for the account of the first event that comes over it.
@@ -70,12 +75,12 @@ impl Call {
         let mut shares = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let holder = Holder::Account(account.clone());
         // Its place becomes the account's, and need not be free twice.
-        shares.give_back(&self.holder, 1);
-        if !shares.allow(&holder, 1) {
-            shares.take(&self.holder, 1);
+        shares.give_back(&self.holder, self.parts);
+        if !shares.allow(&holder, self.parts) {
+            shares.take(&self.holder, self.parts);
             return Err(error::account_busy(account));
         }
-        shares.take(&holder, 1);
+        shares.take(&holder, self.parts);
         self.holder = holder;
         Ok(())
     }
@@ -83,7 +88,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.holder, 1);
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.holder, self.parts);
     }
 }
 
@@ -96,7 +101,7 @@ impl Publisher {
         max_calls: usize,
         metrics: IngestMetrics,
     ) -> Self {
-        let calls = Arc::new(Mutex::new(Shares::new(max_calls)));
+        let calls = Arc::new(Mutex::new(Shares::new(max_calls * PARTS)));
         Self(Arc::new(Inner { intake, quotas, committers, calls, metrics }))
     }
 
@@ -146,28 +151,27 @@ impl Publisher {
             *count += 1;
             *bytes += event.encoded_len();
         }
+        let parts = (PARTS / published.len().max(1)).max(1);
         let (mut calls, mut refused) = (Vec::new(), HashMap::new());
         for (name, (count, bytes)) in published {
             // The check says what is wrong with a name that is none.
             let Ok(account) = name.parse::<AccountId>() else { continue };
-            let admitted = self.begin_call(&account).and_then(|call| {
-                calls.push(call);
-                self.0
-                    .quotas
-                    .charge(&account, count, bytes)
-                    .map_err(|exceeded| error::quota_exceeded(&account, exceeded))
+            let admitted = self.begin_call(&account, parts).and_then(|call| {
+                let charged = self.0.quotas.charge(&account, count, bytes);
+                charged.map_err(|exceeded| error::quota_exceeded(&account, exceeded)).map(|()| call)
             });
-            if let Err(error) = admitted {
-                refused.insert(name.to_owned(), error);
+            match admitted {
+                Ok(call) => calls.push(call),
+                Err(error) => _ = refused.insert(name.to_owned(), error),
             }
         }
         (calls, refused)
     }
 
-    /// Counts a call for an account, as long as that has not more than its share of them.
-    fn begin_call(&self, account: &AccountId) -> Result<Call, ApiError> {
+    /// Counts parts of a call for an account, as long as that has not more than its share of them.
+    fn begin_call(&self, account: &AccountId, parts: usize) -> Result<Call, ApiError> {
         let holder = Holder::Account(account.clone());
-        Call::begin(&self.0.calls, holder).ok_or_else(|| error::account_busy(account))
+        Call::begin(&self.0.calls, holder, parts).ok_or_else(|| error::account_busy(account))
     }
 
     /// Counts a stream for its caller's account; for the caller itself, if that acts for several, as long as no event has
@@ -175,11 +179,11 @@ impl Publisher {
     pub(crate) fn begin_stream(&self, context: &CallContext) -> Result<Call, ApiError> {
         let caller = context.caller.as_ref();
         if let Some(account) = caller.and_then(Caller::account) {
-            return self.begin_call(account);
+            return self.begin_call(account, PARTS);
         }
         let subject = caller.map_or("", Caller::subject);
         let holder = Holder::Caller(subject.to_owned());
-        Call::begin(&self.0.calls, holder).ok_or_else(|| error::caller_busy(subject))
+        Call::begin(&self.0.calls, holder, PARTS).ok_or_else(|| error::caller_busy(subject))
     }
 
     /// What is counted.

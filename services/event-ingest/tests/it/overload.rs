@@ -169,3 +169,11 @@ async fn an_event_whose_callers_time_is_up_is_not_recorded_or_found_again() {
     world.replica.reaches("queued", DeliveryState::Succeeded).await;
     assert_eq!(world.invoker.runs_of("committing").len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_for_many_accounts_counts_as_one() {
+    let world = World::start_with(settings(1), |config| config.rpc.max_calls = 4).await;
+    let of_each = (0..100).map(|n| Event { account: format!("a{n}"), ..event("c", "e") });
+    let published = world.replica.publish_all(of_each.collect()).await;
+    assert!(published.iter().all(Result::is_ok), "{published:?}");
+}
