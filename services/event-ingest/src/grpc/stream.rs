@@ -101,7 +101,9 @@ impl Session {
             let is_reading = end.is_none();
             let may_read = is_reading && held.is_none() && in_progress.len() < self.config.window;
             let wake_at = held.as_ref().map_or(old_at, |held| held.retry_at.min(old_at));
-            let wake_at = if in_progress.is_empty() { wake_at.min(idle_at) } else { wake_at };
+            // A stream that holds an event is not idle.
+            let may_idle = in_progress.is_empty() && held.is_none();
+            let wake_at = if may_idle { wake_at.min(idle_at) } else { wake_at };
             tokio::select! {
                 biased;
                 () = self.answers.closed() => return Err(Gone),
