@@ -6,7 +6,7 @@ use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Map, Value, json};
 
 /// The overlays of `deploy/overlays`.
-pub(crate) const OVERLAYS: [&str; 2] = ["production", "small"];
+pub(crate) const OVERLAYS: [&str; 3] = ["production", "small", "traced"];
 pub(crate) const SERVICES: [&str; 3] = ["registry", "event-ingest", "invoker"];
 
 /// The folder `deploy`.
@@ -21,7 +21,7 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    pub(crate) fn all() -> [Self; 2] {
+    pub(crate) fn all() -> [Self; OVERLAYS.len()] {
         OVERLAYS.map(|name| {
             let render =
                 Command::new("kubectl").arg("kustomize").arg(folder().join("overlays").join(name)).output();
@@ -31,6 +31,11 @@ impl Overlay {
             let documents = Yaml::load_from_str(&text).expect("kubectl prints YAML");
             Self { name, objects: documents.iter().map(value).collect() }
         })
+    }
+
+    /// All objects.
+    pub(crate) fn objects(&self) -> &[Value] {
+        &self.objects
     }
 
     /// All objects of a kind.

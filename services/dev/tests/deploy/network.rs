@@ -65,6 +65,28 @@ fn services_reach_what_they_call_and_nothing_else_is_open() {
 }
 
 #[test]
+fn a_collector_of_traces_is_reached_where_one_is_set() {
+    for overlay in Overlay::all() {
+        for service in SERVICES {
+            let settings = Settings::read(service, &environment(container(overlay.pod(service))));
+            settings.traces.validate().expect("the settings fit together");
+            let is_traced = overlay.name == "traced";
+            assert_eq!(settings.traces.otlp_endpoint.is_some(), is_traced, "{}: {service}", overlay.name);
+            let Some(endpoint) = settings.traces.otlp_endpoint else { continue };
+            let policy = &overlay.get("NetworkPolicy", "otlp")["spec"];
+            assert_eq!(texts(&policy["policyTypes"]), ["Egress"]);
+            let selected = texts(&policy["podSelector"]["matchExpressions"][0]["values"]);
+            assert!(selected.contains(&service), "{service} does not reach {endpoint}");
+            let collectors = serde_json::json!([{
+                "to": [{"namespaceSelector": {"matchLabels": {"chatfn/collectors": "allowed"}}}],
+                "ports": [{"protocol": "TCP", "port": endpoint.port_u16()}]
+            }]);
+            assert_eq!(policy["egress"], collectors);
+        }
+    }
+}
+
+#[test]
 fn lambdas_reach_no_private_address() {
     for overlay in Overlay::all() {
         let rules = list(&overlay.get("NetworkPolicy", "invoker")["spec"]["egress"]);

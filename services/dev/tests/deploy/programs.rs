@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
 
 use chatfn_rpc::HEALTH_LIMIT;
-use chatfn_telemetry::{EndpointArgs, Listen, TelemetryArgs};
+use chatfn_telemetry::{EndpointArgs, Listen, TelemetryArgs, TracesArgs};
 use clap::Args as _;
 use serde_json::Value;
 
@@ -20,6 +20,9 @@ pub(crate) struct Settings {
     pub(crate) drain_runs: Duration,
     pub(crate) rpc: chatfn_rpc::ServerConfig,
     pub(crate) security: chatfn_rpc::SecurityConfig,
+    pub(crate) traces: TracesArgs,
+    /// How many connections to Postgres a replica may have.
+    pub(crate) connections: u32,
     /// The invoker's.
     pub(crate) invoker: Option<chatfn_invoker::Config>,
 }
@@ -45,10 +48,12 @@ impl Settings {
                     endpoint: it.endpoint,
                     longest_shutdown: it.longest_shutdown(),
                     calls: vec![it.invoker],
+                    connections: it.database.max_connections + it.watch_connections,
                     // It runs none.
                     drain_runs: Duration::MAX,
                     rpc: it.rpc,
                     security: it.security,
+                    traces: it.traces,
                     invoker: None,
                 }
             }
@@ -56,6 +61,7 @@ impl Settings {
                 let it: chatfn_event_ingest::Config = parse(environment);
                 it.validate().expect("the settings fit together");
                 Self {
+                    connections: connections_of_ingest(&it),
                     listen: it.listen,
                     endpoint: it.endpoint,
                     longest_shutdown: it.longest_shutdown(),
@@ -63,6 +69,7 @@ impl Settings {
                     drain_runs: it.dispatch.drain_runs,
                     rpc: it.rpc,
                     security: it.security,
+                    traces: it.traces,
                     invoker: None,
                 }
             }
@@ -77,12 +84,21 @@ impl Settings {
                     drain_runs: it.rpc.drain_timeout,
                     rpc: it.rpc.clone(),
                     security: it.security.clone(),
+                    traces: it.traces.clone(),
+                    connections: 0,
                     invoker: Some(it),
                 }
             }
             other => panic!("there is no service {other}"),
         }
     }
+}
+
+/// As its `Pools` have them: two for each committer and journal writer, two for leases, one for days, and as many as are set for
+/// what lanes read, and for what callers do.
+fn connections_of_ingest(config: &chatfn_event_ingest::Config) -> u32 {
+    let sessions = config.committers.committers + config.dispatch.journal_writers;
+    2 * u32::try_from(sessions).expect("a few") + 2 + 1 + 2 * config.database.max_connections
 }
 
 /// Each variable must be one that the program reads, and each setting that it insists on must be among them: what this
@@ -164,6 +180,25 @@ fn the_database_is_migrated_by_what_migrates_it() {
         assert_eq!(environment(migrate).keys().copied().collect::<Vec<_>>(), ["DATABASE_URL"]);
         let help = Command::new(program("chatfn-db")).args(["migrate", "--help"]).output().unwrap();
         assert!(String::from_utf8_lossy(&help.stdout).contains("[env: DATABASE_URL"));
+    }
+}
+
+/// The README's commands roll a release out step by step, by this label.
+#[test]
+fn a_label_selects_what_is_rolled_out_at_a_time() {
+    let readme = std::fs::read_to_string(crate::manifests::folder().join("README.md")).unwrap();
+    assert!(readme.contains("for s in registry invoker event-ingest; do"), "who is asked before who asks");
+    assert!(readme.contains("for s in event-ingest invoker registry; do"), "and back the other way");
+    for overlay in Overlay::all() {
+        let labelled = |name: &str| -> Vec<_> {
+            let objects = overlay.objects().iter();
+            let of_it = objects.filter(|it| it["metadata"]["labels"]["app.kubernetes.io/name"] == name);
+            of_it.map(|it| (it["kind"].as_str(), it["metadata"]["name"].as_str())).collect()
+        };
+        assert_eq!(labelled("migrate"), [(Some("Job"), Some("migrate"))]);
+        for service in SERVICES {
+            assert_eq!(labelled(service), [(Some("Deployment"), Some(service))], "{}", overlay.name);
+        }
     }
 }
 

@@ -103,7 +103,7 @@ fn runs_fit_into_the_memory_of_an_invoker() {
         let limit = text(&container["resources"]["limits"]["memory"]);
         let gib: u64 = limit.strip_suffix("Gi").and_then(|it| it.parse().ok()).expect("whole GiB");
         assert!(runs + fixed <= gib << 30, "{}: {} MiB in {limit}", overlay.name, (runs + fixed) >> 20);
-        if overlay.name == "production" {
+        if overlay.name != "small" {
             assert!(it.confinement == ConfinementMode::Enforce);
             assert!(
                 container["resources"]["limits"]["cpu"].is_string(),
@@ -111,6 +111,53 @@ fn runs_fit_into_the_memory_of_an_invoker() {
             );
         }
     }
+}
+
+#[test]
+fn the_database_has_room_for_what_the_readme_says() {
+    let production = Overlay::all().into_iter().find(|it| it.name == "production").expect("an overlay");
+    // Of each replica, and how many replicas there are while a release rolls out.
+    let [(of_registry, registries), (of_ingest, ingests)] = ["registry", "event-ingest"].map(|service| {
+        let settings = Settings::read(service, &environment(container(production.pod(service))));
+        let scaler = &production.get("HorizontalPodAutoscaler", service)["spec"];
+        let surge = &production.get("Deployment", service)["spec"]["strategy"]["rollingUpdate"]["maxSurge"];
+        let replicas = scaler["maxReplicas"].as_u64().expect("a number") + surge.as_u64().expect("a number");
+        (u64::from(settings.connections), replicas)
+    });
+    let sum = of_registry * registries + of_ingest * ingests;
+    for (file, says) in [
+        ("README.md", format!("{of_registry} connections per registry and {of_ingest} per event-ingest")),
+        ("README.md", format!("{registries} × {of_registry} + {ingests} × {of_ingest} = {sum} ")),
+        ("base/event-ingest.yaml", format!("Each replica has {of_ingest} connections to Postgres.")),
+    ] {
+        let text = std::fs::read_to_string(super::manifests::folder().join(file)).unwrap();
+        assert!(text.contains(&says), "{file} does not say: {says}");
+    }
+}
+
+#[test]
+fn the_authority_of_the_database_is_where_the_readme_s_url_looks() {
+    let readme = std::fs::read_to_string(super::manifests::folder().join("README.md")).unwrap();
+    let urls = readme.split('`').filter(|it| it.starts_with("postgres://") && it.contains("verify-full"));
+    let urls: Vec<_> = urls.collect();
+    assert_eq!(urls.len(), 1);
+    chatfn_pg::DatabaseUrl::from(urls[0]).connect_options().expect("the driver reads it");
+    let file = Path::new(urls[0].split_once("&sslrootcert=").expect("an authority").1);
+    let production = Overlay::all().into_iter().find(|it| it.name == "production").expect("an overlay");
+    let mut users = 0;
+    for (name, pod) in production.workloads() {
+        let container = container(pod);
+        if !environment(container).contains_key("DATABASE_URL") {
+            continue;
+        }
+        users += 1;
+        let folder = file.parent().and_then(Path::to_str);
+        let mount = list(&container["volumeMounts"]).iter().find(|it| it["mountPath"].as_str() == folder);
+        let mount = mount.unwrap_or_else(|| panic!("{name} does not have {}", file.display()));
+        let volume = list(&pod["volumes"]).iter().find(|it| it["name"] == mount["name"]).expect("a volume");
+        assert_eq!(volume["configMap"]["name"], "chatfn-database-ca");
+    }
+    assert_eq!(users, 3, "registry, event-ingest and the migration");
 }
 
 #[test]
