@@ -95,8 +95,8 @@ fmt: ## Formats the code.
 sqlx: setup ## Refreshes .sqlx, the data by which queries are checked without a database.
 	@services/dev/refresh-sqlx.sh .sqlx
 
-docs: setup ## Writes the pages of docs/ that are made of the code: settings, errors.
-	CHATFN_REFRESH_DOCS=1 $(CARGO) test --quiet --locked -p chatfn-dev --test docs
+docs: setup ## Writes the pages of docs/ that are made of the code: settings, errors, benchmarks, metrics.
+	CHATFN_REFRESH_DOCS=1 CHATFN_WRITE_METRICS=1 $(CARGO) test --quiet --locked -p chatfn-dev --test docs --test metrics
 
 digests: setup ## Records what the build makes of the sandbox's sources, after they have changed on purpose.
 	CHATFN_REFRESH_DIGESTS=1 $(CARGO) test --quiet --locked -p chatfn-engine --lib made_of::
