@@ -4,6 +4,7 @@
 //! with what the code would make of it now; `make docs` writes them anew.
 
 mod benchmarks;
+mod contract;
 mod errors;
 mod settings;
 
