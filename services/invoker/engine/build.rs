@@ -107,8 +107,15 @@ const COMPILE: [&str; 8] = [
 ];
 
 /// No plain -O: it makes clang run an installed wasm-opt, and older ones reject sign extension.
-const LINK: [&str; 5] =
-    ["-Wl,--lto-O3", "-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--stack-first", "-Wl,--strip-all"];
+/// The table is for the host to see that it is a fresh one.
+const LINK: [&str; 6] = [
+    "-Wl,--lto-O3",
+    "-mexec-model=reactor",
+    "-Wl,--gc-sections",
+    "-Wl,--stack-first",
+    "-Wl,--strip-all",
+    "-Wl,--export-table",
+];
 
 fn compile(tools: &toolchain::Tools, source: &Path, quickjs: &Path, guest: &Path, out: &Path) -> PathBuf {
     let object = out.join(source.file_stem().expect("a source has a name")).with_extension("o");

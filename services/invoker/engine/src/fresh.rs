@@ -139,6 +139,32 @@ pub(crate) fn give_back(memory: &mut [u8]) -> io::Result<()> {
     Ok(given?)
 }
 
+/// What an earlier run may have kept in a slot behind the memory that is there now. It cannot be compared while the memory
+/// is so small, so it is given back before the memory grows over it.
+#[derive(Debug, Default)]
+pub(crate) struct Behind {
+    memory: usize,
+    kept: usize,
+}
+
+impl Behind {
+    /// Of a memory in a slot that has kept up to so many bytes.
+    pub(crate) fn new(memory: &mut [u8], kept: usize) -> Self {
+        Self { memory: memory.as_mut_ptr().expose_provenance(), kept }
+    }
+
+    /// To be called before the memory grows, as long as it exists.
+    pub(crate) fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
+        let to = to.min(self.kept);
+        let start = NonNull::new(std::ptr::with_exposed_provenance_mut(self.memory + from));
+        let Some(start) = start.filter(|_| from < to) else { return Ok(()) };
+        // SAFETY: a memory of so many bytes was in a slot of the same size, and nobody has yet what is behind this one.
+        #[expect(unsafe_code, reason = "what is behind a memory is for the caller to know")]
+        let given = unsafe { madvise(start, to - from, MmapAdvise::MADV_DONTNEED) };
+        Ok(given?)
+    }
+}
+
 // Of the kernel's include/uapi/linux/fs.h; see its admin-guide/mm/pagemap.rst.
 
 nix::ioctl_readwrite!(pagemap_scan, b'f', 16, Scan);
@@ -242,6 +268,19 @@ mod tests {
         freshness.ensure(bytes).unwrap();
         assert!(bytes[..3 * PAGE] == image && bytes[3 * PAGE..].iter().all(|byte| *byte == 0));
         assert_eq!(freshness.restore(bytes, 0, 6 * PAGE), 0, "nothing is left to do");
+    }
+
+    #[test]
+    fn what_a_memory_grows_over_is_given_back_as_far_as_it_was_kept() {
+        let mut slot = Mapped::new(6);
+        let bytes = slot.bytes();
+        bytes.fill(77);
+        let behind = Behind::new(&mut bytes[..PAGE], 4 * PAGE);
+        behind.give_back(2 * PAGE, 3 * PAGE).unwrap();
+        behind.give_back(3 * PAGE, 6 * PAGE).unwrap();
+        behind.give_back(5 * PAGE, 6 * PAGE).unwrap();
+        let stale: Vec<_> = bytes.chunks(PAGE).map(|page| page.iter().any(|byte| *byte != 0)).collect();
+        assert_eq!(stale, [true, true, false, false, true, true]);
     }
 
     #[test]

@@ -40,14 +40,15 @@ pub enum OpResult {
     Service(ServiceLocation),
 }
 
-/// An HTTP request of a lambda.
+/// An HTTP request of a lambda: texts as the guest gave them, which may say anything. Only a guest that nobody has taken over
+/// sees to their form.
 #[derive(Debug, Clone)]
 pub struct FetchRequest {
-    /// One of DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT.
+    /// What the guest gave as the method. A sound one gives DELETE, GET, HEAD, OPTIONS, PATCH, POST or PUT.
     pub method: String,
-    /// An absolute URL as the WHATWG standard writes it, of any scheme.
+    /// What the guest gave as the URL. A sound one gives an absolute URL as the WHATWG standard writes it, of any scheme.
     pub url: String,
-    /// Names are in lower case; values are what the lambda gave.
+    /// What the guest gave as names and values. A sound one gives names in lower case.
     pub headers: Vec<(String, String)>,
     /// What to do when the answer is a redirect.
     pub redirect: Redirect,

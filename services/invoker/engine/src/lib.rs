@@ -33,7 +33,7 @@
 //!
 //! Top-level code runs once, when a function is prepared, and what it leaves is the start of every run. So
 //! `fetch`, timers and randomness are refused there; the date can be read, gives the time of the deploy, and
-//! is reported by [`Prepared::reads_clock_at_top_level`]. `eval` and `new Function` are disabled.
+//! is among the [`Prepared::warnings`]. `eval` and `new Function` are disabled.
 //!
 //! # Where to start reading
 //!
@@ -60,6 +60,7 @@ mod prepared;
 mod run;
 mod sandbox;
 mod snapshot;
+mod table;
 mod ticker;
 mod typescript;
 mod verdict;

@@ -1,21 +1,22 @@
 //! Slots for sandboxes, and the making of a sandbox in one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, InstancePre, Memory, Module, ModuleExport, OptLevel,
-    PoolingAllocationConfig, Store, TypedFunc, UpdateDeadline,
+    PoolingAllocationConfig, Store, Table, TypedFunc, UpdateDeadline,
 };
 
 use crate::delta::Delta;
 use crate::engine::EngineError;
-use crate::fresh::{self, Freshness};
+use crate::fresh::{self, Behind, Freshness};
 use crate::imports;
 use crate::sandbox::{DeadlinePassed, Sandbox};
+use crate::table;
 
 /// How deep WebAssembly may nest. Deep JavaScript meets the guest's own limit first and gets a RangeError.
 const WASM_STACK_BYTES: usize = 4 << 20;
@@ -81,10 +82,13 @@ pub(crate) struct Pool {
     freshness: Option<Arc<Freshness>>,
     /// Counts the runs, so that each slot's memory is given back now and then.
     runs: AtomicU64,
+    /// The most memory in bytes that a slot may have kept.
+    kept: AtomicUsize,
 }
 
 struct Exports {
     memory: ModuleExport,
+    table: ModuleExport,
     compile: ModuleExport,
     prepare: ModuleExport,
     run: ModuleExport,
@@ -97,6 +101,8 @@ pub(crate) struct Live {
     entry: Entry,
     /// How large its memory may become for its slot to keep it.
     kept_up_to: usize,
+    /// To be marked at its end.
+    pub(crate) table: Option<Table>,
 }
 
 /// What is done in a sandbox.
@@ -126,11 +132,20 @@ impl Pool {
             .map_err(EngineError::Image)?;
         let exports = Exports {
             memory: export(module, "memory")?,
+            table: export(module, "__indirect_function_table")?,
             compile: export(module, "compile")?,
             prepare: export(module, "prepare")?,
             run: export(module, "run")?,
         };
-        Ok(Self { engine, pre, exports, slots, freshness, runs: AtomicU64::new(0) })
+        Ok(Self {
+            engine,
+            pre,
+            exports,
+            slots,
+            freshness,
+            runs: AtomicU64::new(0),
+            kept: AtomicUsize::new(0),
+        })
     }
 
     /// Waits for a slot. `None` when there is none by the deadline. Drop the sandbox before the permit.
@@ -207,6 +222,7 @@ impl Pool {
         };
         let exported = instance.get_module_export(&mut store, name);
         let entry = exported.and_then(wasmtime::Extern::into_func).ok_or_else(missing)?;
+        let mut table = None;
         let entry = match stage {
             Stage::Compile { as_module } => Entry::Compile(entry.typed(&store)?, as_module),
             Stage::Prepare => Entry::Prepare(entry.typed(&store)?),
@@ -217,7 +233,12 @@ impl Pool {
                     memory.grow(&mut store, lacking.div_ceil(page) as u64)?;
                 }
                 if let Some(freshness) = &self.freshness {
-                    freshness.ensure(memory.data_mut(&mut store))?;
+                    let kept = self.kept.fetch_max(delta.memory_bytes(), Ordering::Relaxed);
+                    let (memory, sandbox) = memory.data_and_store_mut(&mut store);
+                    sandbox.memory.behind = Behind::new(memory, kept);
+                    freshness.ensure(memory)?;
+                    let exported = instance.get_module_export(&mut store, &self.exports.table);
+                    table = Some(exported.and_then(wasmtime::Extern::into_table).ok_or_else(missing)?);
                 }
                 delta.apply(memory.data_mut(&mut store));
                 Entry::Run(entry.typed(&store)?)
@@ -227,7 +248,12 @@ impl Pool {
             Stage::Compile { .. } | Stage::Prepare => usize::MAX,
             Stage::Run(delta) => self.kept_of_run(delta),
         };
-        Ok(Live { store, memory, entry, kept_up_to })
+        // From here on its end leaves marks in its table.
+        let mut live = Live { store, memory, entry, kept_up_to, table };
+        if table.is_some_and(|table| !table::is_fresh(&mut live.store, table)) {
+            return Err(wasmtime::Error::msg("the table of an earlier run was overlooked in its reset"));
+        }
+        Ok(live)
     }
 
     /// Wasmtime keeps for a slot whatever a run wrote, the lowest pages first, as far as it may, and restores all of it
@@ -272,6 +298,11 @@ impl Live {
 impl Drop for Live {
     // Here, so that a run that is cancelled does it, too.
     fn drop(&mut self) {
+        if let Some(table) = self.table
+            && let Err(error) = table::mark(&mut self.store, table)
+        {
+            tracing::error!(%error, "the table of a sandbox has no marks");
+        }
         if self.memory_bytes() > self.kept_up_to
             && let Err(error) = fresh::give_back(self.memory.data_mut(&mut self.store))
         {

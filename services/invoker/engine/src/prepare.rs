@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::call::Failure;
 use crate::engine::Engine;
 use crate::pool::Live;
-use crate::prepared::{Artifact, PrepareError, PrepareLimits, Prepared};
+use crate::prepared::{Artifact, LOGS, PrepareError, PrepareLimits, Prepared, READS_CLOCK};
 use crate::sandbox::{DeadlinePassed, Sandbox};
 use crate::verdict::{GuestFailure, GuestFailureKind, Verdict};
 
@@ -77,13 +77,13 @@ impl Engine {
         let delta = self.inner.delta(&live);
         let size = self.inner.size(&delta);
         let sandbox = live.take_sandbox();
+        let warnings = [(sandbox.reads_clock, READS_CLOCK), (!sandbox.logs.finish().0.is_empty(), LOGS)];
         let artifact = Artifact {
             engine_id: self.inner.id,
             source: sandbox.source,
             delta,
             size,
-            logs: sandbox.logs.finish().0,
-            reads_clock: sandbox.reads_clock,
+            warnings: warnings.into_iter().filter(|(is_so, _)| *is_so).map(|(_, warning)| warning).collect(),
         };
         let actual = artifact.size_bytes();
         if actual > limits.artifact_bytes {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::call::LogEntry;
 use crate::delta::Delta;
 use crate::engine::Size;
 
@@ -19,8 +18,7 @@ pub(crate) struct Artifact {
     pub(crate) source: Bytes,
     pub(crate) delta: Delta,
     pub(crate) size: Size,
-    pub(crate) logs: Vec<LogEntry>,
-    pub(crate) reads_clock: bool,
+    pub(crate) warnings: Vec<&'static str>,
 }
 
 impl Artifact {
@@ -36,17 +34,10 @@ impl Prepared {
         self.0.size_bytes()
     }
 
-    /// What its top-level code logged.
+    /// What its top-level code does that is allowed, and is seldom what its author means.
     #[must_use]
-    pub fn logs(&self) -> &[LogEntry] {
-        &self.0.logs
-    }
-
-    /// Whether its top-level code asked for the date. That is allowed, and worth a warning: what it drew is
-    /// the time of the deploy in every run.
-    #[must_use]
-    pub fn reads_clock_at_top_level(&self) -> bool {
-        self.0.reads_clock
+    pub fn warnings(&self) -> &[&'static str] {
+        &self.0.warnings
     }
 }
 
@@ -55,6 +46,13 @@ impl fmt::Debug for Prepared {
         f.debug_struct("Prepared").field("size_bytes", &self.size_bytes()).finish_non_exhaustive()
     }
 }
+
+/// See [`Prepared::warnings`].
+pub(crate) const READS_CLOCK: &str = "top-level code reads the clock: what it finds is the time when the function was deployed or \
+     loaded, in every run; for the time of the event, ask inside of the lambda";
+/// See [`Prepared::warnings`].
+pub(crate) const LOGS: &str = "top-level code logs, and nobody sees it: it runs when the function is deployed or loaded, not for \
+     each event; log inside of the lambda";
 
 /// What preparing a source may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +88,9 @@ impl Default for PrepareLimits {
         }
     }
 }
+
+/// In [`PrepareError::Unreadable`].
+pub(crate) const TAKES_TOO_LONG: &str = "that takes too long";
 
 /// Why a source cannot be deployed. Lines and columns count from 1; they are those of the source, and zero
 /// when they are not known.
@@ -203,6 +204,13 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
+    /// Whether it says only that time ran out. Of a source that was prepared before, that is no fault of its author's: it had
+    /// to share the processors with too many.
+    #[must_use]
+    pub fn ran_out_of_time(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Unreadable { why: TAKES_TOO_LONG })
+    }
+
     /// The platform could not make or use a sandbox.
     pub(crate) fn internal(source: wasmtime::Error) -> Self {
         Self::Internal { message: "the sandbox could not be made".to_owned(), source: Some(source) }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::call::{Call, LogLimits};
+use crate::fresh::Behind;
 use crate::imports::Hashing;
 use crate::logs::LogBuffer;
 use crate::ops::{OpLimits, Ops};
@@ -109,7 +110,7 @@ impl Sandbox {
             hashing: None,
             verdict: None,
             result_bytes: 0,
-            memory: MemoryLimit { bytes: memory, denied: false },
+            memory: MemoryLimit::new(memory),
             reads_clock: false,
         }
     }
@@ -126,17 +127,27 @@ impl Sandbox {
 pub(crate) struct MemoryLimit {
     pub(crate) bytes: usize,
     pub(crate) denied: bool,
+    pub(crate) behind: Behind,
+}
+
+impl MemoryLimit {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { bytes, denied: false, behind: Behind::default() }
+    }
 }
 
 impl wasmtime::ResourceLimiter for MemoryLimit {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let allowed = desired <= self.bytes;
         self.denied |= !allowed;
+        if allowed {
+            self.behind.give_back(current, desired)?;
+        }
         Ok(allowed)
     }
 

@@ -55,10 +55,16 @@ class RequestError extends Error {
 // A message is for people: enough of the body to recognise it.
 const MAX_SHOWN_CHARS = 1000;
 
+// The mark tells the platform, too, that a secret may have been cut.
+const shown = (body) => {
+  const text = String(typeof body === 'string' ? body : JSON.stringify(body));
+  return text.length > MAX_SHOWN_CHARS ? `${text.slice(0, MAX_SHOWN_CHARS)}…` : text;
+};
+
 class StatusCodeError extends Error {
   constructor(response, options) {
     const { statusCode, body } = response;
-    super(`${statusCode} - ${String(typeof body === 'string' ? body : JSON.stringify(body)).slice(0, MAX_SHOWN_CHARS)}`);
+    super(`${statusCode} - ${shown(body)}`);
     this.name = 'StatusCodeError';
     this.statusCode = statusCode;
     this.error = body;

@@ -158,7 +158,7 @@ async fn one_result_at_a_time_waits_to_be_taken() {
 }
 
 #[tokio::test]
-async fn headers_of_requests_and_questions_about_urls_are_bounded() {
+async fn headers_of_requests_and_questions_about_urls_and_time_zones_are_bounded() {
     let mut attacker = Attacker::new(call()).await;
     let long = format!(r#"{{"url":"https://a.test/{}","method":"GET"}}"#, "x".repeat(64 << 10));
     attacker.memory()[..4].copy_from_slice(&u32::try_from(long.len()).expect("short").to_le_bytes());
@@ -169,6 +169,13 @@ async fn headers_of_requests_and_questions_about_urls_are_bounded() {
     let question = format!(r#"["https://a.test/{}"]"#, "x".repeat(64 << 10));
     attacker.memory()[..question.len()].copy_from_slice(question.as_bytes());
     assert_eq!(attacker.call_named("call", &[1, 0, question.len() as u64]).await, Some(-1));
+
+    for (zeros, answer) in [(252, 1), (253, -1)] {
+        let question = format!("{} UTC", "0".repeat(zeros));
+        attacker.memory()[..question.len()].copy_from_slice(question.as_bytes());
+        assert_eq!(attacker.call_named("call", &[6, 0, question.len() as u64]).await, Some(answer));
+        assert_eq!(attacker.call_named("call_result", &[0, 1]).await, (answer == 1).then_some(0));
+    }
     assert_eq!(attacker.held_by_host(), 0);
 }
 

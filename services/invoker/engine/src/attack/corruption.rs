@@ -8,7 +8,9 @@ use crate::config::EngineConfig;
 use crate::engine::{Engine, Size};
 use crate::fresh::ResetPath;
 use crate::host::NoHost;
+use crate::pool::Live;
 use crate::prepared::{PrepareLimits, Prepared};
+use crate::table;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -102,6 +104,50 @@ async fn what_the_reset_overlooks_reaches_no_other_run() {
         }
         assert!(observe(&engine, &function).await == clean, "another run's bytes: {source}");
     }
+}
+
+#[tokio::test]
+async fn what_the_reset_of_a_larger_memory_overlooks_reaches_no_run_that_grows() {
+    let engine = engine();
+    if engine.reset_path() == ResetPath::CopyKept {
+        return;
+    }
+    let larger = prepare(&engine, &LARGE.replace("2e6", "4e6")).await;
+    let function = prepare(&engine, LARGE).await;
+    let mut at = 0;
+    let attack =
+        |memory: &mut [u8]| at = memory.last_mut().map_or(0, |it| (&raw mut *it).expose_provenance());
+    engine.run_attacked(&larger, call(PATIENCE), attack).await.expect("the platform works");
+    // SAFETY: as above; the slot's memory is as large as it was until the next run begins.
+    #[expect(unsafe_code, reason = "as the kernel would bring the page back")]
+    unsafe {
+        std::ptr::with_exposed_provenance_mut::<u8>(at).write(77);
+    }
+    let grow = |live: &mut Live| {
+        let before = live.memory_bytes();
+        live.memory.grow(&mut live.store, 64).expect("within the limit");
+        let grown = &live.memory.data(&live.store)[before..];
+        assert!(
+            (grown.as_ptr_range()).contains(&std::ptr::without_provenance(at)),
+            "the page is one of these"
+        );
+        assert!(grown.iter().all(|byte| *byte == 0), "another run's bytes");
+    };
+    engine.run_after(&function, call(PATIENCE), grow).await.expect("the platform works");
+}
+
+#[tokio::test]
+async fn a_table_that_a_run_has_left_is_not_fresh() {
+    let engine = engine();
+    let function = prepare(&engine, "async function lambda(input) { return input }").await;
+    let leave = |live: &mut Live| {
+        let Some(table) = live.table else { return }; // all of it is reset
+        assert!(table::is_fresh(&mut live.store, table));
+        table::mark(&mut live.store, table).expect("the table has its entries");
+        assert!(!table::is_fresh(&mut live.store, table));
+    };
+    engine.run_after(&function, call(PATIENCE), leave).await.expect("the platform works");
+    assert_eq!(observe(&engine, &function).await.1, Outcome::Returned { json: "[1]".to_owned() });
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use wasmtime::{InstancePre, Store, Trap};
 use self::values::Values;
 use crate::artifact;
 use crate::engine::{Engine, EngineError};
-use crate::prepared::{PrepareError, PrepareLimits};
+use crate::prepared::{PrepareError, PrepareLimits, TAKES_TOO_LONG};
 use crate::sandbox::DeadlinePassed;
 
 /// The module as the build found it.
@@ -105,7 +105,7 @@ async fn transform(
 
 fn why(trap: &wasmtime::Error, denied: bool) -> &'static str {
     if trap.is::<DeadlinePassed>() {
-        "that takes too long"
+        TAKES_TOO_LONG
     } else if denied {
         "that takes too much memory"
     } else if trap.downcast_ref() == Some(&Trap::StackOverflow) {

@@ -47,7 +47,7 @@ pub(super) struct Values {
 
 impl Values {
     pub(super) fn new(memory_bytes: usize) -> Self {
-        let memory = MemoryLimit { bytes: memory_bytes, denied: false };
+        let memory = MemoryLimit::new(memory_bytes);
         Self { values: Vec::new(), objects: Vec::new(), text_bytes: 0, memory }
     }
 

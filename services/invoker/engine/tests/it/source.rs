@@ -132,10 +132,21 @@ async fn what_top_level_code_leaves_is_bounded() {
 }
 
 #[tokio::test]
-async fn top_level_code_logs_within_the_same_bounds() {
-    let source = "for (let n = 0; n < 1e4; n++) console.log('line', n); async function lambda() { return 1 }";
-    let prepared = engine().prepare(source, LIMITS).await.unwrap();
-    assert_eq!(prepared.logs().len(), 101);
+async fn top_level_code_that_logs_or_reads_the_clock_is_warned_of() {
+    for (top_level, expected) in [
+        ("const luxon = require('luxon'); const then = new Date(0)", &[][..]),
+        ("for (let n = 0; n < 1e4; n++) console.log('line', n)", &["logs"]),
+        ("const begun = Date.now()", &["reads the clock"]),
+        ("console.warn(new Date())", &["reads the clock", "logs"]),
+    ] {
+        let source = format!("{top_level}; async function lambda() {{ console.log(Date.now()) }}");
+        let prepared = engine().prepare(&source, LIMITS).await.unwrap();
+        let warnings = prepared.warnings();
+        assert_eq!(warnings.len(), expected.len(), "{top_level}: {warnings:?}");
+        for (warning, part) in warnings.iter().zip(expected) {
+            assert!(warning.contains(part), "{top_level}: {warning}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ async fn no_source_is_too_much() {
     let ambiguous = format!("{}1", "a?(b):c=>".repeat(60));
     let error = refused(&ambiguous, limits).await;
     assert!(matches!(error, PrepareError::Unreadable { why: "that takes too long" }), "{error:?}");
+    assert!(error.ran_out_of_time());
     assert!(error.to_string().contains("simplify"), "{error}");
     // As deep as a source can be: refused by whatever gives up first, while the process does not notice.
     for part in ["(", "[", "{", "!", "a=>", "`${", "<T>(a=", "a<", "if(a)", "let a:(", "typeof "] {
