@@ -6,22 +6,20 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use chatfn_deployments::Deployments;
 use chatfn_domain::{
     event::{MAX_PAYLOAD_BYTES, child_idempotency_key},
     name::{AccountId, FunctionName},
     reasons::{Reason, runs},
 };
-use chatfn_engine::{FunctionFailure, FunctionOutcome, FunctionRequest, RunError};
+use chatfn_engine::{FunctionFailure, FunctionOutcome, FunctionRequest, PrepareError, RunError};
 use chatfn_proto::invoker::v1::{
     FailureKind, Header, InvocationEvent, LambdaFailure, RunReport, run_report::Outcome,
 };
 use chatfn_rpc::{Deadline, TraceParent};
 use serde::de::IgnoredAny;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout_at,
-};
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -29,9 +27,11 @@ use crate::{
     egress::EgressError,
     error::InvokerError,
     event::Event,
-    functions::{Functions, is_authors},
+    functions::{Functions, LoadError, is_authors},
     host::RunHost,
-    invoke::run_deadline,
+    invoke::load_within,
+    metrics,
+    places::{NoPlace, Places},
     run::{Run, Runner},
     secrets::SecretsRead,
 };
@@ -45,15 +45,14 @@ const MAX_IN_FAMILY: usize = 32;
 pub(crate) struct Children {
     deployments: Deployments,
     functions: Functions,
-    places: Arc<Semaphore>,
-    max: usize,
+    places: Arc<Places>,
 }
 
 impl Children {
     /// Up to `max` run at once.
     pub(crate) fn new(deployments: Deployments, functions: Functions, max: u32) -> Self {
-        let max = max as usize;
-        Self { deployments, functions, places: Arc::new(Semaphore::new(max)), max }
+        let places = Places::new("functions that others invoked", max as usize);
+        Self { deployments, functions, places }
     }
 }
 
@@ -87,12 +86,18 @@ enum Refused {
         "functions may invoke one another {MAX_DEPTH} levels deep; this would be one more. Do they go in circles?"
     )]
     TooDeep,
-    #[error("{what} ({limit}) run already; invoke fewer at once, or try again later")]
-    NoPlace { what: &'static str, limit: usize },
+    #[error("{0}; invoke fewer at once, or try again later")]
+    NoPlace(#[from] NoPlace),
+    #[error(
+        "as many functions as one event may have ({MAX_IN_FAMILY}) run already; invoke fewer at once, or try again later"
+    )]
+    LargeFamily,
     #[error("{0} is not deployed; deploy it first")]
     NotDeployed(FunctionName),
     #[error("too little time is left ({0:?}) to run it")]
     NoTime(Duration),
+    #[error("no sandbox became free in time to run it; try again later")]
+    NoSandbox,
     #[error("it cannot be loaded by this engine: {0}. Correct it and deploy it again")]
     NotLoadable(String),
     #[error("the platform failed to run it; try again")]
@@ -106,11 +111,26 @@ impl Refused {
             Self::InvalidName(_) => (runs::FUNCTION_NAME_INVALID, 400),
             Self::InvalidPayload => (runs::PAYLOAD_INVALID, 400),
             Self::TooDeep => (runs::NESTED_TOO_DEEP, 400),
-            Self::NoPlace { .. } => (runs::TOO_MANY_FUNCTIONS, 429),
+            Self::NoPlace(_) | Self::LargeFamily => (runs::TOO_MANY_FUNCTIONS, 429),
             Self::NotDeployed(_) => (runs::FUNCTION_NOT_DEPLOYED, 404),
-            Self::NoTime(_) => (runs::BUDGET_TOO_SMALL, 504),
+            Self::NoTime(_) | Self::NoSandbox => (runs::BUDGET_TOO_SMALL, 504),
             Self::NotLoadable(_) => (runs::NOT_LOADABLE, 404),
             Self::Platform => (runs::PLATFORM_FAILED, 500),
+        }
+    }
+
+    /// As what it counts.
+    fn counted(&self) -> metrics::Refused {
+        match self {
+            Self::NoPlace(error) => error.into(),
+            Self::LargeFamily | Self::NoSandbox => metrics::Refused::Overloaded,
+            Self::NotDeployed(_) => metrics::Refused::NotDeployed,
+            Self::NoTime(_) => metrics::Refused::BudgetTooSmall,
+            Self::InvalidName(_)
+            | Self::InvalidPayload
+            | Self::TooDeep
+            | Self::NotLoadable(_)
+            | Self::Platform => metrics::Refused::Other,
         }
     }
 }
@@ -126,12 +146,14 @@ impl RunHost {
         let shown = name.as_ref().map_or_else(|_| "(not a function)".to_owned(), ToString::to_string);
         let record = self.egress.record_function(shown);
         let runner = Arc::clone(&self.runner);
-        let prepared = name.and_then(|name| self.prepare(name, request));
+        let checked = name.and_then(|name| self.check_child(name, request));
         async move {
-            let outcome = match prepared {
-                Ok(child) => child.run(&runner).await.map_or_else(refused, of_report),
-                Err(error) => refused(error),
+            let ran = match checked {
+                Ok(child) => child.run(&runner).await,
+                Err(error) => Err(error),
             };
+            let ran = ran.inspect_err(|error| runner.metrics.refused(error.counted()));
+            let outcome = ran.map_or_else(refused, of_report);
             match &outcome {
                 FunctionOutcome::Returned { .. } => record.end_of_function(200, None),
                 FunctionOutcome::Failed(failure) => {
@@ -142,16 +164,9 @@ impl RunHost {
         }
     }
 
-    /// The checks that need no waiting.
-    fn prepare(&self, name: FunctionName, request: FunctionRequest) -> Result<Child, Refused> {
-        let payload_json = std::str::from_utf8(&request.payload_json).map_err(|_| Refused::InvalidPayload)?;
-        let is_json = serde_json::from_str::<IgnoredAny>(payload_json).is_ok();
-        if payload_json.len() > MAX_PAYLOAD_BYTES || !is_json {
-            return Err(Refused::InvalidPayload);
-        }
-        if self.family.depth >= MAX_DEPTH {
-            return Err(Refused::TooDeep);
-        }
+    /// The checks that need neither waiting nor work.
+    fn check_child(&self, name: FunctionName, request: FunctionRequest) -> Result<Child, Refused> {
+        check_bounds(&request.payload_json, self.family.depth)?;
         let parent = &self.event;
         let key = child_idempotency_key(&parent.key, &self.function, request.ordinal);
         let headers = request.headers.into_iter().map(|(key, value)| Header { key, value }).collect();
@@ -159,13 +174,15 @@ impl RunHost {
             event_id: parent.fields.event_id.clone(),
             conversation_id: parent.fields.conversation_id.clone(),
             attempt: parent.fields.attempt,
-            payload_json: payload_json.to_owned(),
+            // Not yet read.
+            payload_json: String::new(),
             headers,
             idempotency_key: key.to_string(),
         };
         Ok(Child {
             name,
             event: Event { fields, key },
+            payload_json: request.payload_json,
             family: Family { depth: self.family.depth + 1, ..self.family.clone() },
             trace: self.trace,
             deadline: self.deadline,
@@ -177,7 +194,9 @@ impl RunHost {
 /// A function that is about to run.
 struct Child {
     name: FunctionName,
+    /// Without its payload.
     event: Event,
+    payload_json: Bytes,
     family: Family,
     trace: Option<TraceParent>,
     /// The parent's.
@@ -188,22 +207,18 @@ struct Child {
 
 impl Child {
     async fn run(self, runner: &Arc<Runner>) -> Result<RunReport, Refused> {
-        let Self { name, event, family, trace, deadline, timeout } = self;
+        let Self { name, mut event, payload_json, family, trace, deadline, timeout } = self;
+        event.fields.payload_json = read_payload(&payload_json)?;
         let children = &runner.children;
         let live = children.deployments.function(&name).map_err(|_| Refused::Platform)?;
         let deployment = live.ok_or(Refused::NotDeployed(name))?;
-        let places = [
-            place(&children.places, "as many functions as this invoker runs for others", children.max)?,
-            place(&family.places, "as many functions as one event may have", MAX_IN_FAMILY)?,
-        ];
-        let deadline = run_deadline(Some(deadline), timeout).map_err(no_time)?.ok_or(Refused::Platform)?;
-        let loaded = timeout_at(deadline.instant(), children.functions.get(&deployment))
-            .await
-            .map_err(|_| Refused::NoTime(Duration::ZERO))?
-            .map_err(|error| {
-                if is_authors(&error) { Refused::NotLoadable(error.to_string()) } else { Refused::Platform }
-            })?;
-        let deadline = deadline.capped(deployment.settings.timeout);
+        let in_family = Arc::clone(&family.places).try_acquire_owned().map_err(|_| Refused::LargeFamily)?;
+        let places = (children.places.take(&deployment.function.account)?, in_family);
+        let load = children.functions.get(&deployment);
+        let call = Some(deadline.capped(timeout));
+        let (loaded, deadline) =
+            load_within(call, deployment.settings.timeout, load).await.map_err(no_time)?;
+        let loaded = loaded.map_err(not_loaded)?;
         let run = Run { deployment, loaded, event, trace, deadline };
         let runner = Arc::clone(runner);
         // A task of its own: it may use another core, and the stack of the parent's sandbox is not its own. It ends
@@ -215,7 +230,7 @@ impl Child {
         let task = AbortOnDropHandle::new(tokio::spawn(running.in_current_span()));
         match task.await {
             Ok(Ok(report)) => Ok(report),
-            Ok(Err(RunError::NoCapacity)) => Err(Refused::NoTime(Duration::ZERO)),
+            Ok(Err(RunError::NoCapacity)) => Err(Refused::NoSandbox),
             Ok(Err(error)) => {
                 tracing::error!(%error, "the engine cannot run a function for another");
                 Err(Refused::Platform)
@@ -228,8 +243,29 @@ impl Child {
     }
 }
 
-fn place(places: &Arc<Semaphore>, what: &'static str, limit: usize) -> Result<OwnedSemaphorePermit, Refused> {
-    Arc::clone(places).try_acquire_owned().map_err(|_| Refused::NoPlace { what, limit })
+/// What is checked before the parent goes on, which waits for this.
+fn check_bounds(payload_json: &[u8], depth: u32) -> Result<(), Refused> {
+    if payload_json.len() > MAX_PAYLOAD_BYTES {
+        return Err(Refused::InvalidPayload);
+    }
+    if depth >= MAX_DEPTH {
+        return Err(Refused::TooDeep);
+    }
+    Ok(())
+}
+
+fn read_payload(json: &[u8]) -> Result<String, Refused> {
+    let text = std::str::from_utf8(json).map_err(|_| Refused::InvalidPayload)?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|_| Refused::InvalidPayload)?;
+    Ok(text.to_owned())
+}
+
+fn not_loaded(error: LoadError) -> Refused {
+    match &*error {
+        PrepareError::NoCapacity => Refused::NoSandbox,
+        error if is_authors(error) => Refused::NotLoadable(error.to_string()),
+        _ => Refused::Platform,
+    }
 }
 
 fn no_time(error: InvokerError) -> Refused {
@@ -299,6 +335,16 @@ fn recorded(failure: &FunctionFailure) -> EgressError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_payload_is_read_after_its_bounds_are_checked() {
+        let checked = |json: &[u8], depth| check_bounds(json, depth).map_err(|error| error.reason().0.name());
+        assert_eq!(checked(b"no JSON, which costs time to find out", 0), Ok(()));
+        assert_eq!(checked(b"no JSON", MAX_DEPTH), Err("NESTED_TOO_DEEP"));
+        assert_eq!(checked(&vec![b' '; MAX_PAYLOAD_BYTES + 1], 0), Err("PAYLOAD_INVALID"));
+        assert!(read_payload(b"no JSON").is_err() && read_payload(b"\"\xff\"").is_err());
+        assert_eq!(read_payload(b"[1]").unwrap(), "[1]");
+    }
 
     #[test]
     fn functions_are_of_the_own_account() {

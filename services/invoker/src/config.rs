@@ -53,7 +53,8 @@ pub struct Config {
     #[arg(long, env = "CHATFN_INVOKER_MAX_RUNS", value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_runs: u32,
 
-    /// Most functions at once that run because another one invoked them; more are refused.
+    /// Most functions at once that run because another one invoked them; more are refused. A quarter is kept for
+    /// accounts that run less than others.
     #[arg(long, env = "CHATFN_INVOKER_MAX_CHILDREN", value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub max_children: u32,
 

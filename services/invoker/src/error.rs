@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chatfn_deployments::SchemaError;
-use chatfn_domain::name::{AccountId, FunctionName, TemplateName};
+use chatfn_domain::name::{FunctionName, TemplateName};
 use chatfn_engine::RunError;
 use chatfn_proto::validate::Violations;
 use chatfn_rpc::{ApiError, reasons};
 use tonic::Status;
 
-use crate::functions::LoadError;
+use crate::{functions::LoadError, places::NoPlace};
 
 /// When a caller that was refused for want of capacity is told to try again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -56,24 +56,9 @@ pub(crate) enum InvokerError {
         /// What is left of the call.
         left: Duration,
     },
-    /// As many runs or preparations as allowed.
-    #[error("{what} ({limit}) are in progress; nothing ran")]
-    Overloaded {
-        /// What is limited.
-        what: &'static str,
-        /// How many at once.
-        limit: usize,
-    },
-    /// An account has more than its share of the runs.
-    #[error(
-        "{held} runs of account {account} are in progress, and what is free is kept for others; nothing ran"
-    )]
-    AccountBusy {
-        /// The account.
-        account: AccountId,
-        /// Its runs.
-        held: usize,
-    },
+    /// As many runs, tests or preparations as allowed, of all or of the account.
+    #[error("{0}; nothing ran")]
+    NoPlace(#[from] NoPlace),
     /// The version cannot be prepared, and it is not its author's mistake.
     #[error("the function cannot be prepared")]
     Load(LoadError),
@@ -92,7 +77,7 @@ impl From<InvokerError> for Status {
                 reasons::FUNCTION_NOT_DEPLOYED,
                 format!("{message}: deploy it at the registry first"),
             )
-            .resource("chatfn.registry.v1.Function", function.to_string()),
+            .resource("function", function.to_string()),
             InvokerError::FunctionNotFound(function) => ApiError::new(
                 tonic::Code::NotFound,
                 reasons::FUNCTION_NOT_FOUND,
@@ -100,13 +85,13 @@ impl From<InvokerError> for Status {
                     "{message}: create it at the registry first, or give the lambda to test in the request"
                 ),
             )
-            .resource("chatfn.registry.v1.Function", function.to_string()),
+            .resource("function", function.to_string()),
             InvokerError::TemplateNotFound(template) => ApiError::new(
                 tonic::Code::NotFound,
                 reasons::TEMPLATE_NOT_FOUND,
                 format!("{message}: TemplateService.ListTemplates at the registry lists those that do"),
             )
-            .resource("chatfn.registry.v1.Template", format!("templates/{template}")),
+            .resource("template", format!("templates/{template}")),
             InvokerError::HostForbidden(_) => ApiError::permission_denied(
                 reasons::ROLE_REQUIRED,
                 format!(
@@ -138,10 +123,10 @@ impl From<InvokerError> for Status {
             InvokerError::BudgetTooSmall { .. } => {
                 ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, message)
             }
-            InvokerError::Overloaded { .. } => {
+            InvokerError::NoPlace(NoPlace::Full { .. }) => {
                 ApiError::resource_exhausted(reasons::OVERLOADED, message, RETRY_AFTER)
             }
-            InvokerError::AccountBusy { account, .. } => {
+            InvokerError::NoPlace(NoPlace::Busy { account, .. }) => {
                 ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, message, RETRY_AFTER)
                     .metadata("account", account.to_string())
             }
@@ -157,5 +142,29 @@ impl From<InvokerError> for Status {
             InvokerError::Run(error) => ApiError::internal(error),
         }
         .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_rpc::ErrorReport;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_called_as_everywhere() {
+        let function = || "accounts/acme/functions/chat.start".parse().unwrap();
+        for (error, kind, name) in [
+            (InvokerError::NotDeployed(function()), "function", "accounts/acme/functions/chat.start"),
+            (InvokerError::FunctionNotFound(function()), "function", "accounts/acme/functions/chat.start"),
+            (
+                InvokerError::TemplateNotFound("chat.start".parse().unwrap()),
+                "template",
+                "templates/chat.start",
+            ),
+        ] {
+            let resource = ErrorReport::from_status(&error.into()).resource.unwrap();
+            assert_eq!((&*resource.resource_type, &*resource.name), (kind, name));
+        }
     }
 }

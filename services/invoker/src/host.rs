@@ -1,4 +1,5 @@
-//! What the engine sees of the world outside: what one run may ask for.
+//! What the engine sees of the world outside: what one run may ask for. The half about other functions is in
+//! `children.rs`.
 
 use std::{future::ready, sync::Arc};
 

@@ -44,7 +44,7 @@ impl Invoker {
         context: &CallContext,
     ) -> Result<RunReport, InvokerError> {
         let invoked = self.try_invoke(request, context).await;
-        invoked.inspect_err(|error| self.metrics.refused(error))
+        invoked.inspect_err(|error| self.metrics.refused(error.into()))
     }
 
     async fn try_invoke(
@@ -60,15 +60,7 @@ impl Invoker {
         let _place = self.places.take(&deployment.function.account)?;
 
         let load = self.functions.get(&deployment);
-        let loaded = match run_deadline(context.deadline, Duration::MAX)? {
-            None => load.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.instant(), load)
-                .await
-                .map_err(|_| InvokerError::BudgetTooSmall { left: Duration::ZERO })?,
-        };
-        // Loading is not the lambda's time; only the call's deadline counts it.
-        let timeout = deployment.settings.timeout;
-        let deadline = run_deadline(context.deadline, timeout)?.unwrap_or_else(|| Deadline::after(timeout));
+        let (loaded, deadline) = load_within(context.deadline, deployment.settings.timeout, load).await?;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) if is_authors(&error) => {
@@ -82,6 +74,23 @@ impl Invoker {
         let run = Run { deployment, loaded, event, trace: context.trace, deadline };
         self.runner.run(run).await.map_err(InvokerError::Run)
     }
+}
+
+/// What `load` gives, if it does while a run is still worth its sandbox; and when that run, which may take `timeout`, has
+/// to end. Loading is not the lambda's time: only the call's deadline counts it.
+pub(crate) async fn load_within<T>(
+    call: Option<Deadline>,
+    timeout: Duration,
+    load: impl Future<Output = T>,
+) -> Result<(T, Deadline), InvokerError> {
+    let loaded = match run_deadline(call, Duration::MAX)? {
+        None => load.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.instant(), load)
+            .await
+            .map_err(|_| InvokerError::BudgetTooSmall { left: Duration::ZERO })?,
+    };
+    let deadline = run_deadline(call, timeout)?.unwrap_or_else(|| Deadline::after(timeout));
+    Ok((loaded, deadline))
 }
 
 /// When a run that starts now and may take `timeout` has to end, so that its report arrives before the call's deadline.
@@ -116,5 +125,20 @@ mod tests {
         assert_eq!(deadline(15, 1_000), Ok(5));
         assert!(deadline(14, 1_000).unwrap_err().starts_with("14ms are left"));
         assert!(run_deadline(None, Duration::from_secs(1)).unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_loads_too_slowly_does_not_start() {
+        let load = async |call: u64, takes: u64| {
+            let load = tokio::time::sleep(Duration::from_millis(takes));
+            let call = Deadline::after(Duration::from_millis(call));
+            let loaded = load_within(Some(call), Duration::from_millis(50), load).await;
+            loaded.map(|((), deadline)| deadline.remaining().as_millis()).map_err(|error| error.to_string())
+        };
+        assert_eq!(load(1000, 900).await, Ok(50), "the time of the lambda begins afterwards");
+        assert_eq!(load(1000, 960).await.unwrap_err().split(' ').next(), Some("0ns"), "out of time");
+        assert_eq!(load(100, 88).await.unwrap_err().split(' ').next(), Some("12ms"), "too little is left");
+        let unbounded = load_within(None, Duration::from_millis(50), async {}).await.unwrap();
+        assert_eq!(unbounded.1.remaining().as_millis(), 50);
     }
 }

@@ -26,6 +26,7 @@ pub mod keeper;
 mod metrics;
 mod places;
 mod prepare;
+mod rate;
 mod report;
 mod run;
 mod secrets;
@@ -47,7 +48,7 @@ use chatfn_rpc::{
     ClientConfig, ClientMetrics, MAX_MESSAGE_BYTES, Security, Server, Service, Shutdown, TaskGroup, connect,
 };
 use chatfn_telemetry::{Endpoint, EndpointError};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use cli::{Cli, Command};
@@ -167,7 +168,7 @@ async fn serve(
     let functions =
         Functions::new(engine.clone(), config.prepared_bytes, config.max_prepares, metrics.clone());
     InvokerMetrics::observe_functions(endpoint.metrics(), &functions);
-    let places = Arc::new(Places::new(config.max_runs as usize));
+    let places = Places::new("runs", config.max_runs as usize);
     InvokerMetrics::observe_places(endpoint.metrics(), &places);
 
     let runner = Runner {
@@ -191,7 +192,7 @@ async fn serve(
         metrics,
     });
     let tester = Tester {
-        tests: Semaphore::new(MAX_TESTS),
+        tests: Places::new("tests", MAX_TESTS),
         drafts: Drafts::new(registry),
         schemas: Schemas::default(),
         invoker: Arc::clone(&invoker),

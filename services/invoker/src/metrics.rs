@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chatfn_engine::{Engine, ResetPath, Timing};
+use chatfn_engine::{Engine, PrepareError, ResetPath, RunError, Timing};
 use chatfn_proto::invoker::v1::{FailureKind, RunReport, run_report::Outcome};
 use chatfn_rpc::Deadline;
 use chatfn_telemetry::{
@@ -11,7 +11,11 @@ use chatfn_telemetry::{
 use tokio::time::Instant;
 
 use crate::{
-    confine::InForce, egress::EgressError, error::InvokerError, functions::Functions, places::Places,
+    confine::InForce,
+    egress::EgressError,
+    error::InvokerError,
+    functions::Functions,
+    places::{NoPlace, Places},
 };
 
 label_values! {
@@ -118,8 +122,8 @@ declare! {
             .means("Runs that ended, tests and functions that others invoked included, by what they came to.")
             .when_off("crashed or engine_failed: report it, with the log. timeout and out_of_memory of many accounts at once: this machine is overloaded. The others are their authors' business."),
         REFUSED: Metric::counter("chatfn_invoker_runs_refused_total").by(&[Refused::LABEL])
-            .means("Runs that were refused before anything ran. Who asks may ask again.")
-            .when_off("overloaded: add replicas, or raise --max-runs with the memory for it. account_busy: one account sends more than its share."),
+            .means("Runs that were refused before anything ran, tests and functions that others invoked included. Who asks may ask again.")
+            .when_off("overloaded: add replicas, or raise --max-runs (--max-children for functions that others invoke) with the memory for it. account_busy: one account sends more than its share."),
         RUN: Metric::histogram("chatfn_invoker_run_seconds", buckets::SECONDS)
             .means("How long runs took, their waits for answers from outside included, waiting for a sandbox not.")
             .when_off("Longer than usual: what lambdas call is slow (chatfn_invoker_egress_requests_total), or the processors are the limit."),
@@ -166,6 +170,29 @@ declare! {
         CONFINEMENT: Metric::gauge("chatfn_invoker_confinement").by(&[BY])
             .means("1 for what confines this process.")
             .when_off("0 in production: a lambda that breaks out has what this user has; see --confinement and the log of the start."),
+    }
+}
+
+impl From<&NoPlace> for Refused {
+    fn from(error: &NoPlace) -> Self {
+        match error {
+            NoPlace::Full { .. } => Self::Overloaded,
+            NoPlace::Busy { .. } => Self::AccountBusy,
+        }
+    }
+}
+
+impl From<&InvokerError> for Refused {
+    fn from(error: &InvokerError) -> Self {
+        match error {
+            InvokerError::NoPlace(no_place) => no_place.into(),
+            InvokerError::Run(RunError::NoCapacity) => Self::Overloaded,
+            InvokerError::Load(error) if matches!(**error, PrepareError::NoCapacity) => Self::Overloaded,
+            InvokerError::BudgetTooSmall { .. } => Self::BudgetTooSmall,
+            InvokerError::NotDeployed(_) => Self::NotDeployed,
+            InvokerError::NoSnapshot(_) => Self::NoSnapshot,
+            _ => Self::Other,
+        }
     }
 }
 
@@ -274,15 +301,7 @@ impl InvokerMetrics {
     }
 
     /// Nothing ran.
-    pub(crate) fn refused(&self, error: &InvokerError) {
-        let reason = match error {
-            InvokerError::Overloaded { .. } => Refused::Overloaded,
-            InvokerError::AccountBusy { .. } => Refused::AccountBusy,
-            InvokerError::BudgetTooSmall { .. } => Refused::BudgetTooSmall,
-            InvokerError::NotDeployed(_) => Refused::NotDeployed,
-            InvokerError::NoSnapshot(_) => Refused::NoSnapshot,
-            _ => Refused::Other,
-        };
+    pub(crate) fn refused(&self, reason: Refused) {
         self.0.refused.of(reason).inc();
     }
 
@@ -340,5 +359,30 @@ impl InvokerMetrics {
         let count = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
         self.0.sent.inc_by(count(sent));
         self.0.received.inc_by(count(received));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn want_of_capacity_counts_as_overload_however_it_shows() {
+        let account = || "acme".parse().unwrap();
+        for (error, reason) in [
+            (InvokerError::NoPlace(NoPlace::Full { what: "runs", limit: 1 }), Refused::Overloaded),
+            (
+                InvokerError::NoPlace(NoPlace::Busy { what: "runs", account: account(), held: 1 }),
+                Refused::AccountBusy,
+            ),
+            (InvokerError::Run(RunError::NoCapacity), Refused::Overloaded),
+            (InvokerError::Load(Arc::new(PrepareError::NoCapacity)), Refused::Overloaded),
+            (InvokerError::Run(RunError::InvalidCall("")), Refused::Other),
+            (InvokerError::BudgetTooSmall { left: Duration::ZERO }, Refused::BudgetTooSmall),
+        ] {
+            assert_eq!(Refused::from(&error).index(), reason.index(), "{error}");
+        }
     }
 }

@@ -1,24 +1,24 @@
-//! Places for runs, divided among accounts.
+//! Places for runs and whatever else accounts compete for, divided among them.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use chatfn_domain::name::AccountId;
 
-use crate::error::InvokerError;
-
 /// One in so many places is kept for accounts that have few.
 const RESERVE: usize = 4;
 
-/// A number of places, one for each run.
+/// A number of places, one for each run; or of bytes.
 ///
 /// Three quarters go to whoever comes first. The last quarter is for accounts that hold less than their share: what each
-/// would have if all that run something now, and one more, had the same. So an account that sends without end leaves
+/// would have if all that hold something now, and one more, had the same. So an account that sends without end leaves
 /// room to whoever comes, and what it leaves cannot be taken by one other account alone.
 #[derive(Debug)]
 pub(crate) struct Places {
+    /// What they are for, in the plural.
+    what: &'static str,
     max: usize,
     taken: Mutex<Taken>,
 }
@@ -29,16 +29,41 @@ struct Taken {
     by_account: HashMap<AccountId, usize>,
 }
 
-/// Leave to run a lambda, as long as it is held.
+/// Leave to run a lambda, or whatever the places are for, as long as it is held.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
-    places: &'a Places,
+pub(crate) struct Place {
+    places: Arc<Places>,
     account: AccountId,
+    size: usize,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoPlace {
+    /// All are taken.
+    #[error("as many {what} as this invoker allows ({limit}) are in progress")]
+    Full {
+        /// What is limited.
+        what: &'static str,
+        /// How many at once.
+        limit: usize,
+    },
+    /// An account has more than its share.
+    #[error("{held} {what} of account {account} are in progress, and what is free is kept for others")]
+    Busy {
+        /// What is limited.
+        what: &'static str,
+        /// The account.
+        account: AccountId,
+        /// How many it has.
+        held: usize,
+    },
 }
 
 impl Places {
-    pub(crate) fn new(max: usize) -> Self {
-        Self { max, taken: Mutex::default() }
+    /// `max` places for `what`, which is in the plural.
+    pub(crate) fn new(what: &'static str, max: usize) -> Arc<Self> {
+        Arc::new(Self { what, max, taken: Mutex::default() })
     }
 
     /// How many there are.
@@ -52,22 +77,25 @@ impl Places {
     }
 
     /// Takes a place at once, or says why there is none.
-    pub(crate) fn take(&self, account: &AccountId) -> Result<Place<'_>, InvokerError> {
+    pub(crate) fn take(self: &Arc<Self>, account: &AccountId) -> Result<Place, NoPlace> {
+        self.take_many(account, 1)
+    }
+
+    /// Takes so many as one.
+    pub(crate) fn take_many(self: &Arc<Self>, account: &AccountId, size: usize) -> Result<Place, NoPlace> {
         let mut taken = self.taken();
-        if taken.all >= self.max {
-            return Err(InvokerError::Overloaded {
-                what: "as many runs as this invoker allows",
-                limit: self.max,
-            });
+        let free = self.max - taken.all;
+        if size > free {
+            return Err(NoPlace::Full { what: self.what, limit: self.max });
         }
         let held = taken.by_account.get(account).copied().unwrap_or(0);
         let share = self.max / (taken.by_account.len() + 1 + usize::from(held == 0));
-        if self.max - taken.all <= self.max / RESERVE && held > 0 && held >= share {
-            return Err(InvokerError::AccountBusy { account: account.clone(), held });
+        if free - size < self.max / RESERVE && held > 0 && held + size > share {
+            return Err(NoPlace::Busy { what: self.what, account: account.clone(), held });
         }
-        taken.all += 1;
-        *taken.by_account.entry(account.clone()).or_default() += 1;
-        Ok(Place { places: self, account: account.clone() })
+        taken.all += size;
+        *taken.by_account.entry(account.clone()).or_default() += size;
+        Ok(Place { places: Arc::clone(self), account: account.clone(), size })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -76,12 +104,19 @@ impl Places {
     }
 }
 
-impl Drop for Place<'_> {
+impl Place {
+    /// Holds another one of the same account's as well, as one.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        self.size += std::mem::take(&mut other.size);
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
-        taken.all -= 1;
+        taken.all -= self.size;
         if let Some(held) = taken.by_account.get_mut(&self.account) {
-            *held -= 1;
+            *held -= self.size;
             if *held == 0 {
                 taken.by_account.remove(&self.account);
             }
@@ -99,28 +134,42 @@ mod tests {
         format!("a{n}").parse().unwrap()
     }
 
-    fn fill(places: &Places, n: usize) -> Vec<Place<'_>> {
+    fn fill(places: &Arc<Places>, n: usize) -> Vec<Place> {
         std::iter::from_fn(|| places.take(&account(n)).ok()).collect()
     }
 
     #[test]
     fn a_flood_leaves_room_to_whoever_comes() {
-        let places = Places::new(100);
+        let places = Places::new("runs", 100);
         let flood = fill(&places, 1);
         assert_eq!(flood.len(), 75);
-        assert!(matches!(places.take(&account(1)), Err(InvokerError::AccountBusy { held: 75, .. })));
+        assert!(matches!(places.take(&account(1)), Err(NoPlace::Busy { held: 75, .. })));
         let second = fill(&places, 2);
         assert_eq!(second.len(), 25, "less than a third of all");
-        assert!(matches!(places.take(&account(3)), Err(InvokerError::Overloaded { limit: 100, .. })));
+        assert!(matches!(places.take(&account(3)), Err(NoPlace::Full { limit: 100, .. })));
         drop(second);
         let many: Vec<_> = (2..27).filter_map(|n| places.take(&account(n)).ok()).collect();
         assert_eq!(many.len(), 25, "each of them gets a first place");
     }
 
     #[test]
+    fn bytes_are_divided_by_their_number() {
+        let places = Places::new("bytes", 1000);
+        let mut flood = places.take_many(&account(1), 600).unwrap();
+        assert!(matches!(places.take_many(&account(1), 151), Err(NoPlace::Busy { held: 600, .. })));
+        flood.merge(places.take_many(&account(1), 150).unwrap());
+        let second = places.take_many(&account(2), 200).unwrap();
+        assert!(matches!(places.take_many(&account(2), 100), Err(NoPlace::Full { limit: 1000, .. })));
+        drop(flood);
+        assert_eq!(places.in_use(), 200);
+        drop(second);
+        assert!(places.taken().all == 0 && places.taken().by_account.is_empty());
+    }
+
+    #[test]
     fn few_places_are_not_divided() {
         for max in 1..RESERVE {
-            assert_eq!(fill(&Places::new(max), 1).len(), max);
+            assert_eq!(fill(&Places::new("runs", max), 1).len(), max);
         }
     }
 
@@ -130,7 +179,7 @@ mod tests {
             max in 1usize..40,
             steps in prop::collection::vec((0usize..5, any::<bool>()), 0..300),
         ) {
-            let places = Places::new(max);
+            let places = Places::new("runs", max);
             let mut held = Vec::new();
             for (n, takes) in steps {
                 if takes {

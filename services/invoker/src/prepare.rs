@@ -1,11 +1,14 @@
 //! Whether a source could be deployed.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use chatfn_domain::settings::Language;
+use chatfn_domain::{
+    name::{AccountId, FunctionName},
+    settings::Language,
+};
 use chatfn_engine::{Engine, PrepareError, PrepareLimits, Prepared};
 use chatfn_proto::{
-    convert::{to_duration, to_language},
+    convert::{parse, to_duration, to_language},
     invoker::v1::{BuildError, BuildErrorKind, PrepareRequest, PreparedSource, prepare_response::Outcome},
 };
 use tokio::sync::Semaphore;
@@ -13,42 +16,47 @@ use tokio::sync::Semaphore;
 use crate::{
     error::InvokerError,
     functions::{PREPARE_TIMEOUT, is_authors},
+    places::Places,
     source,
 };
 
 /// Calls that wait for each preparation that may be under way.
 const WAITING_PER_PREPARE: usize = 8;
+/// Stands for the accounts of requests that name none: those of a registry of an earlier release.
+const UNNAMED: &str = "unnamed";
 
 /// Prepares sources for deployers and testers. Has limits of its own, so that deploys cannot starve runs.
 pub(crate) struct Preparer {
     engine: Engine,
     under_way: Semaphore,
     /// Preparations under way and calls that wait for one.
-    accepted: Semaphore,
-    max_accepted: usize,
+    accepted: Arc<Places>,
 }
 
 impl Preparer {
     /// Prepares up to `max_prepares` sources at once.
     pub(crate) fn new(engine: Engine, max_prepares: u32) -> Self {
         let max_prepares = max_prepares as usize;
-        let max_accepted = max_prepares * (1 + WAITING_PER_PREPARE);
         Self {
             engine,
             under_way: Semaphore::new(max_prepares),
-            accepted: Semaphore::new(max_accepted),
-            max_accepted,
+            accepted: Places::new("preparations", max_prepares * (1 + WAITING_PER_PREPARE)),
         }
     }
 
     /// Prepares a source and throws the outcome away. Cancel safe.
     pub(crate) async fn prepare(&self, request: PrepareRequest) -> Result<Outcome, InvokerError> {
         let begun = Instant::now();
+        let account = match request.function.as_str() {
+            "" => UNNAMED.parse().expect("an account"),
+            function => parse::<FunctionName>("function", function)?.account,
+        };
         let language = to_language(request.language());
-        Ok(match self.build(&request.source, language, request.memory_mib).await? {
+        Ok(match self.build(&account, &request.source, language, request.memory_mib).await? {
             Ok(prepared) => Outcome::Prepared(PreparedSource {
                 size_bytes: i64::try_from(prepared.size_bytes()).unwrap_or(i64::MAX),
                 duration: Some(to_duration(begun.elapsed())),
+                warnings: to_warnings(&prepared),
             }),
             Err(error) => Outcome::BuildError(error),
         })
@@ -58,16 +66,13 @@ impl Preparer {
     /// default. Cancel safe.
     pub(crate) async fn build(
         &self,
+        account: &AccountId,
         source: &str,
         language: Language,
         memory_mib: u32,
     ) -> Result<Result<Prepared, BuildError>, InvokerError> {
-        let overloaded = || InvokerError::Overloaded {
-            what: "as many preparations as this invoker allows",
-            limit: self.max_accepted,
-        };
-        let _accepted = self.accepted.try_acquire().map_err(|_| overloaded())?;
-        let _under_way = self.under_way.acquire().await.map_err(|_| overloaded())?;
+        let _accepted = self.accepted.take(account)?;
+        let _under_way = self.under_way.acquire().await.expect("it is never closed");
         let default = PrepareLimits::default();
         let memory_bytes = match memory_mib {
             0 => default.memory_bytes,
@@ -80,6 +85,11 @@ impl Preparer {
             Err(error) => Err(InvokerError::Load(error.into())),
         }
     }
+}
+
+/// What the author should know of a source that can be deployed.
+pub(crate) fn to_warnings(prepared: &Prepared) -> Vec<String> {
+    prepared.warnings().iter().map(ToString::to_string).collect()
 }
 
 fn to_build_error(error: PrepareError) -> BuildError {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chatfn_deployments::Deployment;
-use chatfn_engine::{Call, Engine, RunError};
+use chatfn_engine::{Call, Engine, LogLimits, RunError};
 use chatfn_proto::invoker::v1::RunReport;
 use chatfn_rpc::{Deadline, TraceParent};
 use chatfn_telemetry::Traces;
@@ -16,7 +16,7 @@ use crate::{
     host::RunHost,
     metrics::InvokerMetrics,
     report,
-    secrets::Secrets,
+    secrets::{ReportLimits, Secrets},
     service_url::ServiceUrl,
 };
 
@@ -57,9 +57,9 @@ impl Runner {
     /// The engine cannot run anything. A lambda that fails is a report.
     pub(crate) async fn run(self: &Arc<Self>, run: Run) -> Result<RunReport, RunError> {
         let family = Family::default();
-        let mut report = self.run_in(&family, run).await?;
-        family.secrets.redact(&mut report, MAX_RESULT_BYTES);
-        Ok(report)
+        let report = self.run_in(&family, run).await?;
+        let limits = ReportLimits { result_bytes: MAX_RESULT_BYTES, logs: LogLimits::default() };
+        Ok(self.secrets.redact(&family.secrets, report, limits).await)
     }
 
     /// The same for a run that may belong to another one. The report holds the secrets that were read: it is for the

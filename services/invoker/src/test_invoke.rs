@@ -13,13 +13,12 @@ use chatfn_domain::{
 use chatfn_proto::{
     convert::{from_test_settings, parse},
     invoker::v1::{
-        BuildError, InvocationEvent, PayloadProblem, RunReport, TestInvokeRequest, TestInvokeResponse,
-        TestLambda, TestedSource, test_invoke_response::Outcome,
+        InvocationEvent, PayloadProblem, TestInvokeRequest, TestInvokeResponse, TestLambda, TestedSource,
+        test_invoke_response::Outcome,
     },
     validate::Violations,
 };
-use chatfn_rpc::{CallContext, Deadline};
-use tokio::sync::Semaphore;
+use chatfn_rpc::CallContext;
 use uuid::Uuid;
 
 use crate::{
@@ -27,8 +26,9 @@ use crate::{
     error::InvokerError,
     event::Event,
     functions::Loaded,
-    invoke::{Invoker, run_deadline},
-    prepare::Preparer,
+    invoke::{Invoker, load_within, run_deadline},
+    places::Places,
+    prepare::{Preparer, to_warnings},
     run::Run,
 };
 
@@ -39,7 +39,7 @@ pub(crate) const MAX_TESTS: usize = 16;
 /// come under the same limits; what it prepares is dropped after the run and takes no live version's place.
 pub(crate) struct Tester {
     /// Tests that may begin now. They wait for the registry and for a preparation before they take a run.
-    pub(crate) tests: Semaphore,
+    pub(crate) tests: Arc<Places>,
     pub(crate) drafts: Drafts,
     pub(crate) schemas: Schemas,
     pub(crate) invoker: Arc<Invoker>,
@@ -49,6 +49,15 @@ pub(crate) struct Tester {
 impl Tester {
     /// Runs a test. Cancel safe: dropping the future ends the lambda and its outbound calls.
     pub(crate) async fn test(
+        &self,
+        request: TestInvokeRequest,
+        context: &CallContext,
+    ) -> Result<TestInvokeResponse, InvokerError> {
+        let tested = self.try_test(request, context).await;
+        tested.inspect_err(|error| self.invoker.metrics.refused(error.into()))
+    }
+
+    async fn try_test(
         &self,
         mut request: TestInvokeRequest,
         context: &CallContext,
@@ -63,21 +72,28 @@ impl Tester {
         let event = event(request, &template);
         let payload_problems = self.payload_problems(&template, &event)?;
         run_deadline(context.deadline, Duration::MAX)?;
-        let _test = self.tests.try_acquire().map_err(|_| InvokerError::Overloaded {
-            what: "as many tests as an invoker allows",
-            limit: MAX_TESTS,
-        })?;
+        let _test = self.tests.take(&name.account)?;
 
         let (source, draft) = match lambda {
             Some(draft) => (TestedSource::Given, draft),
             None => (TestedSource::Draft, self.drafts.get(&name, context).await?),
         };
-        let outcome = match self.load(&draft, context.deadline).await? {
+        let FunctionSettings { language, memory_mib, timeout, .. } = draft.settings;
+        let build = self.preparer.build(&name.account, &draft.source, language, memory_mib);
+        let (built, deadline) = load_within(context.deadline, timeout, build).await?;
+        let mut warnings = Vec::new();
+        let outcome = match built? {
             Err(build_error) => Outcome::BuildError(build_error),
-            Ok(loaded) => {
+            Ok(prepared) => {
+                warnings = to_warnings(&prepared);
                 // Held until the run is over, as for what is live.
                 let _place = self.invoker.places.take(&name.account)?;
-                Outcome::Report(self.run(name, draft, loaded, event.clone(), context).await?)
+                let loaded = Loaded::new(prepared, &draft.settings);
+                let trace = context.trace;
+                let event = Event::read(&name, event.clone())?;
+                let deployment = Arc::new(undeployed(name, draft));
+                let run = Run { deployment, loaded, event, trace, deadline };
+                Outcome::Report(self.invoker.runner.run(run).await.map_err(InvokerError::Run)?)
             }
         };
         Ok(TestInvokeResponse {
@@ -85,6 +101,7 @@ impl Tester {
             outcome: Some(outcome),
             event: Some(event),
             payload_problems,
+            warnings,
         })
     }
 
@@ -121,42 +138,16 @@ impl Tester {
             |SchemaProblem { field, description }: SchemaProblem| PayloadProblem { field, description };
         Ok(problems.into_iter().map(to_wire).collect())
     }
+}
 
-    async fn load(
-        &self,
-        draft: &Draft,
-        call: Option<Deadline>,
-    ) -> Result<Result<Loaded, BuildError>, InvokerError> {
-        let build = self.preparer.build(&draft.source, draft.settings.language, draft.settings.memory_mib);
-        let built = match run_deadline(call, Duration::MAX)? {
-            None => build.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.instant(), build)
-                .await
-                .map_err(|_| InvokerError::BudgetTooSmall { left: Duration::ZERO })?,
-        }?;
-        Ok(built.map(|prepared| Loaded::new(prepared, &draft.settings)))
-    }
-
-    async fn run(
-        &self,
-        function: FunctionName,
-        draft: Draft,
-        loaded: Loaded,
-        event: InvocationEvent,
-        context: &CallContext,
-    ) -> Result<RunReport, InvokerError> {
-        let timeout = draft.settings.timeout;
-        let deadline = run_deadline(context.deadline, timeout)?.unwrap_or_else(|| Deadline::after(timeout));
-        let event = Event::read(&function, event)?;
-        let deployment = Arc::new(Deployment {
-            function,
-            version: VersionNumber::NONE,
-            digest: String::new(),
-            settings: draft.settings,
-            source: draft.source.into(),
-        });
-        let run = Run { deployment, loaded, event, trace: context.trace, deadline };
-        self.invoker.runner.run(run).await.map_err(InvokerError::Run)
+/// A draft as what is live.
+fn undeployed(function: FunctionName, draft: Draft) -> Deployment {
+    Deployment {
+        function,
+        version: VersionNumber::NONE,
+        digest: String::new(),
+        settings: draft.settings,
+        source: draft.source.into(),
     }
 }
 

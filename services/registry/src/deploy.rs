@@ -79,16 +79,22 @@ impl Registry {
                 let candidate = self.candidate(&deploy).await?;
                 // No connection is held meanwhile: an invoker that takes its time must not use up the pool.
                 let asked = Instant::now();
-                let prepared = self.invoker.prepare(&candidate.source, &candidate.settings, context).await;
+                let Candidate { source, settings, .. } = &candidate;
+                let prepared = self.invoker.prepare(&deploy.name, source, settings, context).await;
                 self.metrics.prepared(asked.elapsed());
-                let prepared = prepared?;
-                if let Err(error) = prepared {
-                    if !is_dry {
-                        self.keep_failure(&deploy, &candidate, &mutation, &error).await?;
+                let warnings = match prepared? {
+                    Ok(warnings) => warnings,
+                    Err(error) => {
+                        if !is_dry {
+                            self.keep_failure(&deploy, &candidate, &mutation, &error).await?;
+                        }
+                        return Err(RegistryError::BuildFailed {
+                            function: deploy.name,
+                            error: Box::new(error),
+                        });
                     }
-                    return Err(RegistryError::BuildFailed { function: deploy.name, error: Box::new(error) });
-                }
-                self.make_live(&deploy, &candidate, mutation).await?
+                };
+                self.make_live(&deploy, &candidate, warnings, mutation).await?
             }
         };
         if !is_dry {
@@ -207,6 +213,7 @@ impl Registry {
         &self,
         deploy: &Deploy,
         candidate: &Candidate,
+        warnings: Vec<String>,
         mutation: Mutation,
     ) -> Result<(wire::DeployFunctionResponse, Option<i64>), RegistryError> {
         let name = &deploy.name;
@@ -256,6 +263,7 @@ impl Registry {
             function: Some(shown(&change, after)),
             version: Some(wire::Version { source: String::new(), ..to_wire::version(name, version) }),
             propagation: None,
+            warnings,
         };
         let is_dry = change.is_dry();
         let answer = change.finish(is_change.then_some(entry), answer).await?;

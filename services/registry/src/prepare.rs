@@ -1,6 +1,6 @@
 //! Asks an invoker whether a source can be deployed. The registry never runs code of a function itself.
 
-use chatfn_domain::settings::FunctionSettings;
+use chatfn_domain::{name::FunctionName, settings::FunctionSettings};
 use chatfn_proto::{
     convert::from_language,
     invoker::v1::{PrepareRequest, invoker_service_client::InvokerServiceClient, prepare_response::Outcome},
@@ -22,17 +22,20 @@ impl Invoker {
         Self(client)
     }
 
-    /// Says whether the source can be deployed: `Ok(Err(…))` is an invoker's answer that it cannot.
+    /// Says whether the source can be deployed as the function, with warnings for its author: `Ok(Err(…))` is an invoker's
+    /// answer that it cannot.
     pub(crate) async fn prepare(
         &self,
+        function: &FunctionName,
         source: &str,
         settings: &FunctionSettings,
         context: &CallContext,
-    ) -> Result<Result<(), BuildError>, RegistryError> {
+    ) -> Result<Result<Vec<String>, BuildError>, RegistryError> {
         let request = PrepareRequest {
             source: source.to_owned(),
             memory_mib: settings.memory_mib,
             language: from_language(settings.language).into(),
+            function: function.to_string(),
         };
         let request = Request::new(request).with_context(context);
         let unavailable = |status: Status| match status.code() {
@@ -41,7 +44,7 @@ impl Invoker {
             _ => RegistryError::InvokerUnavailable(status),
         };
         match self.0.clone().prepare(request).await.map_err(unavailable)?.into_inner().outcome {
-            Some(Outcome::Prepared(_)) => Ok(Ok(())),
+            Some(Outcome::Prepared(prepared)) => Ok(Ok(prepared.warnings)),
             Some(Outcome::BuildError(error)) => Ok(Err(error.into())),
             None => Err(RegistryError::InvokerUnavailable(Status::internal(
                 "the answer to Prepare has no outcome that this release knows",

@@ -3,24 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chatfn_domain::name::AccountId;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::EgressError;
+use crate::places::{Place, Places};
 
-/// The memory that all response bodies of the process share.
+/// The memory that all response bodies of the process share, divided among accounts.
 #[derive(Debug, Clone)]
 pub(super) struct Buffers {
-    free: Arc<Semaphore>,
+    bytes: Arc<Places>,
     per_body: usize,
 }
 
 impl Buffers {
     /// `in_all` bytes for all bodies, `per_body` for each.
     pub(super) fn new(in_all: usize, per_body: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(in_all.min(Semaphore::MAX_PERMITS))), per_body }
+        Self { bytes: Places::new("bytes of response bodies", in_all), per_body }
     }
 
     /// Whether a body of the announced length may be read at all.
@@ -35,16 +36,16 @@ impl Buffers {
         }
     }
 
-    /// Reads `body` to its end. The memory counts as used until the returned bytes are dropped. Cancel safe.
-    pub(super) async fn read(&self, mut body: Incoming) -> Result<Bytes, BodyError> {
-        let mut held = Held { bytes: Vec::new(), permit: None };
+    /// Reads `body` to its end. The memory counts as used by the account until the returned bytes are dropped. Cancel safe.
+    pub(super) async fn read(&self, account: &AccountId, mut body: Incoming) -> Result<Bytes, BodyError> {
+        let mut held = Held { bytes: Vec::new(), place: None };
         while let Some(frame) = body.frame().await {
             // Anything else is trailers, which fetch does not show.
             let Ok(data) = frame?.into_data() else { continue };
             if held.bytes.len() + data.len() > self.per_body {
                 return Err(EgressError::ResponseTooLarge(self.per_body).into());
             }
-            held.reserve(&self.free, data.len())?;
+            held.reserve(&self.bytes, account, data.len())?;
             held.bytes.extend_from_slice(&data);
         }
         Ok(if held.bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(held) })
@@ -63,16 +64,20 @@ pub(super) enum BodyError {
 /// Bytes and the claim on the memory that they take.
 struct Held {
     bytes: Vec<u8>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Held {
-    fn reserve(&mut self, free: &Arc<Semaphore>, bytes: usize) -> Result<(), EgressError> {
-        let bytes = u32::try_from(bytes).map_err(|_| EgressError::Overloaded)?;
+    fn reserve(
+        &mut self,
+        places: &Arc<Places>,
+        account: &AccountId,
+        bytes: usize,
+    ) -> Result<(), EgressError> {
         // Waiting could last for ever: everyone who waits holds memory that others wait for.
-        let more = Arc::clone(free).try_acquire_many_owned(bytes).map_err(|_| EgressError::Overloaded)?;
-        match &mut self.permit {
-            Some(permit) => permit.merge(more),
+        let more = places.take_many(account, bytes).map_err(|_| EgressError::Overloaded)?;
+        match &mut self.place {
+            Some(place) => place.merge(more),
             none => *none = Some(more),
         }
         Ok(())

@@ -61,7 +61,8 @@ pub struct EgressConfig {
     /// Most bytes of one request body, and of one response body.
     #[arg(id = "egress_body_bytes", long = "egress-body-bytes", env = "CHATFN_INVOKER_EGRESS_BODY_BYTES", value_name = "BYTES", default_value_t = 5 * 1024 * 1024)]
     pub body_bytes: usize,
-    /// Most bytes of all response bodies together that lambdas have not taken over yet.
+    /// Most bytes of all response bodies together that lambdas have not taken over yet. A quarter is kept for accounts
+    /// that hold less than others.
     #[arg(id = "egress_buffer_bytes", long = "egress-buffer-bytes", env = "CHATFN_INVOKER_EGRESS_BUFFER_BYTES", value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
     pub buffer_bytes: usize,
 }

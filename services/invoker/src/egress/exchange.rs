@@ -3,6 +3,7 @@
 use std::{convert::Infallible, error::Error, future::Future, pin::Pin};
 
 use bytes::Bytes;
+use chatfn_domain::name::AccountId;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http1};
@@ -56,8 +57,13 @@ impl Exchange {
     }
 
     /// Reads the answer's body to its end. Cancel safe.
-    pub(super) async fn read(mut self, body: Incoming, buffers: &Buffers) -> Result<Bytes, EgressError> {
-        self.drive(buffers.read(body)).await.map_err(|error| match error {
+    pub(super) async fn read(
+        mut self,
+        account: &AccountId,
+        body: Incoming,
+        buffers: &Buffers,
+    ) -> Result<Bytes, EgressError> {
+        self.drive(buffers.read(account, body)).await.map_err(|error| match error {
             BodyError::Refused(error) => error,
             BodyError::Broken(error) => broken(&self.host, &error),
         })

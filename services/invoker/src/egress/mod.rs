@@ -5,7 +5,8 @@
 //! that is connected to. Every call is bounded in time (the run's deadline), size and rate, ends when its future is
 //! dropped, and is on the run's record, refused ones included.
 //!
-//! Start reading at [`RunEgress::fetch`]; `connect.rs` has the order of the checks, `address.rs` the ranges.
+//! Start reading at [`RunEgress::fetch`]; `call.rs` checks host and rate before each hop, `connect.rs` then the addresses,
+//! of which `address.rs` has the ranges.
 
 mod address;
 mod body;
@@ -15,7 +16,6 @@ mod connect;
 mod error;
 mod exchange;
 mod headers;
-mod rate;
 mod record;
 mod redirect;
 mod resolve;
@@ -25,6 +25,7 @@ mod tls;
 use std::sync::{Arc, atomic::AtomicU32};
 
 use chatfn_deployments::Deployment;
+use chatfn_domain::name::FunctionName;
 use chatfn_rpc::TraceParent;
 use chatfn_telemetry::Traces;
 use tokio::{sync::Semaphore, time::Instant};
@@ -39,9 +40,9 @@ pub use redirect::MAX_REDIRECTS;
 pub use resolve::{Resolve, ResolveError, SystemResolver};
 pub use tls::TlsSetupError;
 
-use crate::metrics::InvokerMetrics;
+use crate::{metrics::InvokerMetrics, rate::RateLimits};
 
-use self::{body::Buffers, connect::Connector, rate::RateLimits, record::Records};
+use self::{body::Buffers, connect::Connector, record::Records};
 
 /// Checks the file of certificate authorities, if there is one.
 ///
@@ -60,7 +61,7 @@ const MAX_CONCURRENT_PER_RUN: usize = 16;
 /// What all runs of the process share.
 pub struct Egress {
     connector: Connector,
-    rates: RateLimits,
+    rates: RateLimits<FunctionName>,
     buffers: Buffers,
     max_request_bytes: usize,
     metrics: Option<InvokerMetrics>,

@@ -57,13 +57,19 @@ impl Target {
         Ok(Self { url, host, port })
     }
 
-    /// Whether one of `patterns` names the host.
-    pub(super) fn check_allowed(&self, patterns: &[HostPattern]) -> Result<(), EgressError> {
+    /// The first of `patterns` that names the host.
+    ///
+    /// # Errors
+    /// None does.
+    pub(super) fn check_allowed<'a>(
+        &self,
+        patterns: &'a [HostPattern],
+    ) -> Result<&'a HostPattern, EgressError> {
         let host = self.url.host_str().unwrap_or_default();
-        if patterns.iter().any(|pattern| pattern.matches(host, self.port)) {
-            return Ok(());
-        }
-        Err(EgressError::HostNotAllowed(self.authority().trim_end_matches('.').to_owned()))
+        let mut patterns = patterns.iter();
+        patterns
+            .find(|pattern| pattern.matches(host, self.port))
+            .ok_or_else(|| EgressError::HostNotAllowed(self.authority().trim_end_matches('.').to_owned()))
     }
 
     /// The address, when the host is one.
@@ -186,11 +192,12 @@ mod tests {
 
     #[test]
     fn the_allow_list_sees_the_host_that_is_connected_to() {
-        let crm = ["crm.example.com".parse().unwrap()];
-        let allowed = |text: &str| target(text).check_allowed(&crm);
-        assert_eq!(allowed("https://crm.example.com/cases?a=b"), Ok(()));
-        assert_eq!(allowed("https://crm.example.com./"), Ok(()));
-        assert_eq!(allowed("https://CRM.EXAMPLE.COM/"), Ok(()));
+        let hosts = ["*.tenant.example".parse().unwrap(), "crm.example.com".parse().unwrap()];
+        let allowed = |text: &str| target(text).check_allowed(&hosts);
+        assert_eq!(allowed("https://crm.example.com/cases?a=b"), Ok(&hosts[1]));
+        assert_eq!(allowed("https://crm.example.com./"), Ok(&hosts[1]));
+        assert_eq!(allowed("https://CRM.EXAMPLE.COM/"), Ok(&hosts[1]));
+        assert_eq!(allowed("https://token.tenant.example/"), Ok(&hosts[0]));
         for text in [
             "https://crm.example.com:8443/",
             "https://crm.example.com.evil.example/",

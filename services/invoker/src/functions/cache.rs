@@ -18,6 +18,9 @@ use super::{LoadError, Loaded, is_authors};
 const AUTHORS_FAILURE: Duration = Duration::from_secs(60);
 /// The same after a failure of the platform: just long enough that a crowd does not try at once.
 const PLATFORMS_FAILURE: Duration = Duration::from_millis(250);
+/// It grows with each that follows, up to this: top-level code that ended at the deploy alone must not hold up the preparations
+/// of others for ever.
+const PLATFORMS_FAILURES: Duration = Duration::from_secs(16);
 /// What an entry costs besides the function itself, failures included, so that their number is bounded as well.
 const ENTRY_BYTES: usize = 1024;
 
@@ -47,7 +50,7 @@ struct Entries {
 #[derive(Debug)]
 enum Entry {
     Preparing(Waiting),
-    Done { outcome: Outcome, bytes: usize, used: u64, retry_at: Option<Instant> },
+    Done { outcome: Outcome, bytes: usize, used: u64, retry_at: Option<Instant>, in_a_row: u32 },
 }
 
 /// What the cache has under a digest.
@@ -65,6 +68,8 @@ pub(super) struct Filler {
     digest: String,
     outcome: watch::Sender<Option<Outcome>>,
     was_dropped: bool,
+    /// Failures of the platform that came before, without another outcome in between.
+    in_a_row: u32,
 }
 
 impl Filler {
@@ -102,10 +107,10 @@ impl Cache {
             _ => {}
         }
         let (outcome, waiting) = watch::channel(None);
-        entries.remove(digest);
+        let in_a_row = entries.remove(digest);
         let was_dropped = entries.dropped.remove(&hash(digest));
         entries.by_digest.insert(digest.to_owned(), Entry::Preparing(waiting));
-        Slot::Empty(Filler { digest: digest.to_owned(), outcome, was_dropped })
+        Slot::Empty(Filler { digest: digest.to_owned(), outcome, was_dropped, in_a_row })
     }
 
     /// How many outcomes there are, and the bytes that they take.
@@ -121,20 +126,19 @@ impl Cache {
 
     /// Fills an entry, and drops others until all fit; gives how many.
     pub(super) fn fill(&self, filler: Filler, outcome: Outcome) -> u64 {
-        let (bytes, retry_at) = match &outcome {
-            Ok(loaded) => (ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len(), None),
-            Err(error) => {
-                let pause = if is_authors(error) { AUTHORS_FAILURE } else { PLATFORMS_FAILURE };
-                (ENTRY_BYTES, Some(Instant::now() + pause))
-            }
+        let (bytes, pause, in_a_row) = match &outcome {
+            Ok(loaded) => (ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len(), None, 0),
+            Err(error) if is_authors(error) => (ENTRY_BYTES, Some(AUTHORS_FAILURE), 0),
+            Err(_) => (ENTRY_BYTES, Some(after_platforms(filler.in_a_row)), filler.in_a_row + 1),
         };
+        let retry_at = pause.map(|pause| Instant::now() + pause);
         let dropped = {
             let mut entries = self.lock();
             entries.remove(&filler.digest);
             let dropped = entries.evict(self.max_bytes.saturating_sub(bytes));
             entries.bytes += bytes;
             let used = self.clock.fetch_add(1, Ordering::Relaxed);
-            let entry = Entry::Done { outcome: outcome.clone(), bytes, used, retry_at };
+            let entry = Entry::Done { outcome: outcome.clone(), bytes, used, retry_at, in_a_row };
             entries.by_digest.insert(filler.digest, entry);
             dropped
         };
@@ -153,10 +157,11 @@ impl Cache {
 }
 
 impl Entries {
-    fn remove(&mut self, digest: &str) {
-        if let Some(Entry::Done { bytes, .. }) = self.by_digest.remove(digest) {
-            self.bytes -= bytes;
-        }
+    /// Gives how many failures of the platform there were in a row.
+    fn remove(&mut self, digest: &str) -> u32 {
+        let Some(Entry::Done { bytes, in_a_row, .. }) = self.by_digest.remove(digest) else { return 0 };
+        self.bytes -= bytes;
+        in_a_row
     }
 
     /// Drops the least recently used until at most `max_bytes` are left. Walks over all entries for each that it
@@ -179,6 +184,11 @@ impl Entries {
         }
         count
     }
+}
+
+/// How long to wait after a failure of the platform that so many others came before.
+fn after_platforms(in_a_row: u32) -> Duration {
+    PLATFORMS_FAILURE.saturating_mul(4_u32.saturating_pow(in_a_row)).min(PLATFORMS_FAILURES)
 }
 
 fn hash(digest: &str) -> u64 {
@@ -253,5 +263,21 @@ mod tests {
         assert!(is_ready(&cache, "a"));
         tokio::time::advance(PLATFORMS_FAILURE).await;
         assert!(!is_ready(&cache, "a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_while_the_platform_fails() {
+        let cache = Cache::new(1 << 20);
+        for pause in [250, 1_000, 4_000, 16_000, 16_000] {
+            cache.fill(filler(&cache, "a"), Err(Arc::new(PrepareError::NoCapacity)));
+            tokio::time::advance(Duration::from_millis(pause - 1)).await;
+            assert!(is_ready(&cache, "a"), "{pause} ms");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        cache.fill(filler(&cache, "a"), failure());
+        tokio::time::advance(AUTHORS_FAILURE).await;
+        cache.fill(filler(&cache, "a"), Err(Arc::new(PrepareError::NoCapacity)));
+        tokio::time::advance(PLATFORMS_FAILURE).await;
+        drop(filler(&cache, "a"));
     }
 }

@@ -131,7 +131,7 @@ impl Functions {
         // Never closed.
         let _permit = self.0.preparing.acquire().await.map_err(|_| abandoned())?;
         let limits = PrepareLimits {
-            timeout: PREPARE_TIMEOUT,
+            timeout: LOAD_TIMEOUT,
             memory_bytes: (deployment.settings.memory_mib as usize) << 20,
             ..PrepareLimits::default()
         };
@@ -151,16 +151,25 @@ impl Functions {
                 "{} version {} cannot be prepared", deployment.function, deployment.version,
             ),
         }
-        Ok(Loaded::new(outcome?, &deployment.settings))
+        Ok(Loaded::new(outcome.map_err(of_live)?, &deployment.settings))
     }
 }
 
-/// How long top-level code may run.
+/// How long top-level code of what is not live may run.
 pub(crate) const PREPARE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for a live version. It kept to [`PREPARE_TIMEOUT`] when it was deployed, so most of this is for waiting until the
+/// processors are free.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the author of a source has to solve a failure; otherwise the platform has.
 pub(crate) fn is_authors(error: &PrepareError) -> bool {
     !matches!(error, PrepareError::NoCapacity | PrepareError::Internal { .. })
+}
+
+/// What it means that a live version cannot be prepared. That it could be in time when it was deployed makes its time the
+/// platform's to give: it says nothing about the source that the processors are busy.
+fn of_live(error: PrepareError) -> PrepareError {
+    if error.ran_out_of_time() { PrepareError::NoCapacity } else { error }
 }
 
 /// The task that prepared a version is gone, which only the end of the process or a bug brings about.

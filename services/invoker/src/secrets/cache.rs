@@ -55,11 +55,13 @@ impl Cache {
     }
 
     /// What is known of a secret when that is good enough, and what `ask` finds otherwise; `ask` is given the longest
-    /// that it may take.
-    pub(super) async fn read<F>(
+    /// that it may take. Where `admit` refuses the question, what was read a moment ago is good enough for everybody;
+    /// what it gives is held while the registry is asked.
+    pub(super) async fn read<F, P>(
         &self,
         name: &SecretName,
         use_cache: bool,
+        admit: impl FnOnce() -> Result<P, SecretError>,
         ask: impl Fn(Duration) -> F,
     ) -> Result<Value, SecretError>
     where
@@ -75,6 +77,10 @@ impl Cache {
         if let Some(answer) = entry.state().answer(called, use_cache) {
             return answer;
         }
+        let _admitted = match admit() {
+            Ok(admitted) => admitted,
+            Err(refused) => return entry.state().answer(called, true).unwrap_or(Err(refused)),
+        };
         let began = Instant::now();
         let limit = if entry.state().serving().is_some() { WAIT_WITH_VALUE } else { WAIT_WITHOUT };
         let outcome = timeout(limit, ask(limit)).await.unwrap_or_else(|_| {
@@ -182,7 +188,7 @@ mod tests {
                     None => std::future::pending().await,
                 }
             };
-            let value = cache.read(&name(), use_cache, ask).await?;
+            let value = cache.read(&name(), use_cache, || Ok(()), ask).await?;
             Ok(value.expose_secret().to_owned())
         }
 
@@ -252,6 +258,23 @@ mod tests {
         registry.says(Ok("two"));
         tokio::time::advance(FRESH).await;
         assert_eq!(registry.read(&cache, true).await.as_deref(), Ok("two"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_is_not_admitted_has_the_last_answer_for_a_moment() {
+        let (cache, registry) = (Cache::new(), Registry::default());
+        registry.says(Ok("one"));
+        let unasked = async |use_cache| {
+            let refuse = || Err::<(), _>(SecretError::TooOften(7));
+            let read = cache.read(&name(), use_cache, refuse, |_| std::future::pending()).await;
+            read.map(|value| value.expose_secret().to_owned())
+        };
+        assert_eq!(unasked(true).await, Err(SecretError::TooOften(7)), "nothing was read yet");
+        assert_eq!(registry.read(&cache, false).await.as_deref(), Ok("one"));
+        assert_eq!(unasked(false).await.as_deref(), Ok("one"), "a moment ago");
+        tokio::time::advance(FRESH).await;
+        assert_eq!(unasked(false).await, Err(SecretError::TooOften(7)));
+        assert_eq!(registry.read(&cache, true).await.as_deref(), Ok("one"), "it is not forgotten");
     }
 
     #[tokio::test(start_paused = true)]

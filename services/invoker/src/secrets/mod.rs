@@ -6,23 +6,40 @@
 //! here, are never shown by `Debug`, and are taken out of the reports of the runs that read them (`redact.rs`).
 
 mod cache;
+mod forms;
+mod needles;
+mod read;
 mod redact;
 
-use std::time::Duration;
+use std::{panic::resume_unwind, sync::Arc, thread::available_parallelism, time::Duration};
 
 use chatfn_domain::{
-    name::{NameError, SecretName},
+    name::{AccountId, NameError, SecretName},
     reasons::{Reason, runs},
 };
-use chatfn_proto::registry::v1::{
-    AccessSecretRequest, secret_access_service_client::SecretAccessServiceClient,
+use chatfn_proto::{
+    invoker::v1::RunReport,
+    registry::v1::{AccessSecretRequest, secret_access_service_client::SecretAccessServiceClient},
 };
 use chatfn_rpc::{Client, ErrorReport, RequestExt as _};
 use secrecy::SecretString;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Request, Status};
 
-use self::cache::Cache;
-pub(crate) use self::redact::SecretsRead;
+use self::{cache::Cache, needles::Needles};
+pub(crate) use self::{read::SecretsRead, redact::ReportLimits};
+use crate::{
+    places::{Place, Places},
+    rate::RateLimits,
+};
+
+/// Questions to the registry per second of one account. Secrets that are read all the time are asked for five times per
+/// second, so this is enough for forty of them.
+const ASKED_PER_SECOND: u32 = 200;
+/// Questions to the registry at once; one account has at most three quarters of them.
+const MAX_ASKING: usize = 64;
+/// Bytes of values and texts that are searched without leaving the thread, in well below a millisecond.
+const SEARCHED_AT_ONCE: usize = 32 << 10;
 
 /// Why there is no value. The text is for the author of the lambda: it says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +62,12 @@ pub(crate) enum SecretError {
     /// The run has read as many as it may.
     #[error("a run may ask for at most {0} different secrets")]
     TooMany(usize),
+    /// The account asks more than it may.
+    #[error(
+        "more than {0} questions for secrets per second of this account, or too many at once; read less often, and \
+         without useCache: false"
+    )]
+    TooOften(u32),
 }
 
 impl SecretError {
@@ -57,6 +80,7 @@ impl SecretError {
             Self::Unavailable(_) => runs::SECRETS_UNAVAILABLE,
             Self::Refused(_) => runs::SECRET_REFUSED,
             Self::TooMany(_) => runs::TOO_MANY_SECRETS,
+            Self::TooOften(_) => runs::RATE_LIMITED,
         }
     }
 }
@@ -65,20 +89,66 @@ impl SecretError {
 pub(crate) struct Secrets {
     registry: Client,
     cache: Cache,
+    rates: RateLimits<AccountId>,
+    asking: Arc<Places>,
+    /// Large reports that may be searched now: one for each processor, so that their memory is bounded together.
+    searches: Arc<Semaphore>,
 }
 
 impl Secrets {
     /// Connects when the first secret is read.
     pub(crate) fn new(registry: Client) -> Self {
-        Self { registry, cache: Cache::new() }
+        let searches = available_parallelism().map_or(1, usize::from);
+        Self {
+            registry,
+            cache: Cache::new(),
+            rates: RateLimits::new(ASKED_PER_SECOND),
+            asking: Places::new("questions for secrets", MAX_ASKING),
+            searches: Arc::new(Semaphore::new(searches)),
+        }
     }
 
-    /// The value of a secret. Without `use_cache` one that the registry gives after this call began. Cancel safe.
+    /// The value of a secret. Without `use_cache` one that the registry gives after this call began, unless its account
+    /// asks too often. Cancel safe.
     ///
     /// # Errors
     /// See [`SecretError`].
     pub(crate) async fn read(&self, name: &SecretName, use_cache: bool) -> Result<cache::Value, SecretError> {
-        self.cache.read(name, use_cache, |limit| self.ask(name, limit)).await
+        self.cache.read(name, use_cache, || self.admit(&name.account), |limit| self.ask(name, limit)).await
+    }
+
+    /// Leave to ask the registry once.
+    fn admit(&self, account: &AccountId) -> Result<Place, SecretError> {
+        let place = self.asking.take(account).ok();
+        place
+            .filter(|_| self.rates.take(account, Instant::now()))
+            .ok_or_else(|| SecretError::TooOften(self.rates.per_second()))
+    }
+
+    /// Takes what a run has read out of its report, in a thread for such work when that takes a while. Cancel safe.
+    pub(crate) async fn redact(
+        &self,
+        read: &SecretsRead,
+        mut report: RunReport,
+        limits: ReportLimits,
+    ) -> RunReport {
+        let bytes = read.bytes();
+        if bytes == 0 {
+            return report;
+        }
+        if bytes + redact::searched_bytes(&report) <= SEARCHED_AT_ONCE {
+            redact::redact(&Needles::of(&read.values()), &mut report, limits);
+            return report;
+        }
+        let turn = Arc::clone(&self.searches).acquire_owned().await.expect("it is never closed");
+        let values = read.values();
+        let search = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            redact::redact(&Needles::of(&values), &mut report, limits);
+            report
+        });
+        // A report that could not be searched must not be seen.
+        search.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
     }
 
     async fn ask(&self, name: &SecretName, limit: Duration) -> Result<SecretString, SecretError> {

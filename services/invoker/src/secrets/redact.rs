@@ -1,190 +1,157 @@
 //! Takes the secrets that a run has read out of what is kept of it.
 //!
-//! Every value of at least [`MIN_BYTES`] becomes `[secret:KEY]` in logs, errors, the record of outbound calls and the
-//! result: as it is, as JSON writes it inside a string (and inside a string inside of that), and as URLs encode it. So do
-//! the first part of a value where a text was cut, and all of values that overlap. What a lambda has made of a value
-//! otherwise (its hash, its Base64) cannot be recognised. This guards against accidents, not against authors.
+//! Every value of at least 6 bytes becomes `[secret:KEY]` in logs, errors, the record of outbound calls and the result:
+//! as it is, as JSON writes it inside a string (and inside a string inside of that), and as URLs encode it. So do
+//! the first part of a value where a text was cut, and all of values that touch or overlap, with a marker for each, but
+//! not more than four. What a lambda has made of a value otherwise (its hash, its Base64) cannot be recognised. This
+//! guards against accidents, not against authors.
+//!
+//! A marker may be longer than what it stands for, so all limits of a report hold for what it is afterwards.
 
-use std::{
-    borrow::Cow,
-    collections::HashSet,
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+use std::borrow::Cow;
+
+use chatfn_engine::LogLimits;
+use chatfn_proto::invoker::v1::{
+    FailureKind, LambdaFailure, LogEntry, LogLevel, RunReport, run_report::Outcome,
+};
+use percent_encoding::percent_decode_str;
+use serde::de::IgnoredAny;
+
+use super::{
+    forms::quote,
+    needles::{Needles, Whole},
 };
 
-use chatfn_domain::name::SecretName;
-use chatfn_proto::invoker::v1::{FailureKind, LambdaFailure, RunReport, run_report::Outcome};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use secrecy::{ExposeSecret as _, SecretString, zeroize::Zeroizing};
-use serde::de::IgnoredAny;
-use url::form_urlencoded;
+/// Most bytes of a failure's name, message and stack, as the engine has them.
+const FAILURE_BYTES: [usize; 3] = [256, 8 << 10, 16 << 10];
+/// Most bytes of a call's URL, as it is recorded.
+const URL_BYTES: usize = 512;
+/// Most bytes of a call's error.
+const CALL_ERROR_BYTES: usize = 2 << 10;
 
-use super::{SecretError, cache::Value};
-
-/// Shorter values are left alone: they would be found in the middle of words.
-const MIN_BYTES: usize = 6;
-/// Different secrets that a run may ask for, and different values that it may get: each is looked for in all texts.
-const MAX_VALUES: usize = 32;
-/// What `encodeURIComponent` encodes.
-const URI_COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'!')
-    .remove(b'~')
-    .remove(b'*')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')');
-/// Where `console` cuts a long text (guest/prelude/15-inspect.js).
-const CUT: char = '…';
-
-/// The secrets that a run has read, with those that it had read by the functions that it invoked.
-#[derive(Default)]
-pub(crate) struct SecretsRead(Mutex<Read>);
-
-#[derive(Default)]
-struct Read {
-    /// Found or not: each costs the registry a question.
-    asked: HashSet<SecretName>,
-    values: Vec<(String, Value)>,
+/// What a report may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReportLimits {
+    pub(crate) result_bytes: usize,
+    pub(crate) logs: LogLimits,
 }
 
-impl SecretsRead {
-    /// To be called before a secret is read.
-    ///
-    /// # Errors
-    /// The run has asked for as many different ones as it may.
-    pub(crate) fn ask(&self, name: &SecretName) -> Result<(), SecretError> {
-        let asked = &mut self.lock().asked;
-        if asked.len() >= MAX_VALUES && !asked.contains(name) {
-            return Err(SecretError::TooMany(MAX_VALUES));
+/// How many bytes of a report values are looked for in.
+pub(super) fn searched_bytes(report: &RunReport) -> usize {
+    let logs = report.logs.iter().map(|entry| entry.message.len() + entry.extras_json.len());
+    let calls = report.outbound_calls.iter().map(|call| call.url.len() + call.error_message.len());
+    let outcome = match &report.outcome {
+        Some(Outcome::ResultJson(json)) => json.len(),
+        Some(Outcome::Failure(failure)) => {
+            failure.error_name.len() + failure.message.len() + failure.stack.len()
         }
-        asked.insert(name.clone());
-        Ok(())
-    }
+        None => 0,
+    };
+    logs.chain(calls).sum::<usize>() + outcome
+}
 
-    fn lock(&self) -> MutexGuard<'_, Read> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes what `needles` finds out of a report.
+pub(super) fn redact(needles: &Needles, report: &mut RunReport, limits: ReportLimits) {
+    if needles.is_empty() {
+        return;
     }
-
-    /// Remembers a value. From now on it is taken out of the run's report.
-    ///
-    /// # Errors
-    /// The run has read as many different ones as it may.
-    pub(crate) fn add(&self, name: &SecretName, value: &Value) -> Result<(), SecretError> {
-        let read = &mut self.lock().values;
-        let known = |(key, old): &(String, Value)| {
-            key == name.key.as_str() && old.expose_secret() == value.expose_secret()
-        };
-        if read.iter().any(known) {
-            return Ok(());
-        }
-        if read.len() >= MAX_VALUES {
-            return Err(SecretError::TooMany(MAX_VALUES));
-        }
-        read.push((name.key.to_string(), Arc::clone(value)));
-        Ok(())
+    let redactor = Redactor(needles);
+    redactor.logs(report, limits.logs);
+    for call in &mut report.outbound_calls {
+        redactor.url(&mut call.url, URL_BYTES);
+        redactor.text(&mut call.error_message, CALL_ERROR_BYTES);
     }
-
-    /// Takes them out of a report. `max_result_bytes` holds for the result afterwards, too.
-    pub(crate) fn redact(&self, report: &mut RunReport, max_result_bytes: usize) {
-        let redactor = Redactor::new(self.lock().values.iter().map(|(key, value)| (key.as_str(), &**value)));
-        if redactor.needles.is_empty() {
-            return;
-        }
-        for entry in &mut report.logs {
-            redactor.text(&mut entry.message);
-            if !entry.extras_json.is_empty() {
-                redactor.json(&mut entry.extras_json);
+    let fits = match &mut report.outcome {
+        Some(Outcome::ResultJson(json)) => redactor.json(json, limits.result_bytes),
+        Some(Outcome::Failure(failure)) => {
+            let texts = [&mut failure.error_name, &mut failure.message, &mut failure.stack];
+            for (text, limit) in texts.into_iter().zip(FAILURE_BYTES) {
+                redactor.text(text, limit);
             }
+            true
         }
-        for call in &mut report.outbound_calls {
-            redactor.url(&mut call.url);
-            redactor.text(&mut call.error_message);
-        }
-        match &mut report.outcome {
-            Some(Outcome::ResultJson(json)) => {
-                redactor.json(json);
-                if json.len() > max_result_bytes {
-                    report.outcome = Some(Outcome::Failure(too_large(json.len(), max_result_bytes)));
-                }
-            }
-            Some(Outcome::Failure(failure)) => {
-                for text in [&mut failure.error_name, &mut failure.message, &mut failure.stack] {
-                    redactor.text(text);
-                }
-            }
-            None => {}
-        }
+        None => true,
+    };
+    if !fits {
+        report.outcome = Some(Outcome::Failure(too_large(limits.result_bytes)));
     }
 }
 
-fn too_large(bytes: usize, limit: usize) -> LambdaFailure {
+fn too_large(limit: usize) -> LambdaFailure {
     LambdaFailure {
         kind: FailureKind::ResultTooLarge.into(),
         error_name: "RangeError".to_owned(),
         message: format!(
-            "the result is {bytes} bytes of JSON once the secrets in it are replaced; at most {limit} are allowed. \
-             Do not return secrets"
+            "the result is more than {limit} bytes of JSON once the secrets in it are replaced. Do not return secrets"
         ),
         stack: String::new(),
     }
 }
 
-/// Finds values in texts.
-struct Redactor {
-    needles: Vec<Needle>,
-}
+/// Replaces values in texts.
+struct Redactor<'a>(&'a Needles);
 
-/// Whether a text is as its author wrote it. The end of one that may have been cut may be the beginning of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whole {
-    Yes,
-    Perhaps,
-}
-
-/// One way to write one value.
-struct Needle {
-    key: String,
-    text: Zeroizing<Vec<u8>>,
-    /// For each length of a beginning of `text`, the longest shorter beginning that ends it (Knuth, Morris, Pratt).
-    fallback: Vec<u32>,
-}
-
-impl Redactor {
-    fn new<'a>(values: impl Iterator<Item = (&'a str, &'a SecretString)>) -> Self {
-        let mut needles: Vec<Needle> = Vec::new();
-        for (key, value) in values {
-            for text in forms(value.expose_secret()) {
-                let known = needles.iter().any(|it| it.key == key && *it.text == *text.as_bytes());
-                if !known && text.len() >= MIN_BYTES && value.expose_secret().len() >= MIN_BYTES {
-                    needles.push(Needle::new(key, &text));
-                }
+impl Redactor<'_> {
+    /// Replaces values in a log, and cuts it off where it becomes too long.
+    fn logs(&self, report: &mut RunReport, LogLimits { bytes, .. }: LogLimits) {
+        // What the engine says of a log that it has cut counts towards no limit.
+        let said = if report.logs_truncated { report.logs.pop() } else { None };
+        let mut left = bytes;
+        let mut kept = 0;
+        let mut fits = true;
+        for entry in &mut report.logs {
+            fits = self.text(&mut entry.message, left);
+            left -= entry.message.len();
+            if !self.json(&mut entry.extras_json, left) {
+                fits = false;
+                // Half of them would be no JSON.
+                entry.extras_json.clear();
+            }
+            left -= entry.extras_json.len();
+            kept += usize::from(fits || !entry.message.is_empty());
+            if !fits {
+                break;
             }
         }
-        Self { needles }
+        report.logs.truncate(kept);
+        if fits {
+            report.logs.extend(said);
+            return;
+        }
+        report.logs_truncated = true;
+        report.logs.push(LogEntry {
+            level: LogLevel::Warn.into(),
+            message: format!(
+                "log limit reached ({bytes} bytes with secrets replaced): what follows is dropped"
+            ),
+            offset: report.logs.last().and_then(|last| last.offset),
+            extras_json: String::new(),
+        });
     }
 
-    /// Replaces values in plain text.
-    fn text(&self, text: &mut String) {
-        if let Cow::Owned(redacted) = self.redacted(text, Whole::Perhaps) {
+    /// Replaces values in plain text, and cuts what is longer than `limit` bytes. Whether all of it fits.
+    fn text(&self, text: &mut String, limit: usize) -> bool {
+        if let Cow::Owned(redacted) = self.redacted(text, Whole::Perhaps, limit) {
             *text = redacted;
         }
+        let fits = text.len() <= limit;
+        text.truncate(text.floor_char_boundary(limit));
+        fits
     }
 
     /// Replaces values in a URL, in which any character may be encoded.
-    fn url(&self, url: &mut String) {
-        self.text(url);
+    fn url(&self, url: &mut String, limit: usize) {
+        self.text(url, limit);
         let decoded = percent_decode_str(url).decode_utf8_lossy();
-        if let Cow::Owned(redacted) = self.redacted(&decoded, Whole::Perhaps) {
+        if let Cow::Owned(mut redacted) = self.redacted(&decoded, Whole::Perhaps, limit) {
+            redacted.truncate(redacted.floor_char_boundary(limit));
             *url = redacted;
         }
     }
 
     /// Replaces values in JSON, which stays JSON: in the strings, names included, and a number, or another scalar, that
-    /// holds one becomes a string.
-    fn json(&self, json: &mut String) {
+    /// holds one becomes a string. Whether it then fits into `limit` bytes; if not, it is as it was.
+    fn json(&self, json: &mut String, limit: usize) -> bool {
         let mut out = String::with_capacity(json.len());
         let mut rest = json.as_str();
         while let Some(first) = rest.chars().next() {
@@ -195,18 +162,22 @@ impl Redactor {
                     rest.split_at(rest.find(|it: char| ",:{}[]\" \t\r\n".contains(it)).unwrap_or(rest.len()))
                 }
             };
-            out.push_str(&self.token(token));
+            out.push_str(&self.token(token, limit));
+            if out.len() > limit {
+                return false;
+            }
             rest = after;
         }
         *json = out;
+        true
     }
 
-    fn token<'a>(&self, token: &'a str) -> Cow<'a, str> {
+    fn token<'a>(&self, token: &'a str, limit: usize) -> Cow<'a, str> {
         if token.len() == 1 {
             return Cow::Borrowed(token);
         }
         let Some(content) = token.strip_prefix('"').and_then(|token| token.strip_suffix('"')) else {
-            return match self.redacted(token, Whole::Yes) {
+            return match self.redacted(token, Whole::Yes, limit) {
                 Cow::Owned(redacted) => Cow::Owned(quote(&redacted)),
                 unchanged => unchanged,
             };
@@ -215,7 +186,7 @@ impl Redactor {
             content.contains('\\').then(|| serde_json::from_str(token).ok()).flatten();
         // A string without escapes, or one with a lone surrogate, which no string of Rust's can hold, is searched as it
         // is written.
-        match (self.redacted(decoded.as_deref().unwrap_or(content), Whole::Yes), &decoded) {
+        match (self.redacted(decoded.as_deref().unwrap_or(content), Whole::Yes, limit), &decoded) {
             (Cow::Borrowed(_), _) => Cow::Borrowed(token),
             (Cow::Owned(redacted), Some(_)) => Cow::Owned(quote(&redacted)),
             (Cow::Owned(redacted), None) => Cow::Owned(
@@ -227,108 +198,25 @@ impl Redactor {
         }
     }
 
-    fn redacted<'a>(&self, text: &'a str, whole: Whole) -> Cow<'a, str> {
-        let mut found: Vec<(Range<usize>, &str)> = Vec::new();
-        for needle in &self.needles {
-            needle.find(text, whole, |range| found.push((range, &needle.key)));
-        }
-        if found.is_empty() {
+    /// The text without values, or, when that is longer than `limit`, its beginning, which is longer, too.
+    fn redacted<'a>(&self, text: &'a str, whole: Whole, limit: usize) -> Cow<'a, str> {
+        let regions = self.0.find(text, whole);
+        if regions.is_empty() {
             return Cow::Borrowed(text);
         }
-        found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
-        let mut out = String::with_capacity(text.len());
+        let mut out = String::with_capacity(text.len().min(limit));
         let mut end = 0;
-        let mut shown: Vec<&str> = Vec::new();
-        for (range, key) in found {
-            if range.start >= end {
-                out.push_str(&text[end..range.start]);
-                shown.clear();
+        for region in regions {
+            out.push_str(&text[end..region.range.start]);
+            out.push_str(&self.0.marker(&region));
+            end = region.range.end;
+            if out.len() > limit {
+                return Cow::Owned(out);
             }
-            // One marker for each of the values that overlap.
-            if !shown.contains(&key) {
-                out.push_str(&format!("[secret:{key}]"));
-                shown.push(key);
-            }
-            end = end.max(range.end);
         }
         out.push_str(&text[end..]);
         Cow::Owned(out)
     }
-}
-
-impl Needle {
-    fn new(key: &str, text: &str) -> Self {
-        let text = Zeroizing::new(text.as_bytes().to_vec());
-        let mut fallback = vec![0u32; text.len() + 1];
-        let mut length = 0;
-        for index in 1..text.len() {
-            while length > 0 && text[index] != text[length] {
-                length = fallback[length] as usize;
-            }
-            length += usize::from(text[index] == text[length]);
-            fallback[index + 1] = u32::try_from(length).expect("a value is short");
-        }
-        Self { key: key.to_owned(), text, fallback }
-    }
-
-    /// Every place of the value, and of a beginning of it where the text was cut or, perhaps, ends because it was, in time that grows with
-    /// the text alone.
-    fn find(&self, text: &str, whole: Whole, mut found: impl FnMut(Range<usize>)) {
-        let bytes = text.as_bytes();
-        let mut matched = 0;
-        for (index, byte) in bytes.iter().enumerate() {
-            if matched >= MIN_BYTES && text.is_char_boundary(index) && text[index..].starts_with(CUT) {
-                found(index - matched..index);
-            }
-            while matched > 0 && (matched == self.text.len() || *byte != self.text[matched]) {
-                matched = self.fallback[matched] as usize;
-            }
-            matched += usize::from(*byte == self.text[matched]);
-            if matched == self.text.len() {
-                found(index + 1 - matched..index + 1);
-            }
-        }
-        if whole == Whole::Perhaps && matched >= MIN_BYTES && matched < self.text.len() {
-            found(bytes.len() - matched..bytes.len());
-        }
-    }
-}
-
-/// The ways in which a value is written.
-fn forms(value: &str) -> [Zeroizing<String>; 10] {
-    let json = in_json(value);
-    let [console, console_quoted] = in_console(value);
-    let [console_json, console_json_quoted] = in_console(&json);
-    [
-        value.to_owned(),
-        in_json(&json),
-        json,
-        console,
-        console_quoted,
-        console_json,
-        console_json_quoted,
-        // As the path of a URL has it.
-        value.replace('\\', "/").replace(['\t', '\r', '\n'], ""),
-        utf8_percent_encode(value, URI_COMPONENT).to_string(),
-        form_urlencoded::byte_serialize(value.as_bytes()).collect(),
-    ]
-    .map(Zeroizing::new)
-}
-
-/// Inside of a JSON string.
-fn in_json(text: &str) -> String {
-    let quoted = quote(text);
-    quoted[1..quoted.len() - 1].to_owned()
-}
-
-/// Inside of a string that `console` shows in an object, between double or single quotes.
-fn in_console(text: &str) -> [String; 2] {
-    let shown = in_json(text).replace("\\\"", "\"");
-    [shown.replace('\'', "\\'"), shown]
-}
-
-fn quote(text: &str) -> String {
-    serde_json::to_string(text).expect("a string is JSON")
 }
 
 /// The length of the JSON string that `text` begins with.
@@ -351,30 +239,20 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn secrets_that_do_not_exist_count_too() {
-        let read = SecretsRead::default();
-        let name =
-            |number: usize| format!("accounts/acme/secrets/key-{number}").parse::<SecretName>().unwrap();
-        for number in 0..MAX_VALUES {
-            read.ask(&name(number)).unwrap();
-        }
-        assert_eq!(read.ask(&name(MAX_VALUES)), Err(SecretError::TooMany(MAX_VALUES)));
-        assert_eq!(read.ask(&name(0)), Ok(()), "again is not another one");
-    }
+    /// Longer than any text of these tests.
+    const NO_LIMIT: usize = 1 << 20;
 
-    fn redactor(values: &[(&str, &str)]) -> Redactor {
-        let values: Vec<_> = values.iter().map(|(key, value)| (*key, SecretString::from(*value))).collect();
-        Redactor::new(values.iter().map(|(key, value)| (*key, value)))
+    fn needles(values: &[(&str, &str)]) -> Needles {
+        Needles::new(values.iter().copied())
     }
 
     fn text(values: &[(&str, &str)], text: &str) -> String {
-        redactor(values).redacted(text, Whole::Perhaps).into_owned()
+        Redactor(&needles(values)).redacted(text, Whole::Perhaps, NO_LIMIT).into_owned()
     }
 
     fn json(values: &[(&str, &str)], json: &str) -> String {
         let mut json = json.to_owned();
-        redactor(values).json(&mut json);
+        assert!(Redactor(&needles(values)).json(&mut json, NO_LIMIT));
         json
     }
 
@@ -442,8 +320,106 @@ mod tests {
     #[test]
     fn urls_are_searched_decoded() {
         let mut url = "https://crm.example/a%2Fb%2Fc%20d/x".to_owned();
-        redactor(&[("k", "a/b/c d")]).url(&mut url);
+        Redactor(&needles(&[("k", "a/b/c d")])).url(&mut url, URL_BYTES);
         assert_eq!(url, "https://crm.example/[secret:k]/x");
+    }
+
+    #[test]
+    fn a_value_that_was_taken_for_a_host_is_found() {
+        let values = [("k", "Sk_LIVE-4bCdEf==/aB\\c:9")];
+        for (shown, after) in [
+            ("https://sk_live-4bcdef==/aB/c:9/x", "https://[secret:k]/x"),
+            ("host sk_live-4bcdef== is not in", "host [secret:k] is not in"),
+            ("HTTPS://SK_LIVE", "HTTPS://SK_LIVE"),
+        ] {
+            assert_eq!(text(&values, shown), after);
+        }
+        assert_eq!(text(&[("k", "TokenTok")], "https://tokentok/x"), "https://[secret:k]/x");
+        assert_eq!(
+            text(&[("k", "{\"Type\":1}")], "{\"type\":2}"),
+            "{\"type\":2}",
+            "no word that any text may hold"
+        );
+    }
+
+    fn report(entries: &[(&str, &str)], outcome: Outcome) -> RunReport {
+        let entry = |(message, extras): &(&str, &str)| LogEntry {
+            message: (*message).to_owned(),
+            extras_json: (*extras).to_owned(),
+            ..LogEntry::default()
+        };
+        RunReport {
+            logs: entries.iter().map(entry).collect(),
+            outcome: Some(outcome),
+            ..RunReport::default()
+        }
+    }
+
+    fn redacted(values: &[(&str, &str)], mut report: RunReport, bytes: usize) -> RunReport {
+        let limits = ReportLimits { result_bytes: bytes, logs: LogLimits { entries: 100, bytes } };
+        redact(&needles(values), &mut report, limits);
+        report
+    }
+
+    #[test]
+    fn the_limits_hold_once_values_are_replaced() {
+        let key = "k".repeat(100);
+        let values = [(&*key, "aaaaaa")];
+        let full = "aaaaaa,".repeat(30);
+        let failure = Outcome::Failure(LambdaFailure {
+            error_name: full.clone(),
+            message: full.repeat(30),
+            stack: full.repeat(70),
+            ..LambdaFailure::default()
+        });
+        let mut before = report(&[("first", ""), (&full, ""), ("last", "")], failure);
+        let call = chatfn_proto::invoker::v1::OutboundCall {
+            url: full.clone(),
+            error_message: full.clone(),
+            ..Default::default()
+        };
+        before.outbound_calls = vec![call];
+        let after = redacted(&values, before, 1000);
+        let Some(Outcome::Failure(failure)) = &after.outcome else { panic!("{after:?}") };
+        for (text, limit) in
+            [&failure.error_name, &failure.message, &failure.stack].into_iter().zip(FAILURE_BYTES)
+        {
+            assert!(text.starts_with("[secret:kkk") && text.len() <= limit, "{}", text.len());
+        }
+        assert!(after.outbound_calls[0].url.len() <= URL_BYTES);
+        assert!(after.outbound_calls[0].error_message.len() <= CALL_ERROR_BYTES);
+        let [first, cut, marker] = &after.logs[..] else { panic!("{:?}", after.logs) };
+        assert_eq!((first.message.len() + cut.message.len(), after.logs_truncated), (1000, true));
+        assert!(marker.message.starts_with("log limit reached (1000 bytes"), "{}", marker.message);
+    }
+
+    #[test]
+    fn extras_are_kept_as_a_whole_or_not_at_all() {
+        let values = [("token", "aaaaaa")];
+        let done = || Outcome::ResultJson("null".to_owned());
+        let after = redacted(&values, report(&[("m", r#"["aaaaaa"]"#), ("n", "")], done()), 19);
+        assert_eq!(
+            (&*after.logs[0].extras_json, after.logs.len()),
+            (r#"["[secret:token]"]"#, 2),
+            "{after:?}"
+        );
+        assert!(after.logs_truncated && after.logs[1].message.starts_with("log limit"));
+        let after = redacted(&values, report(&[("m", r#"["aaaaaa"]"#), ("n", "")], done()), 18);
+        assert_eq!((&*after.logs[0].message, &*after.logs[0].extras_json), ("m", ""));
+        // What the engine said of a log that it cut stays the last word.
+        let mut cut = report(&[("aaaaaa", ""), ("limit reached", "")], done());
+        cut.logs_truncated = true;
+        let after = redacted(&values, cut, 14);
+        let said: Vec<_> = after.logs.iter().map(|entry| &*entry.message).collect();
+        assert_eq!(said, ["[secret:token]", "limit reached"]);
+    }
+
+    #[test]
+    fn a_result_that_markers_make_too_large_is_none() {
+        let json = format!("[\"{}\"]", "aaaaaa,".repeat(10));
+        let after = redacted(&[("token", "aaaaaa")], report(&[], Outcome::ResultJson(json)), 100);
+        let Some(Outcome::Failure(failure)) = after.outcome else { panic!("{after:?}") };
+        assert_eq!(failure.kind(), FailureKind::ResultTooLarge);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use tonic::Request;
 
 use crate::{
     PATIENCE,
-    service::{LOCAL, Service, logged, of, request, result, version, with_settings},
+    service::{LOCAL, Metrics, Service, logged, of, request, result, version, with_settings},
     vault::Vault,
     witness::{Answer, Witness},
 };
@@ -243,11 +243,39 @@ async fn one_run_does_not_take_all_places() {
         const all = await invoke(invocations, { invokeParallel: true, errorStrategy: 'ContinueOnError' });
         return [200, 429].map((status) => all.filter((it) => it.statusCode === status).length);";
     let service =
-        Service::start([parent(body), waits], &[LOCAL, "--max-children=32", "--egress-rate=100"]).await;
+        Service::start([parent(body), waits], &[LOCAL, "--max-children=44", "--egress-rate=100"]).await;
     let call = service.spawn_invoke("e-1");
     slow.until(|seen| seen.in_flight == 32).await;
     gate.cancel();
     assert_eq!(result(&call.await.unwrap().unwrap()), json!([32, 8]));
+}
+
+#[tokio::test]
+async fn children_are_divided_among_accounts_and_counted_when_refused() {
+    let (gate, slow, waits) = waiting().await;
+    let body = "const invocations = Array.from({ length: context.eventId === 'many' ? 9 : 1 }, () => ({ uuid: 'chat.end', payload: {}, retries: 1 }));
+        const all = await invoke(invocations, { invokeParallel: true, errorStrategy: 'ContinueOnError' });
+        return all.map((it) => it.statusCode);";
+    let other = |function: &str, version| of(&format!("accounts/other/functions/{function}"), version);
+    let live = [
+        parent(body),
+        waits,
+        other("chat.start", parent(body)),
+        other("chat.end", version(1, "function lambda() {}", &NO_HOSTS)),
+    ];
+    let metrics = Metrics::somewhere().await;
+    let service = Service::start(live, &[LOCAL, "--max-children=8", &metrics.flag]).await;
+    let call = service.spawn_invoke("many");
+    slow.until(|seen| seen.in_flight == 6).await;
+    let mut of_other = request("one");
+    of_other.function = "accounts/other/functions/chat.start".into();
+    assert_eq!(result(&service.call(Request::new(of_other)).await.unwrap()), json!([200]));
+    gate.cancel();
+    let mut statuses = result(&call.await.unwrap().unwrap());
+    statuses.as_array_mut().unwrap().sort_by_key(|status| status.as_u64());
+    assert_eq!(statuses, json!([200, 200, 200, 200, 200, 200, 429, 429, 429]));
+    let counted = metrics.value("chatfn_invoker_runs_refused_total{reason=\"account_busy\"}").await;
+    assert_eq!(counted, Some(3));
 }
 
 #[tokio::test]

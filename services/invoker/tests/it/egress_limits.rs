@@ -166,3 +166,22 @@ async fn bodies_share_one_budget_of_memory() {
     assert_eq!(call(&run, get(&*url)).await, Ok(200));
     assert_eq!(call(&Arc::clone(&run), post(&*url, "x")).await, Ok(200), "all of it is given back");
 }
+
+#[tokio::test]
+async fn no_account_takes_all_memory_for_bodies() {
+    let server = Witness::start(|_| Answer::ok(&"x".repeat(200))).await;
+    let host = server.at("crm.example");
+    let outside =
+        Outside::local(EgressConfig { body_bytes: 1000, buffer_bytes: 1000, ..EgressConfig::default() });
+    let url = format!("http://{host}/");
+    let run = outside.run(&[&host]);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(run.fetch(get(&*url)).await.unwrap());
+    }
+    assert_eq!(call(&run, get(&*url)).await, Err("OVERLOADED"), "what is left is for others");
+    let other = outside.run_of("accounts/other/functions/chat.start", &[&host], PATIENCE);
+    assert_eq!(call(&other, get(&*url)).await, Ok(200));
+    drop(held);
+    assert_eq!(call(&run, get(&*url)).await, Ok(200));
+}

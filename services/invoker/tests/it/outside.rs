@@ -92,9 +92,19 @@ impl Outside {
 
     /// The same with less time.
     pub(crate) fn run_until(&self, hosts: &[impl AsRef<str>], timeout: Duration) -> Arc<RunEgress> {
+        self.run_of(FUNCTION, hosts, timeout)
+    }
+
+    /// The same for another function.
+    pub(crate) fn run_of(
+        &self,
+        function: &str,
+        hosts: &[impl AsRef<str>],
+        timeout: Duration,
+    ) -> Arc<RunEgress> {
         let allowed_hosts = hosts.iter().map(|host| host.as_ref().parse().unwrap()).collect();
         let deployment = Deployment {
-            function: FUNCTION.parse().unwrap(),
+            function: function.parse().unwrap(),
             version: "1".parse().unwrap(),
             digest: String::new(),
             settings: FunctionSettings { allowed_hosts, ..FunctionSettings::default() },

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use chatfn_proto::invoker::v1::{BuildErrorKind, prepare_response::Outcome};
+use chatfn_rpc::ErrorReport;
 use tokio::{task::JoinSet, time::timeout};
 use tonic::Code;
 
 use crate::{
-    PATIENCE,
+    FUNCTION, PATIENCE,
     service::{Service, result, version},
 };
 
@@ -18,6 +19,16 @@ async fn a_source_that_is_fine_is_measured() {
     let Outcome::Prepared(prepared) = outcome else { panic!("{outcome:?}") };
     assert!(prepared.size_bytes > 0, "{prepared:?}");
     assert!(prepared.duration.is_some());
+    assert!(prepared.warnings.is_empty(), "{prepared:?}");
+}
+
+#[tokio::test]
+async fn what_is_seldom_meant_is_warned_of() {
+    let service = Service::start([], &[]).await;
+    let source = "const begun = new Date(); async function lambda() { return begun; }";
+    let outcome = service.prepare(source, 0).await.unwrap();
+    let Outcome::Prepared(prepared) = outcome else { panic!("{outcome:?}") };
+    assert!(matches!(&*prepared.warnings, [clock] if clock.contains("reads the clock")), "{prepared:?}");
 }
 
 #[tokio::test]
@@ -72,10 +83,42 @@ async fn preparations_are_bounded_and_starve_no_run() {
     let service = Arc::new(Service::start([live], &["--max-prepares=1"]).await);
     // One under way, eight that wait, and one too many. Each takes a second.
     let mut preparing = JoinSet::new();
-    for _ in 0..10 {
+    for account in 0..10 {
         let service = Arc::clone(&service);
-        preparing.spawn(async move { service.prepare("while (true) {}", 0).await });
+        let function = format!("accounts/a{account}/functions/chat.start");
+        preparing.spawn(async move { service.prepare_as(&function, "while (true) {}", 0).await });
     }
+    let refused = until_refused(&mut preparing).await;
+    assert_eq!((refused.code, refused.reason.as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    assert_eq!(result(&service.invoke("e-1").await.unwrap()), 1);
+}
+
+#[tokio::test]
+async fn preparations_are_divided_among_accounts() {
+    let service = Arc::new(Service::start([], &["--max-prepares=1"]).await);
+    // Requests that name no function are of one account, too.
+    for function in [FUNCTION, ""] {
+        let mut preparing = JoinSet::new();
+        for _ in 0..8 {
+            let service = Arc::clone(&service);
+            preparing.spawn(async move { service.prepare_as(function, "while (true) {}", 0).await });
+        }
+        let refused = until_refused(&mut preparing).await;
+        assert_eq!(
+            (refused.code, refused.reason.as_deref()),
+            (Code::ResourceExhausted, Some("ACCOUNT_BUSY"))
+        );
+        let other = "accounts/other/functions/chat.start";
+        service.prepare_as(other, "function lambda() {}", 0).await.expect("there is room for others");
+        while preparing.join_next().await.is_some() {}
+    }
+    let refused = service.prepare_as("accounts/acme", "function lambda() {}", 0).await.unwrap_err();
+    assert_eq!((refused.code, &*refused.fields[0].field), (Code::InvalidArgument, "function"));
+}
+
+type Prepared = Result<Outcome, ErrorReport>;
+
+async fn until_refused(preparing: &mut JoinSet<Prepared>) -> ErrorReport {
     let refused = async {
         loop {
             if let Err(error) = preparing.join_next().await.expect("one is refused").unwrap() {
@@ -83,7 +126,5 @@ async fn preparations_are_bounded_and_starve_no_run() {
             }
         }
     };
-    let refused = timeout(PATIENCE, refused).await.unwrap();
-    assert_eq!((refused.code, refused.reason.as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
-    assert_eq!(result(&service.invoke("e-1").await.unwrap()), 1);
+    timeout(PATIENCE, refused).await.unwrap()
 }

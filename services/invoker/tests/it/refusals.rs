@@ -85,3 +85,13 @@ async fn a_version_that_this_engine_cannot_load() {
     assert_eq!(report.version, 9);
     assert!(report.logs.is_empty() && report.outbound_calls.is_empty());
 }
+
+#[tokio::test]
+async fn a_version_that_cannot_be_loaded_in_time() {
+    // As any version on processors that are busy: this one never ends.
+    let service =
+        Service::start([version(9, "while (true) {} async function lambda() {}", &[""; 0])], &[]).await;
+    let error = service.invoke("e-1").await.unwrap_err();
+    assert_eq!((error.code, error.reason.as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    assert!(error.retry_after.is_some());
+}

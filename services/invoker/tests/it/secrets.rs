@@ -205,6 +205,85 @@ async fn a_secret_is_nowhere_but_where_the_lambda_sends_it() {
     }
 }
 
+#[tokio::test]
+async fn a_value_goes_where_the_toolbelt_cuts_a_body_and_where_it_is_taken_for_a_host() {
+    let vault = Vault::start(&[(TOKEN, "Hush-Hush-HUSH-hush")]).await;
+    let crm =
+        Witness::start(|_| Answer::new(500, "", &format!("{}Hush-Hush-HUSH-hush", "x".repeat(990)))).await;
+    let host = crm.at("127.0.0.1");
+    let source = format!(
+        "const {{ Toolbelt }} = require('lp-faas-toolbelt');
+         async function lambda() {{
+           const {{ value }} = await Toolbelt.SecretClient().readSecret('token');
+           const failed = await Toolbelt.HTTPClient()('http://{host}/').catch(({{ message }}) => `<${{message}}>`);
+           const asHost = await fetch(`https://${{value}}/x`).catch(({{ message }}) => message);
+           return [failed, asHost];
+         }}"
+    );
+    let service = Service::start([version(1, &source, &[&host])], &[LOCAL, &vault.flag]).await;
+    let report = service.invoke("e-1").await.unwrap();
+    let result = result(&report);
+    assert!(result[0].as_str().unwrap().ends_with("x[secret:token]…>"), "{result}");
+    assert!(result[1].as_str().unwrap().contains("host [secret:token] is not in"), "{result}");
+    let call = &report.outbound_calls[1];
+    assert_eq!(call.url, "https://[secret:token]/x");
+    assert!(call.error_message.contains("host [secret:token] is not in"), "{}", call.error_message);
+}
+
+#[tokio::test]
+async fn a_lambda_cannot_flood_the_registry() {
+    let vault = Vault::start(&[(TOKEN, "four")]).await;
+    let source = "const { Toolbelt } = require('lp-faas-toolbelt');
+        async function lambda() {
+          const found = {};
+          for (let n = 0; n < 2000; n++) {
+            const read = Toolbelt.SecretClient().readSecret('token', { useCache: false });
+            const is = await read.then(({ value }) => value, (error) => error.message);
+            found[is] = (found[is] ?? 0) + 1;
+          }
+          return found;
+        }";
+    let service = Service::start([version(1, source, &NO_HOSTS)], &[&vault.flag]).await;
+    let begun = Instant::now();
+    let report = service.invoke("e-1").await.unwrap();
+    assert_eq!(result(&report), json!({"four": 2000}), "what was read a moment ago serves");
+    let most = 200 + 1 + (200.0 * begun.elapsed().as_secs_f64()) as usize;
+    let asked = vault.asked().len();
+    assert!(asked <= most, "{asked} questions, {most} allowed");
+}
+
+#[tokio::test]
+async fn a_report_full_of_values_stays_within_its_limits() {
+    const KEYS: usize = 32;
+    let names: Vec<_> =
+        (0..KEYS).map(|key| format!("accounts/acme/secrets/{}-{key:02}", "k".repeat(90))).collect();
+    let values: Vec<_> = names.iter().map(|name| (name.as_str(), "aaaaaa")).collect();
+    let vault = Vault::start(&values).await;
+    let source = format!(
+        "const {{ Toolbelt }} = require('lp-faas-toolbelt');
+         async function lambda(input, {{ eventId }}) {{
+           for (let key = 0; key < {KEYS}; key++) {{
+             await Toolbelt.SecretClient().readSecret('k'.repeat(90) + '-' + String(key).padStart(2, '0'));
+           }}
+           console.log('aaaaaa,'.repeat(9000));
+           if (eventId === 'many') return 'aaaaaa,'.repeat(140000);
+           return 'a'.repeat(1048000);
+         }}"
+    );
+    let service = Service::start([version(1, &source, &NO_HOSTS)], &[&vault.flag]).await;
+
+    let report = service.invoke("one").await.unwrap();
+    let markers: String = names[..4].iter().map(|name| format!("[secret:{}]", &name[22..])).collect();
+    assert_eq!(result(&report), markers, "one place, however many matches it is");
+    assert!(report.logs_truncated);
+    assert!(report.logs.iter().map(|entry| entry.message.len()).sum::<usize>() < 66 << 10);
+    assert!(logged(&report).last().unwrap().starts_with("log limit reached"), "{:?}", logged(&report).last());
+
+    let report = service.invoke("many").await.unwrap();
+    let failure = failure(&report, FailureKind::ResultTooLarge);
+    assert!(failure.message.contains("secrets in it are replaced"), "{}", failure.message);
+}
+
 /// Every text of a report.
 fn texts(report: &chatfn_proto::invoker::v1::RunReport) -> Vec<String> {
     use chatfn_proto::invoker::v1::run_report::Outcome;

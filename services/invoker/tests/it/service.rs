@@ -11,7 +11,12 @@ use chatfn_proto::invoker::v1::{
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, RequestExt as _, Shutdown, connect};
 use clap::Parser as _;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::Request;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -64,11 +69,12 @@ impl Service {
         // The engine is compiled once for all test processes.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-cache");
         let cache = format!("--cache-dir={}", cache.display());
-        let mut config =
-            Config::parse_from(["chatfn-invoker", "--telemetry-listen=off", &cache].iter().chain(flags));
+        let is_told = flags.iter().any(|flag| flag.starts_with("--telemetry-listen="));
+        let quiet = if is_told { vec![] } else { vec!["--telemetry-listen=off"] };
+        let mut config = Config::parse_from(["chatfn-invoker", &cache].iter().chain(flags).chain(&quiet));
         // Every sandbox reserves address space, and tests run side by side.
         config.max_runs = config.max_runs.min(32);
-        config.max_children = config.max_children.min(32);
+        config.max_children = config.max_children.min(44);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
@@ -139,7 +145,18 @@ impl Service {
         source: impl Into<String>,
         memory_mib: u32,
     ) -> Result<prepare_response::Outcome, ErrorReport> {
-        let request = PrepareRequest { source: source.into(), memory_mib, ..Default::default() };
+        self.prepare_as("", source, memory_mib).await
+    }
+
+    /// The same for a function.
+    pub(crate) async fn prepare_as(
+        &self,
+        function: &str,
+        source: impl Into<String>,
+        memory_mib: u32,
+    ) -> Result<prepare_response::Outcome, ErrorReport> {
+        let function = function.to_owned();
+        let request = PrepareRequest { source: source.into(), memory_mib, function, ..Default::default() };
         let answer = InvokerServiceClient::new(self.client.clone()).prepare(request).await;
         answer
             .map(|answer| answer.into_inner().outcome.expect("an outcome"))
@@ -152,6 +169,32 @@ impl Service {
     ) -> Result<TestInvokeResponse, ErrorReport> {
         let answer = InvokerServiceClient::new(self.client.clone()).test_invoke(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| ErrorReport::from_status(&status))
+    }
+}
+
+/// Where a service tells its metrics.
+pub(crate) struct Metrics {
+    /// Its flag.
+    pub(crate) flag: String,
+    address: SocketAddr,
+}
+
+impl Metrics {
+    /// At a port that was free just now.
+    pub(crate) async fn somewhere() -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        Self { flag: format!("--telemetry-listen={address}"), address }
+    }
+
+    /// What a counter counts; `None` for one that is not told.
+    pub(crate) async fn value(&self, name: &str) -> Option<u64> {
+        let mut connection = TcpStream::connect(self.address).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        let line = answer.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().parse().unwrap())
     }
 }
 

@@ -12,13 +12,13 @@ use chatfn_proto::{
 };
 use chatfn_rpc::RequestExt as _;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
 use crate::{
     FUNCTION, PATIENCE, drafts,
-    service::{LOCAL, Service, failure, fetching, logged, reason, result, version},
+    service::{LOCAL, Metrics, Service, failure, fetching, logged, reason, result, version},
     witness::{Answer, Witness},
 };
 
@@ -148,6 +148,15 @@ async fn a_payload_that_is_none_of_the_templates_is_run_and_flagged() {
 }
 
 #[tokio::test]
+async fn what_is_seldom_meant_is_warned_of() {
+    let service = Service::start([], &[NO_REGISTRY]).await;
+    let lambda = "console.log('ready'); async function lambda() {}";
+    let response = service.test_invoke(given(lambda, &[])).await.unwrap();
+    assert!(report(&response).logs.is_empty());
+    assert!(matches!(&*response.warnings, [logs] if logs.contains("logs")), "{:?}", response.warnings);
+}
+
+#[tokio::test]
 async fn a_source_that_does_not_build_is_an_answer() {
     let service = Service::start([], &[NO_REGISTRY]).await;
     let response =
@@ -241,6 +250,26 @@ async fn a_test_counts_as_a_run() {
     let refused = service.test_invoke(doomed).await.unwrap_err();
     assert_eq!(refused.code, Code::DeadlineExceeded, "{refused:?}");
     assert_eq!(reason(service.invoke_within("e-2", Duration::from_millis(5)).await), refused.reason.unwrap());
+}
+
+#[tokio::test]
+async fn tests_are_divided_among_accounts_and_counted_when_refused() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = format!("--registry=http://{}", mute.local_addr().unwrap());
+    let metrics = Metrics::somewhere().await;
+    let service = Arc::new(Service::start([], &[&registry, &metrics.flag]).await);
+    let mut testing = JoinSet::new();
+    for _ in 0..13 {
+        let tester = Arc::clone(&service);
+        testing.spawn(async move { tester.test_invoke(draft()).await });
+    }
+    let refused = testing.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_deref()), (Code::ResourceExhausted, Some("ACCOUNT_BUSY")));
+    let others = "accounts/other/functions/chat.start".to_owned();
+    let response = service.test_invoke(TestInvokeRequest { function: others, ..given(ECHO, &[]) }).await;
+    result(report(&response.unwrap()));
+    let counted = metrics.value("chatfn_invoker_runs_refused_total{reason=\"account_busy\"}").await;
+    assert_eq!(counted, Some(1));
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ use tonic::{Code, Request, Response, Status};
 pub(crate) enum Answer {
     /// The source does not build.
     Broken(BuildError),
+    /// It builds, with this warning.
+    Warns(String),
     /// The call fails.
     Fails(Code),
     /// The source builds, as soon as the test lets it.
@@ -95,6 +97,9 @@ impl InvokerService for Script {
         let outcome = match answer {
             None => Outcome::Prepared(PreparedSource::default()),
             Some(Answer::Broken(error)) => Outcome::BuildError(error),
+            Some(Answer::Warns(warning)) => {
+                Outcome::Prepared(PreparedSource { warnings: vec![warning], ..Default::default() })
+            }
             Some(Answer::Fails(code)) => return Err(Status::new(code, "as the test says")),
             Some(Answer::Waits(gate)) => {
                 gate.entered.notify_one();

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use crate::{
     audit::entries,
     harness::{ACME, PATIENCE, Registry, START, World, deploy_request, patiently, refused},
+    invoker::Answer,
     secrets::{access, key_lines, set_request, with_keys},
 };
 
@@ -111,7 +112,9 @@ async fn a_repeated_deploy_asks_no_invoker_and_does_not_bring_back_what_was_unde
     let registry = &world.registry;
     create(registry, create_request()).await.unwrap();
     let deploy = DeployFunctionRequest { request_id: OTHER_ID.into(), ..deploy_request(START) };
+    world.invoker.push(Answer::Warns("reads the clock".into()));
     let first = made(registry.deploy_request(deploy.clone()).await.unwrap());
+    assert_eq!(first.warnings, ["reads the clock"]);
     registry.undeploy(START).await.unwrap();
     assert_eq!(made(registry.deploy_request(deploy).await.unwrap()), first);
     assert_eq!(registry.get(START).await.unwrap().live_version, 0);

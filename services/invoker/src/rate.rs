@@ -1,21 +1,21 @@
-//! How often a function may call out.
+//! How often a function may call out, and an account ask for secrets.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Mutex, PoisonError},
 };
 
-use chatfn_domain::name::FunctionName;
 use tokio::time::Instant;
 
-/// Functions that are remembered. Buckets of functions that were quiet for a second are full and need no memory.
+/// Names that are remembered. Buckets of those that were quiet for a second are full and need no memory.
 const MAX_BUCKETS: usize = 10_000;
 
-/// One token bucket per function: up to a second's requests at once, then evenly.
+/// One token bucket per name, of a function or an account: up to a second's requests at once, then evenly.
 #[derive(Debug)]
-pub(super) struct RateLimits {
+pub(crate) struct RateLimits<N> {
     per_second: u32,
-    buckets: Mutex<HashMap<FunctionName, Bucket>>,
+    buckets: Mutex<HashMap<N, Bucket>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -24,28 +24,28 @@ struct Bucket {
     filled_at: Instant,
 }
 
-impl RateLimits {
-    pub(super) fn new(per_second: u32) -> Self {
+impl<N: Clone + Eq + Hash> RateLimits<N> {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self { per_second, buckets: Mutex::default() }
     }
 
-    pub(super) fn per_second(&self) -> u32 {
+    pub(crate) fn per_second(&self) -> u32 {
         self.per_second
     }
 
-    /// Takes a token of `function`; `false` when it has none at `now`.
-    pub(super) fn take(&self, function: &FunctionName, now: Instant) -> bool {
+    /// Takes a token of `name`; `false` when it has none at `now`.
+    pub(crate) fn take(&self, name: &N, now: Instant) -> bool {
         let capacity = f64::from(self.per_second);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if !buckets.contains_key(function) && buckets.len() >= MAX_BUCKETS {
+        if !buckets.contains_key(name) && buckets.len() >= MAX_BUCKETS {
             buckets.retain(|_, bucket| (now - bucket.filled_at).as_secs_f64() < 1.0);
             if buckets.len() >= MAX_BUCKETS {
-                // So many functions at once: forgetting gives each another second's requests, refusing would hit
+                // So many at once: forgetting gives each another second's requests, refusing would hit
                 // the innocent.
                 buckets.clear();
             }
         }
-        let bucket = buckets.entry(function.clone()).or_insert(Bucket { tokens: capacity, filled_at: now });
+        let bucket = buckets.entry(name.clone()).or_insert(Bucket { tokens: capacity, filled_at: now });
         let gained = (now - bucket.filled_at).as_secs_f64() * capacity;
         bucket.tokens = (bucket.tokens + gained).min(capacity);
         bucket.filled_at = now;
@@ -60,6 +60,8 @@ impl RateLimits {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use chatfn_domain::name::FunctionName;
 
     use super::*;
 
