@@ -39,7 +39,7 @@
 //! lanes. All SQL is in `store/`, but for the function that records events (`migrations/0014_record_events_faster.sql`); the tables with
 //! their reasons are in `migrations/0002_ingest.sql` and `migrations/0006_operators.sql`.
 
-mod audit;
+mod background;
 mod cli;
 mod committer;
 mod config;
@@ -50,6 +50,7 @@ mod failpoint;
 mod grpc;
 mod intake;
 mod lanes;
+mod ledger;
 mod metrics;
 mod publisher;
 mod quota;
@@ -80,13 +81,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::{
-    cli::{Cli, Command},
-    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
-    metrics::METRICS,
-    quota::{QuotaConfig, QuotaError},
-};
 use self::{
+    background::Background,
     committer::Committers,
     dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
@@ -96,6 +92,12 @@ use self::{
     publisher::Publisher,
     quota::Quotas,
     store::{Session, Sessions, events::DedupeDays},
+};
+pub use self::{
+    cli::{Cli, Command},
+    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
+    metrics::METRICS,
+    quota::{QuotaConfig, QuotaError},
 };
 
 /// Where metrics are served, unless the settings say otherwise.
@@ -197,7 +199,7 @@ async fn serve(
     let queue = committers.clone();
     IngestMetrics::observe_queue(endpoint.metrics(), config.committers.queue, move || queue.in_use());
     let shared = Shared {
-        pool: pools.read.clone(),
+        reads: pools.read.clone(),
         deployments: deployments.clone(),
         invoker: Invoker::new(invoker, traces.clone()),
         gate: Gate::new(config.dispatch.max_runs),
@@ -219,26 +221,27 @@ async fn serve(
     let (draining, grace) = (shutdown.soft(), config.dispatch.drain_runs);
     // Begins to drain together with the server, not after it.
     lane_tasks.spawn("manager", |_| manager.run(draining, grace));
-    let (poll_heads, poll_pool) = (heads.clone(), pools.lease.clone());
+    let (poll_heads, reads) = (heads.clone(), pools.read.clone());
     lane_tasks.spawn("heads", |stop| async move {
-        poll_heads.poll(poll_pool, stop).await;
+        poll_heads.poll(reads, stop).await;
         Ok::<_, Infallible>(())
     });
-    let (poll_asked, poll_pool) = (interventions.clone(), pools.lease.clone());
+    let (poll_asked, reads) = (interventions.clone(), pools.read.clone());
     lane_tasks.spawn("interventions", |stop| async move {
-        poll_asked.poll(poll_pool, stop).await;
+        poll_asked.poll(reads, stop).await;
         Ok::<_, Infallible>(())
     });
-    let (asked, replay_pool) = (interventions.clone(), pools.serve.clone());
+    let served = Background::new(pools.serve.clone(), &config.database);
+    let (asked, replays) = (interventions.clone(), served.clone());
     lane_tasks.spawn("replays", |stop| async move {
-        replays::run(replay_pool, asked, stop).await;
+        replays::run(replays, asked, stop).await;
         Ok::<_, Infallible>(())
     });
 
     let intake = Intake::new(deployments.clone());
     let (retention, days) = (config.retention.clone(), pools.days.clone());
     lane_tasks.spawn("retention", |stop| retention::run(retention, days, metrics.clone(), stop));
-    lane_tasks.spawn("audit", |stop| audit::run(metrics.clone(), pools.serve.clone(), stop));
+    lane_tasks.spawn("ledger", |stop| ledger::run(metrics.clone(), served, stop));
     let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls, metrics);
     let publish = PublishHandler { publisher, streams: config.streams, draining: shutdown.soft() };
     let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new() };
@@ -307,13 +310,13 @@ async fn become_ready(
 struct Pools {
     commit: Sessions,
     journal: Sessions,
-    /// Leases, and the heads of lanes.
+    /// Leases alone. One connection is enough, and the other there for when it dies.
     lease: PgPool,
     /// Partitions.
-    days: PgPool,
-    /// What lanes read.
-    read: PgPool,
-    /// What callers read.
+    days: Background,
+    /// What lanes read, and what tells them that there is something to read.
+    read: Background,
+    /// What callers read, and what goes on by itself with nobody in a hurry.
     serve: PgPool,
 }
 
@@ -326,8 +329,8 @@ impl Pools {
             commit: sessions(database, "commit", config.committers.committers).await?,
             journal: sessions(database, "journal", config.dispatch.journal_writers).await?,
             lease: pool(database, "lease", 2).await?,
-            days: pool(&days_config(database), "days", 1).await?,
-            read: pool(database, "read", database.max_connections).await?,
+            days: background(&days_config(database), "days", 1).await?,
+            read: background(database, "read", database.max_connections).await?,
             serve,
         })
     }
@@ -337,8 +340,8 @@ impl Pools {
             ("commit", self.commit.pool()),
             ("journal", self.journal.pool()),
             ("lease", &self.lease),
-            ("days", &self.days),
-            ("read", &self.read),
+            ("days", self.days.pool()),
+            ("read", self.read.pool()),
             ("serve", &self.serve),
         ];
         chatfn_pg::metrics::observe(metrics, pools.map(|(name, pool)| (name, pool.clone())));
@@ -351,8 +354,8 @@ impl Pools {
                 self.commit.pool().close(),
                 self.journal.pool().close(),
                 self.lease.close(),
-                self.days.close(),
-                self.read.close(),
+                self.days.pool().close(),
+                self.read.pool().close(),
                 self.serve.close()
             )
         };
@@ -383,6 +386,11 @@ async fn pool(config: &PoolConfig, purpose: &str, max_connections: u32) -> anyho
         ..config.clone()
     };
     Ok(with_session(chatfn_pg::connect(&config).await?))
+}
+
+/// For what nobody's deadline bounds.
+async fn background(config: &PoolConfig, purpose: &str, max_connections: u32) -> anyhow::Result<Background> {
+    Ok(Background::new(pool(config, purpose, max_connections).await?, config))
 }
 
 /// For `count` tasks that write all the time.

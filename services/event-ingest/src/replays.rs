@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background::Background,
     dispatch::Interventions,
     store::replays::{self, Step},
 };
@@ -15,15 +15,17 @@ use crate::{
 const STEP: Duration = Duration::from_millis(200);
 /// Pause when no replay is due, or the lanes have enough to do.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Statements of a step, about.
+const STATEMENTS: u32 = 10;
 /// Longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Goes on with whatever replay is due, until `stop`. Cancel safe: a step is done or not.
-pub(crate) async fn run(pool: PgPool, interventions: Interventions, stop: CancellationToken) {
+pub(crate) async fn run(store: Background, interventions: Interventions, stop: CancellationToken) {
     let mut pause = PAUSE;
     loop {
         let step = tokio::select! {
-            step = replays::step(&pool, STEP) => step,
+            step = store.ask_all(STATEMENTS, replays::step(store.pool(), STEP)) => step,
             () = stop.cancelled() => return,
         };
         pause = match step {

@@ -14,10 +14,13 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background::Background,
     config::RetentionConfig,
     metrics::IngestMetrics,
     store::{
-        days::{self, Day, Looked, PARTITIONED},
+        days::{self, Day, Looked, PARTITIONED, Waiting},
+        deliveries,
+        interventions::Place,
         replays,
     },
 };
@@ -26,6 +29,9 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(60);
 /// Partitions that exist ahead of time, in days.
 const AHEAD: u16 = 3;
+/// A look is over when as many statements could have taken as long as they may. Most are short, so it is many more of them;
+/// one that has more to do goes on at the next look.
+const STATEMENTS: u32 = 10;
 /// Events of an old day that are looked at in one statement.
 const ROWS: i64 = 5_000;
 /// Events that wait in an old day are counted up to here.
@@ -33,17 +39,17 @@ const COUNTED: i64 = 1_000;
 /// Days for which ended replays are kept beyond the events that they may have run.
 const REPLAYS_LONGER: u16 = 1;
 
-/// Keeps the days until `stop`. `pool` should wait only shortly for locks, behind which everybody else waits.
+/// Keeps the days until `stop`. `store` should wait only shortly for locks, behind which everybody else waits.
 pub(crate) async fn run(
     config: RetentionConfig,
-    pool: PgPool,
+    store: Background,
     metrics: IngestMetrics,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut keeper = Keeper { config, pool, metrics, progress: HashMap::new() };
+    let mut keeper = Keeper { config, pool: store.pool().clone(), metrics, progress: HashMap::new() };
     loop {
         let looked = tokio::select! {
-            looked = keeper.look() => looked,
+            looked = store.ask_all(STATEMENTS, keeper.look()) => looked,
             () = stop.cancelled() => return Ok(()),
         };
         if let Err(error) = looked {
@@ -102,26 +108,36 @@ impl Keeper {
 
     /// Drops an old day, unless something keeps it.
     async fn end(&mut self, day: &Day) -> Result<(), sqlx::Error> {
-        let waiting = days::waiting(&self.pool, day, COUNTED).await?;
-        if waiting > 0 {
-            let or_more = if waiting == COUNTED { " or more" } else { "" };
+        if let Some(Waiting { count, account, conversation_id }) =
+            days::waiting(&self.pool, day, COUNTED).await?
+        {
+            let or_more = if count == COUNTED { " or more" } else { "" };
             tracing::warn!(
                 day = day.day,
-                waiting,
-                "{} is {} days ago and is kept: {waiting}{or_more} of its events wait for another attempt or for an \
-                 operator; list those that are HALTED, and resume or skip them",
+                waiting = count,
+                account,
+                conversation_id,
+                "{} is {} days ago and is kept: {count}{or_more} of its events wait for another attempt or for an \
+                 operator, one of them in accounts/{account}/conversations/{conversation_id}; list those that are HALTED, \
+                 and resume or skip them",
                 day.day,
                 day.age,
             );
             return Ok(());
         }
         if let Some((lane, sequence)) = self.undecided(day).await? {
+            let rows = deliveries::in_places(&self.pool, &[Place { lane, sequence }]).await?;
+            let names = rows.first().map(|it| (&*it.account, &*it.conversation_id, &*it.event_id));
+            let (account, conversation_id, event_id) = names.unwrap_or_default();
             tracing::warn!(
                 day = day.day,
+                account,
+                conversation_id,
+                event_id,
                 lane,
                 sequence,
-                "{} is {} days ago and is kept: the event with sequence number {sequence} in lane {lane} has no outcome, \
-                 and others may have none; if its conversation is HALTED at an earlier event, resume or skip that",
+                "{} is {} days ago and is kept: accounts/{account}/deliveries/{event_id} has no outcome, and others may \
+                 have none; if its conversation is HALTED at an earlier event, resume or skip that",
                 day.day,
                 day.age,
             );
@@ -228,5 +244,26 @@ mod tests {
         sqlx::query(decided).execute(&pool).await.unwrap();
         keeper.look().await.unwrap();
         assert_eq!(days::ended(&pool, 30).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn of_what_waits_a_halted_conversation_is_named() {
+        let database = TestDatabase::create().await;
+        let pool = database.pool().clone();
+        let day = "(now() AT TIME ZONE 'UTC')::date - 40";
+        for day in [day, "(now() AT TIME ZONE 'UTC')::date"] {
+            let statement = format!("SELECT ingest.prepare_day({day}), ingest.open_day({day})");
+            sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+        }
+        let old = days::ended(&pool, 30).await.unwrap().remove(0);
+        assert_eq!(days::waiting(&pool, &old, COUNTED).await.unwrap(), None);
+        let parked = format!(
+            "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, next_attempt_time, kind)
+             SELECT n, ingest.first_sequence({day}) + n, 'acme', 'c' || n, now(), (n = 2)::int FROM generate_series(0, 3) n"
+        );
+        sqlx::query(AssertSqlSafe(parked)).execute(&pool).await.unwrap();
+        let waiting = days::waiting(&pool, &old, COUNTED).await.unwrap().unwrap();
+        let halted = Waiting { count: 4, account: "acme".to_owned(), conversation_id: "c2".to_owned() };
+        assert_eq!(waiting, halted);
     }
 }

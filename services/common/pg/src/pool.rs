@@ -3,10 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
 
 use crate::budget;
+
+/// Longest way of an answer that the server has given in time.
+const WAY: Duration = Duration::from_secs(1);
 
 /// Where the database is, and how long a service is willing to wait for it.
 ///
@@ -122,7 +126,7 @@ impl PoolConfig {
 pub async fn connect(config: &PoolConfig) -> Result<PgPool, ConnectError> {
     let options = config.connect_options()?;
     let unreachable = |source| ConnectError::Unreachable { server: config.url.to_string(), source };
-    let probe = tokio::time::timeout(config.acquire_timeout, options.connect())
+    let probe = timeout(config.acquire_timeout, options.connect())
         .await
         .map_err(|_elapsed| unreachable(sqlx::Error::PoolTimedOut))?
         .map_err(unreachable)?;
@@ -131,16 +135,42 @@ pub async fn connect(config: &PoolConfig) -> Result<PgPool, ConnectError> {
     #[expect(clippy::disallowed_methods, reason = "this is the place where pools are made")]
     let pool = PgPoolOptions::new();
     let default = config.statement_timeout;
+    // One that lies idle and is dead leaves time to open another.
+    let look = config.acquire_timeout / 2;
+    let return_within = config.statement_timeout + WAY;
     Ok(pool
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
         // Setting the limit of statements shows as well whether the server is there.
         .test_before_acquire(false)
         .before_acquire(move |connection, _| {
-            Box::pin(async move { Ok(budget::limit_idle(connection, default).await) })
+            Box::pin(async move {
+                let limited = timeout(look, budget::limit_idle(connection, default)).await;
+                Ok(limited.unwrap_or(false))
+            })
         })
+        .after_release(move |connection, _| Box::pin(is_done(connection, return_within)))
         .after_connect(move |connection, _| Box::pin(budget::limit_new(connection, default)))
         .connect_lazy_with(options))
+}
+
+/// Whether what was asked over a connection that is given back was answered, or is before long.
+///
+/// The future of a statement may have been dropped before. The pool then waits for the rest of the answer, without end if the
+/// connection has died without a word, and counts it meanwhile. Waiting less than the server may take would leave statements
+/// behind that go on, beside those of the connections that replace theirs.
+///
+/// Costs nothing where nothing is missing, as with nearly all: unlike a ping, it asks the server nothing. The pool does so
+/// afterwards, without a limit: what dies in that very moment keeps its place until the system gives it up. A ping here would
+/// only come before that one.
+async fn is_done(connection: &mut PgConnection, longest: Duration) -> Result<bool, sqlx::Error> {
+    match timeout(longest, connection.flush()).await {
+        Ok(done) => done.map(|()| true),
+        Err(_elapsed) => {
+            tracing::info!("a connection is given up: a statement that nobody waits for was not answered");
+            Ok(false)
+        }
+    }
 }
 
 /// Why there is no pool.

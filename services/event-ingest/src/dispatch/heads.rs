@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +9,7 @@ use super::{
     per_lane::PerLane,
     recent::{Following, Piece, Recent},
 };
-use crate::store;
+use crate::{background::Background, store};
 
 /// Pause between looks while events arrive that other replicas recorded.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
@@ -73,12 +72,12 @@ impl Heads {
     }
 
     /// Looks for what other replicas record, until `stop`.
-    pub(crate) async fn poll(self, pool: PgPool, stop: CancellationToken) {
+    pub(crate) async fn poll(self, reads: Background, stop: CancellationToken) {
         let mut pause = SHORTEST_PAUSE;
         let mut is_failing = false;
         while !stop.is_cancelled() {
             let looked = tokio::select! {
-                looked = store::lanes::heads(&pool) => looked,
+                looked = reads.ask(store::lanes::heads(reads.pool())) => looked,
                 () = stop.cancelled() => return,
             };
             let news = match looked {

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::per_lane::PerLane;
-use crate::store;
+use crate::{background::Background, store};
 
 /// Pause between looks: how late an owner learns what was asked through another replica.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -39,11 +38,11 @@ impl Interventions {
     }
 
     /// Looks for what is asked through other replicas, until `stop`.
-    pub(crate) async fn poll(self, pool: PgPool, stop: CancellationToken) {
+    pub(crate) async fn poll(self, reads: Background, stop: CancellationToken) {
         let mut is_failing = false;
         while !stop.is_cancelled() {
             let looked = tokio::select! {
-                looked = store::interventions::lanes(&pool) => looked,
+                looked = reads.ask(store::interventions::lanes(reads.pool())) => looked,
                 () = stop.cancelled() => return,
             };
             match looked {

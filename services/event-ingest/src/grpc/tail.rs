@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    mem,
     ops::Bound::{Excluded, Unbounded},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,7 +19,7 @@ use chatfn_proto::{
     ingest::v1::{DeliveryState, TailDeliveriesRequest, TailDeliveriesResponse},
 };
 use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -30,7 +31,7 @@ use crate::{
     error,
     shares::Shares,
     store::{
-        deliveries,
+        days, deliveries,
         interventions::Place,
         lanes,
         tail::{self, Filter, Part},
@@ -53,6 +54,13 @@ const LOOKED: usize = 2_000;
 const TOGETHER: usize = 100;
 /// Pause between looks: short while something happens.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Longest rest after a look that took long.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// How long ago the day was open at whose beginning a resumed stream starts at the earliest, whatever its token says.
+const FURTHEST: Duration = Duration::from_secs(24 * 60 * 60);
+const HALTED: i16 = DeliveryState::Halted as i16;
+/// In place of the state of a delivery that a resumed stream found waiting, and has not told.
+const FOUND: i16 = -1;
 
 /// The streams of this replica. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -110,9 +118,9 @@ impl Tails {
         let lanes = usize::from(LANES.unsigned_abs());
         let read_to = page::numbers(&keys, &request.resume_token, lanes)?;
         let entered = self.enter(&filter.account).ok_or_else(|| error::too_many_tails(&filter.account))?;
-        let read_to = match read_to {
-            Some(read_to) => read_to,
-            None => newest(&pool).await.map_err(error::store)?,
+        let (read_to, followed) = match read_to {
+            Some(read_to) => resumed(&pool, &filter, read_to).await.map_err(error::store)?,
+            None => (newest(&pool).await.map_err(error::store)?, BTreeMap::new()),
         };
         let (responses, stream) = mpsc::channel(QUEUE);
         let states = request.states.iter().filter_map(|state| i16::try_from(*state).ok()).collect();
@@ -122,8 +130,9 @@ impl Tails {
             states,
             list,
             read_to,
-            followed: BTreeMap::new(),
+            followed,
             looked_at: (0, 0),
+            waited: Duration::ZERO,
             responses,
             _entered: entered,
         };
@@ -143,6 +152,20 @@ async fn newest(pool: &PgPool) -> Result<Vec<i64>, sqlx::Error> {
     Ok(newest)
 }
 
+/// Where a resumed stream goes on, and what it follows from before: what waits, which holds no token back for long.
+async fn resumed(
+    pool: &PgPool,
+    filter: &Filter,
+    mut read_to: Vec<i64>,
+) -> Result<(Vec<i64>, BTreeMap<(i16, i64), i16>), sqlx::Error> {
+    let furthest = days::open_before(pool, FURTHEST).await?.saturating_sub(1);
+    read_to.iter_mut().for_each(|place| *place = (*place).max(furthest));
+    let waiting = tail::waiting(pool, filter, i64::try_from(FOLLOWED).unwrap_or(i64::MAX)).await?;
+    let is_before = |place: &Place| place.sequence <= read_to[usize::from(place.lane.unsigned_abs())];
+    let followed = waiting.into_iter().filter(is_before).map(|it| ((it.lane, it.sequence), FOUND)).collect();
+    Ok((read_to, followed))
+}
+
 struct Tail {
     pool: PgPool,
     filter: Filter,
@@ -151,10 +174,12 @@ struct Tail {
     list: [String; 5],
     /// By lane: all events up to there are, or were, followed.
     read_to: Vec<i64>,
-    /// Unfinished deliveries, with the state that they were told in; 0: none yet.
+    /// Unfinished deliveries, with the state that they were told in; 0: none yet, or [`FOUND`].
     followed: BTreeMap<(i16, i64), i16>,
     /// The last of them whose turn it was.
     looked_at: (i16, i64),
+    /// Time that the present look has waited for the reader.
+    waited: Duration,
     responses: Responses,
     _entered: Seat,
 }
@@ -176,13 +201,13 @@ impl Tail {
         self.tell(Vec::new()).await?;
         let mut pause = PAUSES.0;
         loop {
+            let start = Instant::now();
             let has_more = self.read_on().await.map_err(error::store)?;
             let has_told = self.tell_changes().await?;
             self.let_go();
             pause = if has_more || has_told { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
-            if !has_more {
-                tokio::time::sleep(pause).await;
-            }
+            let took = start.elapsed().saturating_sub(mem::take(&mut self.waited));
+            tokio::time::sleep(rest(took, (!has_more).then_some(pause))).await;
         }
     }
 
@@ -266,9 +291,12 @@ impl Tail {
         }
     }
 
-    async fn tell(&self, deliveries: Vec<chatfn_proto::ingest::v1::Delivery>) -> Result<(), Status> {
+    async fn tell(&mut self, deliveries: Vec<chatfn_proto::ingest::v1::Delivery>) -> Result<(), Status> {
         let response = TailDeliveriesResponse { deliveries, resume_token: self.token() };
-        match self.responses.send_timeout(Ok(response), PATIENCE).await {
+        let start = Instant::now();
+        let sent = self.responses.send_timeout(Ok(response), PATIENCE).await;
+        self.waited += start.elapsed();
+        match sent {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(error::tail_too_slow().into()),
             // Nobody reads, which ends this future.
@@ -276,15 +304,23 @@ impl Tail {
         }
     }
 
-    /// Goes on before the first delivery of each lane that is still followed.
+    /// Goes on before the first delivery of each lane that is still followed, but for those that are HALTED: they may be for
+    /// weeks, and a resumed stream finds them.
     fn token(&self) -> String {
         let mut read_to = self.read_to.clone();
-        for (lane, sequence) in self.followed.keys() {
+        let holding = self.followed.iter().filter(|(_, state)| ![FOUND, HALTED].contains(*state));
+        for ((lane, sequence), _) in holding {
             let place = &mut read_to[usize::from(lane.unsigned_abs())];
             *place = (*place).min(sequence - 1);
         }
         page::numbers_token(&self.list.each_ref().map(String::as_str), &read_to)
     }
+}
+
+/// How long to rest after a look that took so long: a stream has a connection half of the time at most, however much there
+/// is to read.
+fn rest(took: Duration, pause: Option<Duration>) -> Duration {
+    took.min(LONGEST_REST).max(pause.unwrap_or_default())
 }
 
 fn is_outcome(state: i16) -> bool {
@@ -297,8 +333,10 @@ fn is_outcome(state: i16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use chatfn_pg::testing::TestDatabase;
     use chatfn_rpc::ErrorReport;
-    use sqlx::postgres::PgPoolOptions;
+    use sqlx::{AssertSqlSafe, postgres::PgPoolOptions};
+    use tokio_stream::StreamExt as _;
 
     use super::*;
 
@@ -314,9 +352,53 @@ mod tests {
             read_to: vec![0; usize::from(LANES.unsigned_abs())],
             followed: BTreeMap::new(),
             looked_at: (0, 0),
+            waited: Duration::ZERO,
             responses,
             _entered: Tails::new().enter(&account).unwrap(),
         }
+    }
+
+    #[test]
+    fn a_stream_rests_as_long_as_it_read() {
+        let [short, long] = [20, 700].map(Duration::from_millis);
+        assert_eq!([rest(short, None), rest(long, None)], [short, long]);
+        assert_eq!([rest(short, Some(PAUSES.0)), rest(long, Some(PAUSES.0))], [PAUSES.0, long]);
+        assert_eq!(rest(Duration::MAX, None), LONGEST_REST);
+    }
+
+    /// Whoever makes up a token, or keeps one for long, has no more read than that.
+    #[tokio::test]
+    async fn no_token_goes_back_further_than_the_day_before() {
+        let database = TestDatabase::create().await;
+        let pool = database.pool();
+        let days = [4, 2, 0].map(|age| format!("(now() AT TIME ZONE 'UTC')::date - {age}"));
+        for (day, number) in days.iter().zip(0..) {
+            for statement in [
+                format!("SELECT ingest.prepare_day({day})"),
+                format!("UPDATE ingest.days SET open_time = {day} WHERE day = {day}"),
+                format!(
+                    "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
+                                                content_hash)
+                     VALUES (5, ingest.first_sequence({day}), 'acme', 'e{number}', 'chat.message', 'c{number}', '{{}}', '')"
+                ),
+                format!("UPDATE ingest.lane_heads SET next_sequence = ingest.first_sequence({day}) + 1 WHERE lane = 5"),
+            ] {
+                sqlx::query(AssertSqlSafe(statement)).execute(pool).await.unwrap();
+            }
+        }
+        let list = ["tail", "accounts/acme", "", "", ""];
+        let request = TailDeliveriesRequest {
+            parent: list[1].to_owned(),
+            resume_token: page::numbers_token(&list, &[0; 64]),
+            ..TailDeliveriesRequest::default()
+        };
+        let mut stream = Tails::new().start(pool.clone(), request).await.unwrap();
+        let mut told = Vec::new();
+        while told.last().is_none_or(|id| id != "e2") {
+            let response = stream.next().await.unwrap().unwrap();
+            told.extend(response.deliveries.into_iter().map(|delivery| delivery.event_id));
+        }
+        assert_eq!(told, ["e1", "e2"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,11 +3,7 @@
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use sqlx::PgPool;
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -16,6 +12,7 @@ use super::{
     share::{self, Change},
 };
 use crate::{
+    background::within,
     dispatch::{Ended, Shared, run_lane},
     failpoint,
     store::lanes,
@@ -43,10 +40,16 @@ struct Held {
 }
 
 impl Manager {
-    /// `pool` is for leases alone: a renewal must not queue behind what lanes read.
+    /// `pool` is for leases alone: a renewal must not queue behind what lanes read, nor for want of a connection that another
+    /// task waits on.
     pub(crate) fn new(replica: Uuid, terms: LeaseTerms, pool: PgPool, shared: Shared) -> Self {
         let works = watch::Sender::new(false);
         Self { replica, terms, pool, shared, held: HashMap::new(), works, is_failing: false }
+    }
+
+    /// How long a round may take: if its connection is dead, another round renews the leases before they end.
+    fn patience(&self) -> Duration {
+        (self.terms.ttl - self.terms.margin) / 3
     }
 
     /// Becomes true once leases can be had.
@@ -76,10 +79,7 @@ impl Manager {
     /// One round: collect the lanes that ended, renew the others, and change their number if need be. Without
     /// `may_claim` the replica is leaving, and says so.
     async fn round(&mut self, may_claim: bool) {
-        let done = timeout(self.terms.ttl, self.try_round(may_claim))
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        match done {
+        match within(self.patience(), self.try_round(may_claim)).await {
             Ok(()) => {
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("leases are renewed again");
@@ -201,8 +201,7 @@ impl Manager {
                 self.round(false).await;
                 next_renewal = Instant::now() + self.terms.renewal();
             } else if self.held.values().any(|held| held.life.is_finished()) {
-                let collected = timeout(self.terms.ttl, self.collect()).await;
-                if !matches!(collected, Ok(Ok(()))) {
+                if within(self.patience(), self.collect()).await.is_err() {
                     tokio::time::sleep(DRAIN_LOOK).await;
                 }
             } else {

@@ -1,9 +1,11 @@
 //! Days, by which events, outcomes and attempts are kept: one partition of each for every day. See `migrations/0007_days.sql`.
 
+use std::time::Duration;
+
 use chatfn_domain::lane::LANES;
 use sqlx::{PgExecutor, PgPool};
 
-use super::Time;
+use super::{Time, millis};
 
 /// A day with partitions of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +77,19 @@ pub(crate) async fn sequences(
     Ok((row.first, row.past))
 }
 
+/// The first sequence number of the day that was open so long ago: what was accepted since then lies from there on.
+pub(crate) async fn open_before(pool: &PgPool, ago: Duration) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT coalesce(max(first_sequence), -9223372036854775808) AS "first!" FROM ingest.days
+        WHERE open_time <= now() - $1::float8 * interval '1 millisecond'
+        "#,
+        millis(ago),
+    )
+    .fetch_one(pool)
+    .await
+}
+
 /// The days that ended more than `keep` days ago, the oldest first. The one that is open is none of them.
 pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Error> {
     sqlx::query_as!(
@@ -93,20 +108,34 @@ pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Er
     .await
 }
 
-/// Number of events of a day that wait for another attempt or for an operator, counted up to `most`.
-pub(crate) async fn waiting(pool: &PgPool, day: &Day, most: i64) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(
+/// Events of a day that wait for another attempt or for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) count: i64,
+    /// Whose one of them is: one that is halted, if any is.
+    pub(crate) account: String,
+    pub(crate) conversation_id: String,
+}
+
+/// What of a day waits, counted up to `most`; `None` if nothing does.
+pub(crate) async fn waiting(pool: &PgPool, day: &Day, most: i64) -> Result<Option<Waiting>, sqlx::Error> {
+    sqlx::query_as!(
+        Waiting,
         r#"
-        SELECT count(*) AS "count!" FROM (
-            SELECT FROM ingest.parked WHERE lane = ANY($1) AND sequence >= $2 AND sequence < $3 LIMIT $4
+        SELECT count(*) AS "count!", (array_agg(account ORDER BY kind <> 1, sequence))[1] AS "account!",
+               (array_agg(conversation_id ORDER BY kind <> 1, sequence))[1] AS "conversation_id!"
+        FROM (
+            SELECT account, conversation_id, kind, sequence FROM ingest.parked
+            WHERE lane = ANY($1) AND sequence >= $2 AND sequence < $3 LIMIT $4
         ) p
+        HAVING count(*) > 0
         "#,
         &(0..LANES).collect::<Vec<_>>(),
         day.first_sequence,
         day.end_sequence,
         most,
     )
-    .fetch_one(pool)
+    .fetch_optional(pool)
     .await
 }
 

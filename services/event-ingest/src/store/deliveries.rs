@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::{Time, days, interventions::Place, span};
 
-/// Events that a filtered page looks at, at most: bounds what one call can cost, however rare a match is.
+/// Events, or outcomes of a state, that a filtered page looks at, at most: bounds what one call can cost, however rare a match
+/// is.
 const SCAN: i64 = 5_000;
 
 /// Attempts, and past states, of one delivery that are read: it may be replayed without end.
@@ -76,6 +77,8 @@ pub(crate) struct Key {
 impl Key {
     /// Before every delivery: where the first page starts.
     pub(crate) const START: Self = Self { accept_time: Time::MAX, lane: i16::MAX, sequence: i64::MAX };
+    /// After every delivery.
+    const END: Self = Self { accept_time: Time::MIN, lane: -1, sequence: -1 };
 }
 
 impl DeliveryRow {
@@ -190,22 +193,26 @@ pub(crate) async fn list(
     after: Key,
     rows: i64,
 ) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
-    let is_rare = matches!(filter.state, Some(2 | 4..));
     let is_parked = matches!(filter.state, Some(2 | 8));
-    let end = if is_rare || (filter.state.is_none() && filter.template.is_none()) {
-        None
-    } else {
-        end_of_scan(pool, &filter.account, after).await?
+    let end = match (filter.state, &filter.template) {
+        (None, None) => None,
+        (Some(_), _) if is_parked => None,
+        // Their index has each state's apart, but not each template's.
+        (Some(4..), None) => None,
+        (Some(state @ 4..), Some(_)) => end_of_outcomes(pool, &filter.account, state, after).await?,
+        _ => end_of_scan(pool, &filter.account, after).await?,
     };
-    let since = end.map_or(Time::MIN, |end| end.accept_time);
-    let (first, past) = days::sequences(pool, since, after.accept_time).await?;
+    let last = end.unwrap_or(Key::END);
+    let (first, past) = days::sequences(pool, last.accept_time, after.accept_time).await?;
     let (account, template) = (filter.account.as_str(), filter.template.as_ref().map(TemplateName::as_str));
     let found = match filter.state {
         Some(state @ 4..) if !is_parked => {
             deliveries!(
                 "FROM ingest.outcomes o JOIN ingest.deliveries d ON d.lane = o.lane AND d.sequence = o.sequence
                  WHERE o.account = $1 AND o.state = $2 AND o.state <> 3 AND ($3::text IS NULL OR d.template = $3)
-                   AND (o.accept_time, o.lane, o.sequence) < ($4, $5, $6) AND o.sequence < $8
+                   AND (o.accept_time, o.lane, o.sequence) < ($4, $5, $6)
+                   AND (o.accept_time, o.lane, o.sequence) >= ($8, $9, $10)
+                   AND o.sequence >= $11 AND o.sequence < $12
                  ORDER BY o.accept_time DESC, o.lane DESC, o.sequence DESC LIMIT $7",
                 account,
                 state,
@@ -214,6 +221,10 @@ pub(crate) async fn list(
                 after.lane,
                 after.sequence,
                 rows,
+                last.accept_time as _,
+                last.lane,
+                last.sequence,
+                first,
                 past,
             )
             .fetch_all(pool)
@@ -237,7 +248,6 @@ pub(crate) async fn list(
             .await?
         }
         state => {
-            let end = end.unwrap_or(Key { accept_time: Time::MIN, lane: -1, sequence: -1 });
             deliveries!(
                 "FROM ingest.deliveries d
                  WHERE d.account = $1 AND ($2::smallint IS NULL OR d.state = $2) AND ($3::text IS NULL OR d.template = $3)
@@ -251,9 +261,9 @@ pub(crate) async fn list(
                 after.accept_time as _,
                 after.lane,
                 after.sequence,
-                end.accept_time as _,
-                end.lane,
-                end.sequence,
+                last.accept_time as _,
+                last.lane,
+                last.sequence,
                 rows,
                 first,
                 past,
@@ -277,6 +287,31 @@ async fn end_of_scan(pool: &PgPool, account: &AccountId, after: Key) -> Result<O
         ORDER BY accept_time DESC, lane DESC, sequence DESC OFFSET $5 LIMIT 1
         "#,
         account.as_str(),
+        after.accept_time as _,
+        after.lane,
+        after.sequence,
+        SCAN - 1,
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// The same among the outcomes of one state, which is none that is parked, nor SUCCEEDED.
+async fn end_of_outcomes(
+    pool: &PgPool,
+    account: &AccountId,
+    state: i16,
+    after: Key,
+) -> Result<Option<Key>, sqlx::Error> {
+    sqlx::query_as!(
+        Key,
+        r#"
+        SELECT accept_time AS "accept_time: Time", lane, sequence FROM ingest.outcomes
+        WHERE account = $1 AND state = $2 AND state <> 3 AND (accept_time, lane, sequence) < ($3, $4, $5)
+        ORDER BY accept_time DESC, lane DESC, sequence DESC OFFSET $6 LIMIT 1
+        "#,
+        account.as_str(),
+        state,
         after.accept_time as _,
         after.lane,
         after.sequence,

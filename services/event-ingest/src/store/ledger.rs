@@ -3,7 +3,7 @@
 use chatfn_domain::name::AccountId;
 use sqlx::PgPool;
 
-use super::{Time, days, deliveries::Key};
+use super::{Time, days, deliveries::Key, interventions::Place, span};
 
 /// A number of events of a template that are in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +93,15 @@ pub(crate) async fn counts(
     .await
 }
 
+/// Where a look at a lane begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Next {
+    pub(crate) lane: i16,
+    pub(crate) after: i64,
+    /// It ends before it would find more than so many events that the lane would never run.
+    pub(crate) room: i64,
+}
+
 /// What a look at a lane found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Looked {
@@ -102,9 +111,17 @@ pub(crate) struct Looked {
     /// The last of them.
     pub(crate) last: Option<i64>,
     /// Those of them that are unfinished and that the lane would never run.
-    pub(crate) unreachable: i64,
-    /// The first of those.
-    pub(crate) first_unreachable: Option<i64>,
+    pub(crate) unreachable: Vec<i64>,
+}
+
+/// An unfinished event that its lane would never run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreachable {
+    pub(crate) lane: i16,
+    pub(crate) sequence: i64,
+    pub(crate) account: String,
+    pub(crate) conversation_id: String,
+    pub(crate) event_id: String,
 }
 
 /// The cursors of lanes.
@@ -115,35 +132,66 @@ pub(crate) async fn cursors(pool: &PgPool, lanes: &[i16]) -> Result<Vec<(i16, i6
 
 /// Looks at the next events of lanes up to their cursors, at most `rows` of each, as of one moment; what is accounted for is
 /// said at [`counts`].
-pub(crate) async fn look(pool: &PgPool, after: &[(i16, i64)], rows: i64) -> Result<Vec<Looked>, sqlx::Error> {
-    let (lanes, after): (Vec<i16>, Vec<i64>) = after.iter().copied().unzip();
+pub(crate) async fn look(pool: &PgPool, next: &[Next], rows: i64) -> Result<Vec<Looked>, sqlx::Error> {
     sqlx::query_as!(
         Looked,
         r#"
-        SELECT w.lane AS "lane!", seen.events AS "events!", seen.last, seen.unreachable AS "unreachable!",
-               seen.first_unreachable
-        FROM unnest($1::smallint[], $2::bigint[]) AS w(lane, after)
+        SELECT w.lane AS "lane!", seen.events AS "events!", seen.last, seen.unreachable AS "unreachable!"
+        FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS w(lane, after, room)
         CROSS JOIN LATERAL (
             SELECT count(*) AS events, max(sequence) AS last,
-                   count(*) FILTER (WHERE is_unreachable) AS unreachable,
-                   min(sequence) FILTER (WHERE is_unreachable) AS first_unreachable
+                   coalesce(array_agg(sequence) FILTER (WHERE is_unreachable), '{}') AS unreachable
             FROM (
-                SELECT e.sequence,
-                       (SELECT o.state FROM ingest.outcomes o
-                        WHERE o.lane = e.lane AND o.sequence = e.sequence AND o.sequence > w.after) IS NULL
-                       AND NOT EXISTS (SELECT FROM ingest.parked p
-                           WHERE p.account = e.account AND p.conversation_id = e.conversation_id
-                             AND p.lane = e.lane AND p.sequence <= e.sequence) AS is_unreachable
-                FROM ingest.events e
-                WHERE e.lane = w.lane AND e.sequence > w.after
-                  AND e.sequence <= (SELECT l.cursor FROM ingest.lanes l WHERE l.lane = w.lane)
-                ORDER BY e.sequence LIMIT $3
-            ) looked
+                SELECT sequence, is_unreachable, count(*) FILTER (WHERE is_unreachable) OVER (ORDER BY sequence) AS found
+                FROM (
+                    SELECT e.sequence,
+                           (SELECT o.state FROM ingest.outcomes o
+                            WHERE o.lane = e.lane AND o.sequence = e.sequence AND o.sequence > w.after) IS NULL
+                           AND NOT EXISTS (SELECT FROM ingest.parked p
+                               WHERE p.account = e.account AND p.conversation_id = e.conversation_id
+                                 AND p.lane = e.lane AND p.sequence <= e.sequence) AS is_unreachable
+                    FROM ingest.events e
+                    WHERE e.lane = w.lane AND e.sequence > w.after
+                      AND e.sequence <= (SELECT l.cursor FROM ingest.lanes l WHERE l.lane = w.lane)
+                    ORDER BY e.sequence LIMIT $4
+                ) looked
+            ) counted
+            WHERE found <= w.room
         ) seen
         "#,
-        &lanes,
-        &after,
+        &next.iter().map(|it| it.lane).collect::<Vec<_>>(),
+        &next.iter().map(|it| it.after).collect::<Vec<_>>(),
+        &next.iter().map(|it| it.room).collect::<Vec<_>>(),
         rows,
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Those of these events, which lie before their lanes' cursors, that are still not accounted for, in their order.
+pub(crate) async fn unreachable(pool: &PgPool, places: &[Place]) -> Result<Vec<Unreachable>, sqlx::Error> {
+    let (first, last) = span(places.iter().map(|place| place.sequence));
+    sqlx::query_as!(
+        Unreachable,
+        r#"
+        SELECT e.lane AS "lane!", e.sequence AS "sequence!", e.account AS "account!",
+               e.conversation_id AS "conversation_id!", e.event_id AS "event_id!"
+        FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+        CROSS JOIN LATERAL (
+            SELECT v.lane, v.sequence, v.account, v.conversation_id, v.event_id FROM ingest.events v
+            WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
+        ) e
+        WHERE (SELECT o.state FROM ingest.outcomes o
+               WHERE o.lane = e.lane AND o.sequence = e.sequence AND o.sequence BETWEEN $3 AND $4) IS NULL
+          AND NOT EXISTS (SELECT FROM ingest.parked p
+              WHERE p.account = e.account AND p.conversation_id = e.conversation_id
+                AND p.lane = e.lane AND p.sequence <= e.sequence)
+        ORDER BY e.lane, e.sequence
+        "#,
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+        first,
+        last,
     )
     .fetch_all(pool)
     .await

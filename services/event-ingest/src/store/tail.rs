@@ -85,6 +85,26 @@ pub(crate) async fn accepted(
     .await
 }
 
+/// The newest `most` deliveries that the filter wants and that are RETRYING or HALTED.
+pub(crate) async fn waiting(pool: &PgPool, filter: &Filter, most: i64) -> Result<Vec<Place>, sqlx::Error> {
+    sqlx::query_as!(
+        Place,
+        r#"
+        SELECT p.lane, p.sequence FROM ingest.parked p
+        WHERE p.account = $1 AND p.kind IN (0, 1) AND ($2::text IS NULL OR p.conversation_id = $2)
+          AND ($3::text IS NULL OR $3 = (SELECT e.template FROM ingest.events e
+              WHERE e.lane = p.lane AND e.sequence = p.sequence))
+        ORDER BY p.sequence DESC LIMIT $4
+        "#,
+        filter.account.as_str(),
+        filter.conversation_id.as_ref().map(ConversationId::as_str),
+        filter.template.as_ref().map(TemplateName::as_str),
+        most,
+    )
+    .fetch_all(pool)
+    .await
+}
+
 /// The states of the deliveries in these places; what retention has dropped is left out.
 pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<(Place, i16)>, sqlx::Error> {
     let (first, last) = span(places.iter().map(|place| place.sequence));

@@ -6,6 +6,7 @@ use chatfn_domain::retry::AfterLastAttempt;
 use chatfn_event_ingest::Config;
 use chatfn_proto::ingest::v1::{DeliveryState, SkipEventRequest};
 use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     harness::{ACME, PATIENCE, Replica, World, event, eventually, patiently, settings},
@@ -82,6 +83,126 @@ async fn its_lanes_can_be_taken_over() {
     successor.reaches("e1", DeliveryState::DeadLettered).await;
     successor.reaches("e2", DeliveryState::Succeeded).await;
     assert_eq!(world.invoker.runs_of("e2").len(), 1);
+}
+
+/// Longer than it takes to meet an obstacle.
+fn with_limits(config: &mut Config) {
+    config.database.acquire_timeout = Duration::from_secs(4);
+    config.database.statement_timeout = Duration::from_secs(4);
+}
+
+/// Publishes events in many lanes, and waits until each has run.
+async fn runs_events(replica: &Replica, round: &str) {
+    let ids = (0..16).map(|n| format!("{round}-{n}"));
+    let all = ids.map(|id| async move {
+        eventually(async || replica.publish(event(&id, &id)).await.is_ok()).await;
+        eventually(async || {
+            let delivery = replica.delivery(&id).await;
+            delivery.is_ok_and(|delivery| delivery.state() == DeliveryState::Succeeded)
+        })
+        .await;
+    });
+    join_all(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_lanes_read_on_over_other_connections() {
+    let mut world = World::start().await;
+    world.replica.stop().await;
+    let (other, proxy) = replica_behind(&world, |config| {
+        with_limits(config);
+        // All of them die with a read under way.
+        config.database.max_connections = 4;
+    })
+    .await;
+    let answer = CancellationToken::new();
+    let ids: Vec<String> = (0..16).map(|n| format!("e{n}")).collect();
+    for id in &ids {
+        world.invoker.script(id, [Answer::ThrowsAfter(answer.clone())]);
+        other.publish(event(id, id)).await.unwrap();
+        world.invoker.started(id, 1).await;
+    }
+    let obstacle = Obstacle::before_reads(world.database.pool()).await;
+    // Each is read anew for its second attempt.
+    answer.cancel();
+    obstacle.is_met_by(4).await;
+    proxy.deaden();
+    obstacle.lift().await;
+    let all = ids.iter().map(|id| async {
+        eventually(async || {
+            let delivery = other.delivery(id).await;
+            delivery.is_ok_and(|delivery| delivery.state() == DeliveryState::Succeeded)
+        })
+        .await;
+    });
+    join_all(all).await;
+    runs_events(&other, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_its_lanes_over_other_connections() {
+    let mut settings = settings(1);
+    // A run must not make a lease longer.
+    settings.timeout = Duration::from_secs(1);
+    let mut world = World::start_with(settings, |_| {}).await;
+    world.replica.stop().await;
+    let (other, proxy) = replica_behind(&world, |config| {
+        config.dispatch.lease_ttl = Duration::from_secs(10);
+        config.database.acquire_timeout = Duration::from_secs(2);
+        config.database.statement_timeout = PATIENCE;
+    })
+    .await;
+    eventually(async || world.shares().await == [64]).await;
+    runs_events(&other, "before").await;
+    let epochs = async || {
+        let sum = "SELECT sum(epoch)::bigint FROM ingest.lanes";
+        sqlx::query_scalar::<_, i64>(sum).fetch_one(world.database.pool()).await.unwrap()
+    };
+    let before = epochs().await;
+    let polls = Obstacle::before_polls(world.database.pool()).await;
+    polls.is_met_by(2).await;
+    let renewals = Obstacle::before_renewals(world.database.pool()).await;
+    renewals.is_met().await;
+    proxy.deaden();
+    polls.lift().await;
+    renewals.lift().await;
+    // Renewed when all that it had asked for until then has ended.
+    let deadened: i64 = sqlx::query_scalar("SELECT extract(epoch FROM now())::bigint")
+        .fetch_one(world.database.pool())
+        .await
+        .unwrap();
+    eventually(async || {
+        let all = "SELECT min(extract(epoch FROM lease_until)) > $1 + 20 FROM ingest.lanes";
+        sqlx::query_scalar(all).bind(deadened).fetch_one(world.database.pool()).await.unwrap()
+    })
+    .await;
+    assert_eq!(epochs().await, before, "no lane was lost");
+    runs_events(&other, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_finds_what_others_record_over_other_connections() {
+    let world = World::start().await;
+    let (other, proxy) = replica_behind(&world, with_limits).await;
+    eventually(async || world.shares().await.len() == 2).await;
+    runs_events(&world.replica, "before").await;
+    let obstacle = Obstacle::before_polls(world.database.pool()).await;
+    // Two of each replica.
+    obstacle.is_met_by(4).await;
+    proxy.deaden();
+    obstacle.lift().await;
+    runs_events(&world.replica, "after").await;
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_answers_over_other_connections() {
+    let world = World::start().await;
+    let (other, proxy) = replica_behind(&world, with_limits).await;
+    runs_events(&other, "before").await;
+    proxy.deaden();
+    // At once: its caller need not try again.
+    other.delivery("before-0").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,8 @@ pub(crate) enum Answer {
     Fails(FailureKind),
     /// The lambda returns once the token fires.
     ReturnsAfter(CancellationToken),
+    /// The lambda throws once the token fires.
+    ThrowsAfter(CancellationToken),
     /// The lambda never ends by itself.
     Hangs,
     /// Nothing runs.
@@ -175,6 +177,10 @@ impl InvokerService for FakeInvoker {
             Answer::ReturnsAfter(release) => {
                 release.cancelled().await;
                 Outcome::ResultJson("null".to_owned())
+            }
+            Answer::ThrowsAfter(release) => {
+                release.cancelled().await;
+                fails(FailureKind::Thrown)
             }
             Answer::Hangs => std::future::pending().await,
             Answer::Refuses(error) => return Err(error.into()),

@@ -98,6 +98,31 @@ async fn lists_go_from_new_to_old_and_filter() {
     assert_eq!(pages(&world, nobody).await.0, Vec::<String>::new());
 }
 
+/// One that is looked for among the many of its state must not take its caller's whole time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_looks_at_so_many_outcomes_and_says_where_to_go_on() {
+    let world = World::start().await;
+    let pool = world.database.pool();
+    // With numbers that no lane gives; the oldest is of another template.
+    for statement in [
+        "INSERT INTO ingest.events (lane, sequence, accept_time, account, event_id, template, conversation_id, payload,
+                                    content_hash)
+         SELECT 0, (SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL) + (1::bigint << 31) + n,
+                now() + n * interval '1 microsecond', 'acme', 'old' || n,
+                CASE n WHEN 0 THEN 'chat.unused' ELSE 'chat.message' END, 'old', '{}', ''
+         FROM generate_series(0, 11000) n",
+        "INSERT INTO ingest.outcomes (lane, sequence, accept_time, account, state, epoch)
+         SELECT lane, sequence, accept_time, account, 4, 0 FROM ingest.events WHERE conversation_id = 'old'",
+    ] {
+        sqlx::query(statement).execute(pool).await.unwrap();
+    }
+    let (ids, sizes) = pages(&world, request(5, DeliveryState::NoFunction, UNUSED)).await;
+    assert_eq!((ids, sizes), (vec!["old0".to_owned()], vec![0, 0, 1]));
+    let first = list(&world, request(5, DeliveryState::NoFunction, "chat.message")).await.unwrap();
+    let ids: Vec<&str> = first.deliveries.iter().map(|delivery| delivery.event_id.as_str()).collect();
+    assert_eq!(ids, ["old11000", "old10999", "old10998", "old10997", "old10996"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_token_holds_for_its_list_only() {
     let (world, _) = world().await;

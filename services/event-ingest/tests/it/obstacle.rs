@@ -27,6 +27,22 @@ impl Obstacle {
         Self::put(pool, "journal", "LOCK TABLE ingest.superseded IN EXCLUSIVE MODE").await
     }
 
+    /// Keeps whoever looks for news of lanes from an answer.
+    pub(crate) async fn before_polls(pool: &PgPool) -> Self {
+        let tables = "LOCK TABLE ingest.lane_heads, ingest.interventions IN ACCESS EXCLUSIVE MODE";
+        Self::put(pool, "read", tables).await
+    }
+
+    /// Keeps leases from being renewed.
+    pub(crate) async fn before_renewals(pool: &PgPool) -> Self {
+        Self::put(pool, "lease", "LOCK TABLE ingest.lanes IN EXCLUSIVE MODE").await
+    }
+
+    /// Keeps lanes from reading events.
+    pub(crate) async fn before_reads(pool: &PgPool) -> Self {
+        Self::put(pool, "read", "LOCK TABLE ingest.events IN ACCESS EXCLUSIVE MODE").await
+    }
+
     async fn put(pool: &PgPool, purpose: &'static str, lock: &'static str) -> Self {
         let mut transaction = pool.begin().await.unwrap();
         sqlx::query(lock).execute(&mut *transaction).await.unwrap();
@@ -38,6 +54,11 @@ impl Obstacle {
         eventually(|| is_waiting(&self.pool, self.purpose)).await;
     }
 
+    /// Waits until so many connections have.
+    pub(crate) async fn is_met_by(&self, connections: i64) {
+        eventually(async || waiting(&self.pool, self.purpose).await >= connections).await;
+    }
+
     pub(crate) async fn lift(self) {
         self.transaction.rollback().await.unwrap();
     }
@@ -45,9 +66,14 @@ impl Obstacle {
 
 /// Whether a connection of the pool of that purpose waits for a lock.
 pub(crate) async fn is_waiting(pool: &PgPool, purpose: &str) -> bool {
+    waiting(pool, purpose).await > 0
+}
+
+/// How many do.
+async fn waiting(pool: &PgPool, purpose: &str) -> i64 {
     sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-             AND application_name LIKE '%-' || $1 AND wait_event_type = 'Lock')",
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+             AND application_name LIKE '%-' || $1 AND wait_event_type = 'Lock'",
     )
     .bind(purpose)
     .fetch_one(pool)

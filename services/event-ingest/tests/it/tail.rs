@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chatfn_domain::{lane::lane_of, retry::AfterLastAttempt};
 use chatfn_proto::ingest::v1::{
     Delivery, DeliveryState, Event, TailDeliveriesRequest, TailDeliveriesResponse,
 };
@@ -117,6 +118,45 @@ async fn a_resumed_stream_misses_nothing() {
 
     let foreign = TailDeliveriesRequest { template: UNUSED.to_owned(), ..resumed };
     refused(tail(&world.replica, foreign).await, Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_delivery_is_told_to_who_resumes_and_nothing_that_came_after_it_is_told_again() {
+    let mut settings = settings(1);
+    settings.retry.after_last_attempt = AfterLastAttempt::Halt;
+    let world = World::start_with(settings, |_| {}).await;
+    let account = ACME.parse().unwrap();
+    let lane = |conversation: &str| lane_of(&account, &conversation.parse().unwrap());
+    let other = (0..).map(|n| format!("c{n}")).find(|other| lane(other) == lane("c")).unwrap();
+    let mut stream = tail(&world.replica, all()).await.unwrap();
+    let unused = TailDeliveriesRequest { template: UNUSED.to_owned(), ..all() };
+    let mut filtered = tail(&world.replica, unused.clone()).await.unwrap();
+    patiently(stream.message()).await.unwrap().unwrap();
+    let filtered_token = patiently(filtered.message()).await.unwrap().unwrap().resume_token;
+    drop(filtered);
+
+    world.invoker.script("halts", [Answer::Throws]);
+    world.replica.publish(event("c", "halts")).await.unwrap();
+    until(&mut stream, &[("halts", DeliveryState::Halted)]).await;
+    world.replica.publish(event(&other, "before")).await.unwrap();
+    until(&mut stream, &[("before", DeliveryState::Succeeded)]).await;
+    // A response's token may stand before what it tells itself.
+    world.replica.publish(event(&other, "last")).await.unwrap();
+    let (_, token) = until(&mut stream, &[("last", DeliveryState::Succeeded)]).await;
+    drop(stream);
+    world.replica.publish(event(&other, "after")).await.unwrap();
+    world.replica.publish(Event { template: UNUSED.to_owned(), ..event(&other, "unused") }).await.unwrap();
+
+    let resumed = TailDeliveriesRequest { resume_token: token, ..all() };
+    let mut stream = tail(&world.replica, resumed).await.unwrap();
+    let expected = [("halts", DeliveryState::Halted), ("after", DeliveryState::Succeeded)];
+    let (told, _) = until(&mut stream, &expected).await;
+    assert!(told.iter().all(|(id, _)| id != "before"), "{told:?}");
+
+    let resumed = TailDeliveriesRequest { resume_token: filtered_token, ..unused };
+    let mut stream = tail(&world.replica, resumed).await.unwrap();
+    let (told, _) = until(&mut stream, &[("unused", DeliveryState::NoFunction)]).await;
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,6 @@ use futures_util::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +37,7 @@ use super::{
     recent::Following,
 };
 use crate::{
+    background::Background,
     failpoint,
     lanes::Lease,
     metrics::{IngestMetrics, LaneTold},
@@ -46,7 +46,7 @@ use crate::{
 /// What all lanes of a process share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
-    pub(crate) pool: PgPool,
+    pub(crate) reads: Background,
     pub(crate) deployments: Deployments,
     pub(crate) invoker: Invoker,
     pub(crate) gate: Gate,

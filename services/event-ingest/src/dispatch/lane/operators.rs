@@ -39,8 +39,12 @@ impl Lane {
         if !std::mem::take(&mut self.may_be_asked) {
             return None;
         }
-        let (pool, lane, read_to) = (self.shared.pool.clone(), self.lease.lane(), self.queue.read_to());
-        Some(async move { Step::Read(interventions::pending(&pool, lane, read_to, TOGETHER).await) }.boxed())
+        let (reads, lane, read_to) = (self.shared.reads.clone(), self.lease.lane(), self.queue.read_to());
+        let read = async move {
+            let pending = interventions::pending(reads.pool(), lane, read_to, TOGETHER);
+            Step::Read(reads.ask(pending).await)
+        };
+        Some(read.boxed())
     }
 
     /// Goes on; gives what is to be waited for next.

@@ -49,7 +49,8 @@ impl Lane {
     pub(super) async fn take_over(&mut self) {
         // Asked after the take-over: nothing that an earlier owner wrote comes later, and what it had read was recorded before.
         loop {
-            match lanes::head(&self.shared.pool, self.lease.lane()).await {
+            let reads = &self.shared.reads;
+            match reads.ask(lanes::head(reads.pool(), self.lease.lane())).await {
                 Ok(head) => {
                     self.fresh_from = head;
                     break;
@@ -66,7 +67,8 @@ impl Lane {
         let (mut after, mut reopened) = (0, Vec::new());
         loop {
             let (lane, epoch) = (self.lease.lane(), self.lease.epoch());
-            match reading::parked(&self.shared.pool, lane, epoch, after, rows).await {
+            let reads = &self.shared.reads;
+            match reads.ask(reading::parked(reads.pool(), lane, epoch, after, rows)).await {
                 Ok(parked) => {
                     self.is_failing = false;
                     let now = Instant::now();
@@ -155,8 +157,8 @@ impl Lane {
             bytes: READ_BYTES,
             fresh_from: self.fresh_from,
         };
-        let pool = self.shared.pool.clone();
-        Some(async move { (Instant::now(), reading::scan(&pool, range).await) }.boxed())
+        let reads = self.shared.reads.clone();
+        Some(async move { (Instant::now(), reads.ask(reading::scan(reads.pool(), range)).await) }.boxed())
     }
 
     pub(super) async fn scanned(&mut self, (asked, scanned): Scanned) {
@@ -198,13 +200,13 @@ impl Lane {
         };
         // Outcomes that are on their way must be found.
         let durable = self.shared.journal.begin_flush(&self.lease, self.queue.cursor()).await;
-        let (pool, lost) = (self.shared.pool.clone(), self.lease.clone());
+        let (reads, lost) = (self.shared.reads.clone(), self.lease.clone());
         let read = async move {
             if durable.await.is_err() {
                 lost.lose();
                 lost.lost().await;
             }
-            reading::passed_over(&pool, &account, part).await
+            reads.ask(reading::passed_over(reads.pool(), &account, part)).await
         };
         Some(read.boxed())
     }
@@ -239,10 +241,10 @@ impl Lane {
                 bytes: LOAD_BYTES,
             })
             .collect();
-        let (pool, lane, epoch) = (self.shared.pool.clone(), self.lease.lane(), self.lease.epoch());
+        let (reads, lane, epoch) = (self.shared.reads.clone(), self.lease.lane(), self.lease.epoch());
         async move {
             let asked = Instant::now();
-            let found = reading::resume(&pool, lane, epoch, &wanted).await;
+            let found = reads.ask(reading::resume(reads.pool(), lane, epoch, &wanted)).await;
             (asked, loads, found)
         }
         .boxed()

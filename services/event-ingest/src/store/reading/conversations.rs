@@ -37,43 +37,26 @@ pub(crate) async fn resume(
 ) -> Result<Vec<Resumed>, sqlx::Error> {
     let accounts: Vec<&str> = conversations.iter().map(|c| c.account.as_str()).collect();
     let ids: Vec<&str> = conversations.iter().map(|c| c.conversation_id.as_str()).collect();
-    let rows = sqlx::query_as!(
-        Row,
-        r#"
-        SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
-               e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
-               e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
-               CASE WHEN p.attempts_before IS NULL
-                   THEN (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 END AS deliver_within_ms,
-               CASE WHEN p.attempts_before IS NULL
-                   THEN (extract(epoch FROM now() - e.accept_time) * 1000)::float8 END AS age_ms,
-               p.attempts_before AS "attempts_before?", p.idempotency_key AS "idempotency_key?",
-               coalesce(p.reason = 'RETRY_BUDGET_SPENT', false) AS "is_denied!",
-               coalesce((SELECT max(a.number) FROM ingest.attempts a
-                   WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
-               EXISTS (SELECT FROM ingest.attempts a
-                   WHERE a.lane = $1 AND a.sequence = e.sequence
-                     AND a.finish_time IS NULL AND a.epoch < $2) AS "died!",
-               e.found AS "found!", wanted.position AS "position!"
-        FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-            WITH ORDINALITY AS wanted(account, conversation_id, first, last, rows, bytes, position)
-        CROSS JOIN LATERAL (
-            SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
-            FROM (
-                SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
-                WHERE account = wanted.account AND conversation_id = wanted.conversation_id
-                  AND sequence >= wanted.first AND sequence <= wanted.last
-                  AND (SELECT o.state FROM ingest.outcomes o
-                       WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
-                ORDER BY sequence LIMIT wanted.rows
-            ) unfinished
-        ) e
-        LEFT JOIN LATERAL (
-            SELECT * FROM ingest.parked WHERE lane = $1 AND sequence = e.sequence LIMIT 1
-        ) p ON true
-        WHERE e.before < wanted.bytes
-        ORDER BY wanted.position, e.sequence
-        "#,
+    let rows = unfinished!(
+        "wanted.position",
+        "FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+             WITH ORDINALITY AS wanted(account, conversation_id, first, last, rows, bytes, position)
+         CROSS JOIN LATERAL (
+             SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
+             FROM (
+                 SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
+                 WHERE account = wanted.account AND conversation_id = wanted.conversation_id
+                   AND sequence >= wanted.first AND sequence <= wanted.last
+                   AND (SELECT o.state FROM ingest.outcomes o
+                        WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+                 ORDER BY sequence LIMIT wanted.rows
+             ) unfinished
+         ) e
+         LEFT JOIN LATERAL (
+             SELECT * FROM ingest.parked WHERE lane = $1 AND sequence = e.sequence LIMIT 1
+         ) p ON true
+         WHERE e.before < wanted.bytes
+         ORDER BY wanted.position, e.sequence",
         lane,
         epoch,
         &accounts as _,

@@ -3,6 +3,34 @@
 //! Look-ups beside an event are scalar subqueries on purpose: each is one probe of a primary key, whatever
 //! the planner believes about the sizes of the tables.
 
+/// `query_as!` of a [`Row`]'s columns with the position and the given rest of the statement, where `e` is an unfinished event
+/// of lane `$1`, whose owner's epoch is `$2`, and `p` its place in `parked`.
+macro_rules! unfinished {
+    ($position:tt, $rest:tt, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"
+            SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
+                   e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
+                   e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
+                   CASE WHEN p.attempts_before IS NULL
+                       THEN (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 END AS deliver_within_ms,
+                   CASE WHEN p.attempts_before IS NULL
+                       THEN (extract(epoch FROM now() - e.accept_time) * 1000)::float8 END AS age_ms,
+                   p.attempts_before AS "attempts_before?", p.idempotency_key AS "idempotency_key?",
+                   coalesce(p.reason = 'RETRY_BUDGET_SPENT', false) AS "is_denied!",
+                   coalesce((SELECT max(a.number) FROM ingest.attempts a
+                       WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
+                   EXISTS (SELECT FROM ingest.attempts a
+                       WHERE a.lane = $1 AND a.sequence = e.sequence
+                         AND a.finish_time IS NULL AND a.epoch < $2) AS "died!",
+                   e.found AS "found!", "# + $position + r#" AS "position!"
+            "# + $rest,
+            $($argument),*
+        )
+    };
+}
+
 mod conversations;
 mod parked;
 mod passed_over;

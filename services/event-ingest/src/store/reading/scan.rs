@@ -42,46 +42,29 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
 
 /// Unfinished events that may have been begun with.
 async fn begun(pool: &PgPool, range: Range) -> Result<Vec<Row>, sqlx::Error> {
-    sqlx::query_as!(
-        Row,
-        r#"
-        SELECT e.sequence AS "sequence!", e.account AS "account!", e.event_id AS "event_id!",
-               e.template AS "template!", e.conversation_id AS "conversation_id!", e.payload AS "payload!",
-               e.headers, e.traceparent, e.accept_time AS "accept_time!: Time",
-               CASE WHEN p.attempts_before IS NULL
-                   THEN (extract(epoch FROM e.deliver_by - now()) * 1000)::float8 END AS deliver_within_ms,
-               CASE WHEN p.attempts_before IS NULL
-                   THEN (extract(epoch FROM now() - e.accept_time) * 1000)::float8 END AS age_ms,
-               p.attempts_before AS "attempts_before?", p.idempotency_key AS "idempotency_key?",
-               coalesce(p.reason = 'RETRY_BUDGET_SPENT', false) AS "is_denied!",
-               coalesce((SELECT max(a.number) FROM ingest.attempts a
-                   WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
-               EXISTS (SELECT FROM ingest.attempts a
-                   WHERE a.lane = $1 AND a.sequence = e.sequence
-                     AND a.finish_time IS NULL AND a.epoch < $6) AS "died!",
-               e.found AS "found!", 0::bigint AS "position!"
-        FROM (
-            SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
-            FROM (
-                SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
-                WHERE lane = $1 AND sequence > $2 AND sequence <= $3
-                  AND (SELECT o.state FROM ingest.outcomes o
-                       WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
-                ORDER BY sequence LIMIT $4
-            ) unfinished
-        ) e
-        LEFT JOIN LATERAL (
-            SELECT * FROM ingest.parked WHERE lane = $1 AND sequence = e.sequence LIMIT 1
-        ) p ON true
-        WHERE e.before < $5
-        ORDER BY e.sequence
-        "#,
+    unfinished!(
+        "0::bigint",
+        "FROM (
+             SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
+             FROM (
+                 SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
+                 WHERE lane = $1 AND sequence > $3 AND sequence <= $4
+                   AND (SELECT o.state FROM ingest.outcomes o
+                        WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+                 ORDER BY sequence LIMIT $5
+             ) unfinished
+         ) e
+         LEFT JOIN LATERAL (
+             SELECT * FROM ingest.parked WHERE lane = $1 AND sequence = e.sequence LIMIT 1
+         ) p ON true
+         WHERE e.before < $6
+         ORDER BY e.sequence",
         range.lane,
+        range.epoch,
         range.after,
         range.to,
         range.rows,
         range.bytes,
-        range.epoch,
     )
     .fetch_all(pool)
     .await

@@ -85,7 +85,7 @@ pub(crate) async fn step(pool: &PgPool, interval: Duration) -> Result<Step, sqlx
         }
         Err(error) if is_its_own(&error) => {
             transaction.rollback().await?;
-            let has_ended = fail(pool, replay, &chatfn_pg::error::describe(&error).to_string()).await?;
+            let has_ended = fail(pool, replay, told(&error)).await?;
             Ok(Step::Failed { replay, has_ended, error })
         }
         Err(error) => Err(error),
@@ -96,6 +96,20 @@ pub(crate) async fn step(pool: &PgPool, interval: Duration) -> Result<Step, sqlx
 fn is_its_own(error: &sqlx::Error) -> bool {
     let failure = chatfn_pg::classify(error);
     matches!(failure, Failure::StatementCanceled) || !failure.is_transient()
+}
+
+/// What callers are told of such an error. Its own text is for the log only: it is the store's.
+fn told(error: &sqlx::Error) -> &'static str {
+    match chatfn_pg::classify(error) {
+        Failure::StatementCanceled => {
+            "the store did not find the next events in time; start another replay with a narrower filter, or ask the operator \
+             for more time (--database-statement-timeout)"
+        }
+        _ => {
+            "a step failed, by a mistake of ours; report it to the operator with the name of the replay, by which \
+             event-ingest's log says what went wrong"
+        }
+    }
 }
 
 /// Asks the lanes for the next events of a replay, within a transaction; gives the lanes.
