@@ -84,7 +84,7 @@ use uuid::Uuid;
 use self::{
     background::Background,
     committer::Committers,
-    dispatch::{Gate, Heads, Interventions, Invoker, Journal, RetryBudgets, Shared},
+    dispatch::{Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
@@ -213,6 +213,7 @@ async fn serve(
         ),
         heads: heads.clone(),
         interventions: interventions.clone(),
+        notices: Notices::new(),
         metrics: metrics.clone(),
     };
     let terms = LeaseTerms::new(config.dispatch.lease_ttl);

@@ -16,12 +16,14 @@
 mod endpoint;
 mod handles;
 mod label;
+mod log_quota;
 mod logs;
 mod metric;
 mod observed;
 mod process;
 mod reference;
 mod registry;
+pub mod testing;
 mod traces;
 
 pub use endpoint::{Endpoint, EndpointArgs, EndpointError, Listen};
@@ -30,6 +32,7 @@ pub use handles::{
     InProgress,
 };
 pub use label::{Label, LabelValue};
+pub use log_quota::{Line, LogQuota};
 pub use logs::{LogFormat, TelemetryArgs, TelemetryError, init};
 pub use metric::{Kind, Metric, buckets};
 pub use process::METRICS;

@@ -12,6 +12,7 @@ mod interventions;
 mod invoke;
 mod journal;
 mod lane;
+mod notices;
 mod per_lane;
 mod queue;
 mod recent;
@@ -26,5 +27,6 @@ pub(crate) use self::{
     invoke::Invoker,
     journal::Journal,
     lane::{Ended, Shared, run_lane},
+    notices::Notices,
     recent::Piece,
 };

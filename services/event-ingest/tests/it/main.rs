@@ -15,6 +15,7 @@ mod invoker_faults;
 mod latch;
 mod ledger;
 mod lists;
+mod notices;
 mod obstacle;
 mod operators;
 mod order;

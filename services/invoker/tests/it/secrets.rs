@@ -1,17 +1,13 @@
 //! The secrets that lambdas read, and where they must not be seen.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use chatfn_domain::settings::FunctionSettings;
 use chatfn_proto::invoker::v1::FailureKind;
+use chatfn_telemetry::testing::Log;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tonic::Request;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     FUNCTION, PATIENCE,
@@ -105,29 +101,6 @@ async fn a_registry_that_cannot_be_reached_is_a_typed_error() {
     assert_eq!(result(&service.invoke("e").await.unwrap()), "com.liveperson.faas.secret.op-failed");
 }
 
-/// All that is traced, at the most talkative level.
-#[derive(Clone, Default)]
-struct Trace(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Trace {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Trace {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 const CANARY: &str = "canary \"in\" the\\ mine/ä'";
 
 /// Does with a secret whatever an author may do by accident.
@@ -163,13 +136,7 @@ fn shows(text: &str) -> bool {
 
 #[tokio::test]
 async fn a_secret_is_nowhere_but_where_the_lambda_sends_it() {
-    let trace = Trace::default();
-    // Other tests of this process, if any, trace to here as well.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(trace.clone())
-        .with_ansi(false)
-        .try_init();
+    let log = Log::of_process("trace");
     let vault = Vault::start(&[("accounts/acme/secrets/canary", CANARY)]).await;
     let crm = Witness::start(|_| Answer::ok("")).await;
     let host = crm.at("127.0.0.1");
@@ -198,7 +165,7 @@ async fn a_secret_is_nowhere_but_where_the_lambda_sends_it() {
     }
     assert_eq!(crm.seen().requests.len(), 4);
     assert!(crm.seen().requests.iter().all(|request| request.body == CANARY), "there it has to be");
-    let traced = String::from_utf8(trace.0.lock().unwrap().clone()).unwrap();
+    let traced = log.text();
     assert!(traced.contains(FUNCTION), "something is traced");
     if let Some(line) = traced.lines().find(|line| shows(line)) {
         panic!("traced: {line}");

@@ -1,54 +1,19 @@
 //! What is logged at the finest level holds no value. In a test of its own process (nextest), because the
 //! subscriber is the process's.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use chatfn_proto::registry::v1::SetSecretRequest;
+use chatfn_telemetry::testing::Log;
 use tonic::Code;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     harness::{ACME, refused},
     secrets::{CANARY, CRM, access, set, set_request, start, with_keys},
 };
 
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_value_is_logged_at_any_level() {
-    let log = Log::default();
     // Everything but the frames of HTTP/2, which are the wire itself and logged at TRACE by its crate alone.
-    let filter = "trace,h2=debug,hyper=debug,hyper_util=debug";
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(log.clone()).init();
+    let log = Log::of_process("trace,h2=debug,hyper=debug,hyper_util=debug");
     let world = start().await;
     let registry = &world.registry;
 

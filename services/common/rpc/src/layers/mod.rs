@@ -4,7 +4,6 @@ pub(crate) mod admission;
 pub(crate) mod authentication;
 pub(crate) mod catch_panic;
 pub(crate) mod deadline;
-mod log_quota;
 pub(crate) mod scope;
 pub(crate) mod trace;
 

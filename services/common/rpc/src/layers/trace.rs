@@ -10,17 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use chatfn_telemetry::{Traces, Work};
+use chatfn_telemetry::{Line, LogQuota, Traces, Work};
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 use tracing::{Instrument, Span};
 
-use super::{
-    Answer, BoxFuture, Layered,
-    log_quota::{Line, LogQuota},
-};
+use super::{Answer, BoxFuture, Layered};
 use crate::{
     TraceParent, code_name,
     metrics::{ServedCall, ServerMetrics},

@@ -33,6 +33,7 @@ use super::{
     interventions::Interventions,
     invoke::Invoker,
     journal::Journal,
+    notices::Notices,
     queue::LaneQueue,
     recent::Following,
 };
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) heads: Heads,
     pub(crate) interventions: Interventions,
+    pub(crate) notices: Notices,
     pub(crate) metrics: IngestMetrics,
 }
 

@@ -152,9 +152,13 @@ impl Lane {
             Next::Succeeded => {
                 self.finish(event, attempt, DeliveryState::Succeeded, Why::default()).await;
             }
-            Next::DeadLettered(why) => self.finish(event, attempt, DeliveryState::DeadLettered, why).await,
+            Next::DeadLettered(why) => {
+                self.shared.notices.dead_lettered(&event.conversation, &event.event.event_id, why.reason);
+                self.finish(event, attempt, DeliveryState::DeadLettered, why).await;
+            }
             Next::Expired(why) => self.finish(event, attempt, DeliveryState::Expired, why).await,
             Next::Halted(why) => {
+                self.shared.notices.halted(&event.conversation, &event.event.event_id, why.reason);
                 self.queue.halt(&event.conversation, event.head(number), Instant::now());
                 self.park(event, attempt, ParkKind::Halted, why, Duration::ZERO).await;
             }

@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// So many lines in a second, and the number of those that were too many: in an overload each call that is refused would write one,
 /// which costs more than to refuse it. Cheap to clone: clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct LogQuota {
+pub struct LogQuota {
     per_second: u32,
     state: Arc<Mutex<State>>,
 }
@@ -24,20 +24,24 @@ struct State {
 
 /// What becomes of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     /// Write it; so many were withheld before.
-    Write { withheld: u64 },
+    Write {
+        /// Lines since the last one that was written.
+        withheld: u64,
+    },
     /// Withhold it.
     Withhold,
 }
 
 impl LogQuota {
-    pub(crate) fn new(per_second: u32, now: Instant) -> Self {
+    /// At most `per_second` lines in each second from `now` on.
+    pub fn new(per_second: u32, now: Instant) -> Self {
         Self { per_second, state: Arc::new(Mutex::new(State { begun: now, written: 0, withheld: 0 })) }
     }
 
-    /// Asks for a line.
-    pub(crate) fn line(&self, now: Instant) -> Line {
+    /// Asks for a line, at `now`. Never waits.
+    pub fn line(&self, now: Instant) -> Line {
         // Nothing panics while it is locked.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(state.begun) >= SECOND {
