@@ -131,9 +131,11 @@ impl From<InvokerError> for Status {
                     .metadata("account", account.to_string())
             }
             InvokerError::Load(error) => match &*error {
-                chatfn_engine::PrepareError::NoCapacity => {
-                    ApiError::resource_exhausted(reasons::OVERLOADED, error.to_string(), RETRY_AFTER)
-                }
+                chatfn_engine::PrepareError::NoCapacity => ApiError::resource_exhausted(
+                    reasons::LOADING_TOO_SLOW,
+                    "the function could not be loaded in time; nothing ran",
+                    RETRY_AFTER,
+                ),
                 _ => ApiError::internal(error),
             },
             InvokerError::Run(RunError::NoCapacity) => {

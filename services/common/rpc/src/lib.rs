@@ -59,7 +59,7 @@ pub use server::{
     BindError, ConfigError, Drained, Health, ServeError, Server, ServerBuilder, ServerConfig, bind,
     check_listen, reset_token,
 };
-pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name};
+pub use status::{ApiError, ErrorReport, FieldViolation, Precondition, Resource, code_name, unreadable};
 
 /// Largest message that chatfn sends or accepts: 4 MiB, tonic's own default for decoding.
 ///

@@ -38,8 +38,10 @@ const NOT_LET_IN: [&str; 5] = [
     reasons::METHOD_UNKNOWN.name(),
 ];
 
-/// The invoker's snapshot differs from ours for a moment, or one account runs too much: others need not slow down.
-const NOT_NOW: [&str; 2] = [reasons::FUNCTION_NOT_DEPLOYED.name(), reasons::ACCOUNT_BUSY.name()];
+/// The invoker's snapshot differs from ours for a moment, one account runs too much, or one function does not load: others need
+/// not slow down.
+const NOT_NOW: [&str; 3] =
+    [reasons::FUNCTION_NOT_DEPLOYED.name(), reasons::ACCOUNT_BUSY.name(), reasons::LOADING_TOO_SLOW.name()];
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -245,6 +247,7 @@ mod tests {
             (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),
             (ApiError::resource_exhausted(reasons::OVERLOADED, "", second), Some(Verdict::Overloaded)),
             (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Took)),
+            (ApiError::resource_exhausted(reasons::LOADING_TOO_SLOW, "", second), Some(Verdict::Took)),
             (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Took)),
             (ApiError::not_found(reasons::FUNCTION_NOT_DEPLOYED, "function", "f"), Some(Verdict::Took)),
             (ApiError::unavailable(reasons::CONNECTION_LOST, ""), None),

@@ -13,7 +13,7 @@ use chatfn_proto::{
     },
     validate::Violations,
 };
-use chatfn_rpc::{ApiError, CallContext};
+use chatfn_rpc::{ApiError, CallContext, unreadable};
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use rand::RngExt as _;
 use tokio::{
@@ -138,7 +138,7 @@ impl Session {
                         }
                         Ok(None) => end = Some(Ok(())),
                         // The client has left, or sent what is no request.
-                        Err(status) => end = Some(Err(status)),
+                        Err(status) => end = Some(Err(unreadable(status))),
                     }
                 }
             }

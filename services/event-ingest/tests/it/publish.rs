@@ -1,6 +1,10 @@
 //! What is acknowledged, and what is refused.
 
-use chatfn_proto::ingest::v1::{DeliveryState, EventHeader, PublishEventRequest, event::PayloadKind};
+use std::collections::BTreeMap;
+
+use chatfn_proto::ingest::v1::{
+    DeliveryState, Event, EventHeader, PublishEventRequest, PublishEventsRequest, event::PayloadKind,
+};
 use chatfn_rpc::{RequestExt as _, TraceParent};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use tonic::{Code, Request};
@@ -131,6 +135,27 @@ async fn a_bad_event_does_not_sink_its_neighbours() {
     for bad in ["broken", "schema", "deep", "unknown"] {
         refused(world.replica.delivery(bad).await, Code::NotFound, "DELIVERY_NOT_FOUND");
     }
+}
+
+/// As deep as the decoder of messages allows, which refuses the whole call beyond.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_struct_may_be_32_levels_deep() {
+    let world = World::start().await;
+    let deep = |levels: usize| {
+        let leaf = Value { kind: Some(Kind::StringValue("hello".to_owned())) };
+        let object = |key: &str, value| Struct { fields: BTreeMap::from([(key.to_owned(), value)]) };
+        let nested = (2..levels).fold(object("a", leaf.clone()), |inner, _| {
+            object("a", Value { kind: Some(Kind::StructValue(inner)) })
+        });
+        let mut payload = object("text", leaf);
+        payload.fields.insert("a".to_owned(), Value { kind: Some(Kind::StructValue(nested)) });
+        Event { payload_kind: Some(PayloadKind::Payload(payload)), ..event("c", &format!("e{levels}")) }
+    };
+    assert!(world.replica.publish_all(vec![deep(32)]).await[0].is_ok());
+    let events = vec![event("c", "neighbour"), deep(34)];
+    let call = world.replica.events().publish_events(PublishEventsRequest { events }).await;
+    refused(call, Code::InvalidArgument, "MESSAGE_UNREADABLE");
+    refused(world.replica.delivery("neighbour").await, Code::NotFound, "DELIVERY_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,12 @@ reasons! {
     GRPC_TIMEOUT_MALFORMED: "INVALID_ARGUMENT", "every service", No,
         "The `grpc-timeout` header breaks the gRPC specification." =>
         "Send 1 to 8 digits and a unit, such as `250m`; gRPC libraries do so by themselves.";
+    MESSAGE_UNREADABLE: "INVALID_ARGUMENT", "every service", No,
+        "The request is not a message of the method, or nests more than 100 levels of messages: a payload of 33 levels as a `Struct`." =>
+        "Build it from this release's contract; send deep payloads as `payload_json`.";
+    MESSAGE_TOO_LARGE: "OUT_OF_RANGE", "every service", No,
+        "The request has more than 4 MiB." =>
+        "Send less at once.";
     DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED", "every service", Idempotent,
         "The call's deadline passed before the answer was ready, or the database took longer than its time limit." =>
         "Give the call more time, or ask for less. What may have been done is found by reading, or by repeating it with the same `request_id` or event id.";
@@ -90,6 +96,10 @@ reasons! {
     OVERLOADED: "RESOURCE_EXHAUSTED", "invoker, event-ingest", Yes,
         "All runs or preparations of the invoker are in use, or more events arrive than event-ingest can record; nothing was done." =>
         "Try again after `RetryInfo.retry_delay`. If it lasts, add replicas.";
+    LOADING_TOO_SLOW: "RESOURCE_EXHAUSTED", "invoker", Yes,
+        "The live version could not be loaded in time, for want of processors or of a sandbox; nothing was done." =>
+        "Try again after `RetryInfo.retry_delay`. If it lasts for one function, have its top-level code do less; if it lasts for \
+         many, add replicas.";
     ACCOUNT_BUSY: "RESOURCE_EXHAUSTED", "invoker, event-ingest", Yes,
         "The account has more than its share of the runs or calls in progress; nothing was done." =>
         "Try again after `RetryInfo.retry_delay`; publish many events per call, or over a stream.",
@@ -106,7 +116,7 @@ reasons! {
         "There is no such function, or it is not the caller's account's." =>
         "Create it with `FunctionService.CreateFunction`, or look for its name with `ListFunctions`.";
     VERSION_NOT_FOUND: "NOT_FOUND", "registry", No,
-        "The function has no such version." =>
+        "The function has no such version, or no more: the newest 100 are kept." =>
         "`FunctionService.ListVersions` lists those that there are.";
     FUNCTION_EXISTS: "ALREADY_EXISTS", "registry", No,
         "The account has a function for this template, and may have only one." =>

@@ -39,10 +39,13 @@ reasons! {
         "The response's headers are larger or more than allowed." => "The server must send fewer.";
     UNSUPPORTED_ENCODING: "fetch", "invoker", No,
         "The response is compressed although none was asked for." => "The server must heed `accept-encoding: identity`.";
-    RATE_LIMITED: "fetch", "invoker", Yes,
-        "The function called more often than it may (`--egress-rate`)." => "Spread the calls out.";
+    RATE_LIMITED: "fetch, secrets", "invoker", Yes,
+        "The function called more often than it may (`--egress-rate`), or its account asked for secrets more often than 200 times per second, \
+         or 48 times at once." =>
+        "Spread the calls out; read secrets without `useCache: false`.";
     OVERLOADED: "fetch", "invoker", Yes,
-        "The invoker holds as many bytes of responses as it may (`--egress-buffer-bytes`)." => "Try again.";
+        "The invoker holds as many bytes of responses as it may (`--egress-buffer-bytes`), or the account has its share of them." =>
+        "Try again; ask for less at once.";
     DEADLINE: "fetch", "invoker", Idempotent,
         "The run's deadline passed while the call waited." =>
         "Give the function more time (`settings.timeout`), or the call less, by an `AbortSignal`.";

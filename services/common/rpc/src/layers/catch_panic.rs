@@ -1,4 +1,5 @@
-//! Turns a panic of a handler into `INTERNAL`, so that it costs one call and not a connection's worth.
+//! Turns a panic of a handler into `INTERNAL`, so that it costs one call and not a connection's worth. What the decoder says
+//! before a handler is asked becomes an error of ours here, too.
 
 use std::{
     any::Any,
@@ -16,7 +17,7 @@ use tower_service::Service;
 use uuid::Uuid;
 
 use super::{Answer, BoxFuture, Layered, refuse};
-use crate::{ApiError, body::trailers};
+use crate::{ApiError, body::trailers, status::unreadable::explained};
 
 #[derive(Clone, Debug)]
 pub(crate) struct CatchPanicService<S> {
@@ -55,7 +56,9 @@ impl<S: Layered> Service<Request<Body>> for CatchPanicService<S> {
         };
         Box::pin(async move {
             match AssertUnwindSafe(response).catch_unwind().await {
-                Ok(Ok(response)) => Ok(response.map(|body| Body::new(CaughtBody { inner: Some(body) }))),
+                Ok(Ok(response)) => {
+                    Ok(explained(response).map(|body| Body::new(CaughtBody { inner: Some(body) })))
+                }
                 Err(panic) => Ok(refuse(opaque(panic))),
             }
         })

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod report;
+pub(crate) mod unreadable;
 
 use std::{error::Error, time::Duration};
 
@@ -11,6 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
 pub use report::{ErrorReport, FieldViolation, Precondition, Resource};
+pub use unreadable::unreadable;
 
 /// The `ErrorInfo` domain of every chatfn error.
 pub(crate) const DOMAIN: &str = "chatfn";

@@ -13,7 +13,7 @@ use chatfn_proto::{
     },
     validate::{Validate as _, Violations},
 };
-use chatfn_rpc::{ApiError, RequestExt as _, Service, reasons};
+use chatfn_rpc::{ApiError, RequestExt as _, Service, reasons, unreadable};
 use sqlx::PgPool;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -111,7 +111,10 @@ impl WatchHandler {
 
 async fn read_start(requests: &mut Streaming<WatchDeploymentsRequest>) -> Result<WatchStart, Status> {
     let must_start = || Violations::one("start", "the first message must be start");
-    let first = tokio::time::timeout(START_WAIT, requests.message()).await.map_err(|_| must_start())??;
+    let first = tokio::time::timeout(START_WAIT, requests.message())
+        .await
+        .map_err(|_| must_start())?
+        .map_err(unreadable)?;
     let first = first.ok_or_else(must_start)?;
     first.validate()?;
     match first.message {
@@ -126,7 +129,7 @@ async fn read_acks(
     watchers: &Watchers,
 ) -> Result<(), Status> {
     let registration = watchers.register();
-    while let Some(request) = requests.message().await? {
+    while let Some(request) = requests.message().await.map_err(unreadable)? {
         request.validate()?;
         match request.message {
             Some(Message::Ack(ack)) => registration.acknowledge(ack.revision),
