@@ -9,7 +9,7 @@ use chatfn_domain::{caller::Caller, name::AccountId};
 use chatfn_proto::ingest::v1::Event;
 use chatfn_rpc::{ApiError, CallContext};
 use prost::Message as _;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     committer::{Ack, Committers, Pending, Refused},
@@ -117,12 +117,20 @@ impl Publisher {
         context: &CallContext,
     ) -> Vec<Result<Ack, Status>> {
         let (_calls, refused) = self.admit(&events, context);
+        // What follows must not be recorded before what could not be checked.
+        let mut not_ready: Option<Status> = None;
         let mut good = Vec::with_capacity(events.len());
         let checked: Vec<Result<(), Status>> = events
             .into_iter()
-            .map(|event| match refused.get(&event.account) {
-                Some(error) => Err(error.clone().into()),
-                None => self.check(event, context).map(|event| good.push(event)),
+            .map(|event| match (refused.get(&event.account), &not_ready) {
+                (Some(error), _) => Err(error.clone().into()),
+                (None, Some(status)) => Err(status.clone()),
+                (None, None) => {
+                    let checked = self.check(event, context).map(|event| good.push(event));
+                    checked.inspect_err(|status| {
+                        not_ready = (status.code() == Code::Unavailable).then(|| status.clone());
+                    })
+                }
             })
             .collect();
         let mut submitted = self.0.committers.submit(good, context.deadline).into_iter();

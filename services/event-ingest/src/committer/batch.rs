@@ -1,6 +1,9 @@
 //! Events that are recorded together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    iter,
+};
 
 use chatfn_domain::name::{AccountId, DeliveryName, EventId};
 use chatfn_rpc::ApiError;
@@ -131,18 +134,18 @@ impl Batch {
         }
     }
 
+    /// Everything in it that is to be answered.
+    pub(super) fn into_waiting(self) -> impl Iterator<Item = Waiting> {
+        self.groups.into_iter().flat_map(|group| iter::once(group.first).chain(group.others))
+    }
+
     /// Answers everybody with `error`.
     pub(super) fn fail(self, error: &ApiError) {
-        for group in self.groups {
-            send(group.first, Err(error.clone()));
-            for other in group.others {
-                send(other, Err(error.clone()));
-            }
-        }
+        self.into_waiting().for_each(|waiting| send(waiting, Err(error.clone())));
     }
 }
 
-fn send(waiting: Waiting, answer: Answer) {
+pub(super) fn send(waiting: Waiting, answer: Answer) {
     // Before the answer: whoever has it may count on the room.
     drop(waiting.room);
     // A caller that has gone away needs no answer.

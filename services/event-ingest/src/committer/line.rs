@@ -74,6 +74,21 @@ impl<W: Waits> Line<W> {
             return next;
         }
     }
+
+    /// Takes out all that `of` is true for, in the order in which each account's came. Turns stay as they are.
+    pub(super) fn take(&mut self, of: impl Fn(&NewEvent) -> bool) -> Vec<W> {
+        let mut taken = Vec::new();
+        for backlog in self.accounts.values_mut() {
+            let (those, others) = std::mem::take(&mut backlog.waiting)
+                .into_iter()
+                .partition::<VecDeque<W>, _>(|it| of(it.event()));
+            taken.extend(those);
+            backlog.waiting = others;
+        }
+        self.accounts.retain(|_, backlog| !backlog.waiting.is_empty());
+        self.turns.retain(|account| self.accounts.contains_key(account));
+        taken
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +134,20 @@ mod tests {
         let bytes = |account| of(&batch, account).iter().map(|event| event.size()).sum::<usize>();
         let (small, large) = (bytes("small"), bytes("large"));
         assert!(small.abs_diff(large) <= 2 * 100_512, "{small} and {large} bytes");
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_turns_to_the_others() {
+        let mut line = Line::default();
+        (0..100).for_each(|n| line.push(event(["a", "b", "c"][n % 3], n, 500)));
+        let ids = |events: &[NewEvent]| events.iter().map(|it| it.event_id.to_string()).collect::<Vec<_>>();
+        let taken = line.take(|event| event.account.as_str() == "b" || event.event_id.as_str() == "99");
+        assert_eq!(taken.len(), 34);
+        assert!(ids(&taken).contains(&"99".to_owned()));
+        line.push(event("b", 100, 500));
+        let left = pops(&mut line, 1000);
+        assert_eq!((of(&left, "a").len(), of(&left, "b").len(), of(&left, "c").len()), (33, 1, 33));
+        assert!(line.accounts.is_empty() && line.turns.is_empty(), "nothing is left behind");
     }
 
     #[test]

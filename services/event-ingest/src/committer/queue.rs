@@ -1,11 +1,12 @@
 //! What waits to be recorded, over all committers.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use chatfn_domain::name::AccountId;
+use chatfn_domain::name::{AccountId, ConversationId};
 use chatfn_rpc::{ApiError, Deadline};
 use tokio::sync::{Notify, oneshot};
 
@@ -147,6 +148,14 @@ impl Turnstile {
     /// The next event, if one waits.
     pub(super) fn next(&self) -> Option<Waiting> {
         self.queue.lock().lines[self.line].pop()
+    }
+
+    /// Takes back whatever waits of these conversations.
+    pub(super) fn take_of(&self, conversations: &HashSet<(AccountId, ConversationId)>) -> Vec<Waiting> {
+        let is_one = |event: &NewEvent| {
+            conversations.contains(&(event.account.clone(), event.conversation_id.clone()))
+        };
+        self.queue.lock().lines[self.line].take(is_one)
     }
 
     /// Completes when there may be something. Cancel safe.

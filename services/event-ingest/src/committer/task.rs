@@ -5,7 +5,10 @@ use std::{convert::Infallible, time::Instant};
 use chatfn_rpc::Deadline;
 use tokio_util::sync::CancellationToken;
 
-use super::{Turnstile, Waiting, batch::Batch};
+use super::{
+    Turnstile, Waiting,
+    batch::{self, Batch},
+};
 use crate::{
     dispatch::Heads,
     error, failpoint,
@@ -93,14 +96,28 @@ impl Committer {
                 }
                 Err(problem) if is_about_rows(&problem) => batch.fail(&error::store(problem)),
                 Err(problem) => {
-                    tracing::warn!(
-                        events = batch.len(),
-                        "events were refused because the store failed: {}",
-                        chatfn_pg::error::describe(&problem)
-                    );
-                    batch.fail(&error::store_unavailable());
+                    batches.push(batch);
+                    self.refuse(std::mem::take(&mut batches), &problem);
                 }
             }
+        }
+    }
+
+    /// Refuses what the store has failed to record, and what waits behind it in the same conversations: recorded, it would
+    /// come before the events that are published again.
+    fn refuse(&self, batches: Vec<Batch>, problem: &sqlx::Error) {
+        let failed: Vec<Waiting> = batches.into_iter().flat_map(Batch::into_waiting).collect();
+        let conversations =
+            failed.iter().map(|it| (it.event.account.clone(), it.event.conversation_id.clone())).collect();
+        let behind = self.turnstile.take_of(&conversations);
+        tracing::warn!(
+            events = failed.len(),
+            behind = behind.len(),
+            "events were refused because the store failed: {}",
+            chatfn_pg::error::describe(problem)
+        );
+        for waiting in failed.into_iter().chain(behind) {
+            batch::send(waiting, Err(error::store_unavailable()));
         }
     }
 }
