@@ -71,22 +71,22 @@ pub struct Config {
     /// Hours for which answers are kept for repetitions with the same `request_id`
     #[arg(
         long,
-        env = "CHATFN_REGISTRY_REQUEST_RETENTION",
+        env = "CHATFN_REGISTRY_REQUEST_RETENTION_HOURS",
         value_name = "HOURS",
         default_value_t = 24,
         value_parser = clap::value_parser!(u32).range(1..=720)
     )]
-    pub request_retention: u32,
+    pub request_retention_hours: u32,
 
     /// Days for which entries of the audit are kept
     #[arg(
         long,
-        env = "CHATFN_REGISTRY_AUDIT_RETENTION",
+        env = "CHATFN_REGISTRY_AUDIT_RETENTION_DAYS",
         value_name = "DAYS",
         default_value_t = 400,
         value_parser = clap::value_parser!(u32).range(1..=36_500)
     )]
-    pub audit_retention: u32,
+    pub audit_retention_days: u32,
 
     /// Secrets.
     #[command(flatten)]
@@ -191,8 +191,8 @@ impl Config {
             watch_backlog: 256,
             watch_stall: Duration::from_secs(10),
             watch_connections: 4,
-            request_retention: 24,
-            audit_retention: 400,
+            request_retention_hours: 24,
+            audit_retention_days: 400,
             secrets: SecretsConfig::default(),
             database,
             security: SecurityConfig::default(),

@@ -26,6 +26,9 @@ use crate::{
 /// Longest wait for the watchers.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// How many of a function's newest versions are kept, of up to 100,000 characters each.
+const KEPT_VERSIONS: i64 = 100;
+
 /// What is kept of a call's time for its answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(20);
 
@@ -242,15 +245,20 @@ impl Registry {
             let live = live_settings(change.db(), name, &before).await?;
             permission::to_roll_back(change.caller(), name, &candidate.settings, [&before.settings, &live])?;
         }
+        // The version to roll back to may have been removed meanwhile.
+        let version =
+            existing(change.db(), name, VersionNumber::new(number).ok_or(sqlx::Error::RowNotFound)?).await?;
         functions::deployed(change.db(), name, is_change).await?;
         match (is_change, change.is_dry()) {
             (false, _) => {}
             (true, false) => deployments::set(change.db(), name, Some(number)).await?,
             (true, true) => deployments::try_set(change.db(), name, number).await?,
         }
+        if is_change && deploy.version.is_none() {
+            // What was live until now must be there to go back to.
+            versions::remove_up_to(change.db(), name, number - KEPT_VERSIONS, before.live_version).await?;
+        }
         let after = reread(change.db(), name).await?;
-        let number = VersionNumber::new(number).ok_or(sqlx::Error::RowNotFound)?;
-        let version = existing(change.db(), name, number).await?;
 
         let revision = after.deployment_revision;
         let entry = Entry {
@@ -269,7 +277,7 @@ impl Registry {
         let answer = change.finish(is_change.then_some(entry), answer).await?;
         if !is_dry {
             self.hub.ring();
-            tracing::info!(function = %name, version = number.get(), "deployed");
+            tracing::info!(function = %name, version = number, "deployed");
         }
         Ok((answer, revision))
     }

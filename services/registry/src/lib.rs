@@ -15,7 +15,7 @@
 //!
 //! Where to start reading: [`run`] puts the service together; `grpc/function.rs` has the methods,
 //! `functions.rs`, `deploy.rs` and `secrets/` what they do, `mutation.rs` what all changes have in common, `store/` all
-//! SQL. `hub/` and `grpc/watch.rs` bring changes to the watchers. The templates are data files in `templates/` and in a
+//! SQL. `hub/` and `grpc/watch/` bring changes to the watchers. The templates are data files in `templates/` and in a
 //! folder of the operator's, read by [`catalogue`].
 
 mod audit;
@@ -123,8 +123,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), watch_db.clone(), stop));
 
     let retention = Retention {
-        requests: Duration::from_secs(u64::from(config.request_retention) * 3_600),
-        audit: Duration::from_secs(u64::from(config.audit_retention) * 86_400),
+        requests: Duration::from_secs(u64::from(config.request_retention_hours) * 3_600),
+        audit: Duration::from_secs(u64::from(config.audit_retention_days) * 86_400),
     };
     tasks.spawn("retention", |stop| retention.keep(db.clone(), stop));
 

@@ -1,6 +1,6 @@
 //! Brings every secret under the active key, so that others can be taken out of the configuration.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, slice, sync::Arc, time::Duration};
 
 use chatfn_domain::name::SecretName;
 use sqlx::PgPool;
@@ -59,6 +59,8 @@ pub(crate) async fn rotate(
 struct Progress {
     is_failing: bool,
     missing: Vec<(String, i64, String)>,
+    /// The keys, the active one first, with which nothing was left to do.
+    completed: Vec<String>,
 }
 
 /// Goes once through all secrets of retired keys; whether none is left of which the key is known.
@@ -97,10 +99,19 @@ async fn pass(db: &PgPool, keys: &KeyRing, progress: &mut Progress) -> sqlx::Res
     let is_complete = left <= i64::try_from(damaged).unwrap_or(i64::MAX);
     if is_complete && damaged > 0 {
         tracing::error!(damaged, "secrets do not decrypt and keep their old key: set them anew");
-    } else if is_complete && done > 0 {
-        tracing::info!(active, done, removable = ?retired, "all secrets are under the active key: the others can be removed");
     }
-    *progress = Progress { is_failing: false, missing };
+    let ring = [slice::from_ref(active), &retired].concat();
+    if is_complete && damaged == 0 && missing.is_empty() && !retired.is_empty() {
+        // Also when another registry has done it, for each has keys of its own that can be taken out.
+        if done > 0 || progress.completed != ring {
+            tracing::info!(active, done, unneeded = ?retired, "all secrets are under the active key: none needs the others");
+        }
+        progress.completed = ring;
+    } else {
+        progress.completed.clear();
+    }
+    progress.is_failing = false;
+    progress.missing = missing;
     Ok(is_complete)
 }
 
@@ -115,4 +126,31 @@ fn rewrap(keys: &KeyRing, row: Wrapped) -> Option<Wrapped> {
         tracing::error!(secret = text, key_id = row.key_id, "a secret does not decrypt");
     }
     Some(Wrapped { key_id: keys.active().id.clone(), wrapped_key: wrapped_key?, ..row })
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_pg::testing::TestDatabase;
+    use chatfn_telemetry::testing::Log;
+
+    use super::{super::keys::testing::ring, *};
+
+    #[tokio::test]
+    async fn that_keys_are_not_needed_is_told_once_for_each_set_of_them() {
+        let (log, _guard) = Log::of_thread("info");
+        let database = TestDatabase::create().await;
+        let mut progress = Progress::default();
+        let mut told = async |keys: &[&str]| {
+            assert!(pass(database.pool(), &ring(keys), &mut progress).await.unwrap());
+            let log = log.take();
+            let line = log.lines().find(|line| line.contains("all secrets are under the active key"));
+            line.map(|line| line.split_once("active=").expect("it names the key").1.to_owned())
+        };
+        assert_eq!(told(&["old"]).await, None, "there are no others");
+        assert_eq!(told(&["old", "new"]).await.as_deref(), Some(r#""old" done=0 unneeded=["new"]"#));
+        assert_eq!(told(&["old", "new"]).await, None);
+        assert_eq!(told(&["new", "old"]).await.as_deref(), Some(r#""new" done=0 unneeded=["old"]"#));
+        assert_eq!(told(&["new", "old"]).await, None);
+        assert_eq!(told(&["new"]).await, None);
+    }
 }

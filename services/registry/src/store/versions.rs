@@ -102,3 +102,23 @@ pub(crate) async fn insert_draft(
     .await?;
     Ok(row.number)
 }
+
+/// Removes a function's versions up to a number, but for one.
+pub(crate) async fn remove_up_to(
+    db: &mut PgConnection,
+    function: &FunctionName,
+    number: i64,
+    except: Option<i64>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "DELETE FROM registry.versions
+         WHERE account = $1 AND template = $2 AND number <= $3 AND number IS DISTINCT FROM $4",
+        function.account.as_str(),
+        function.template.as_str(),
+        number,
+        except
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}

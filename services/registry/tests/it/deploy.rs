@@ -134,6 +134,40 @@ async fn versions_can_be_listed_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_versions_are_kept_and_the_one_to_go_back_to() {
+    let world = started().await;
+    world.registry.deploy(START).await.unwrap();
+    for statement in [
+        "INSERT INTO registry.versions (account, template, number, source, settings, digest, message, author)
+         SELECT account, template, n, source, settings, digest, message, author
+         FROM registry.versions, generate_series(2, 149) n",
+        "UPDATE registry.deployments SET last_version = 149",
+    ] {
+        sqlx::query(statement).execute(world.database.pool()).await.unwrap();
+    }
+    let kept = async || {
+        let request = ListVersionsRequest { parent: START.into(), page_size: 200, ..Default::default() };
+        let listed = versions(&world.registry, request).await.unwrap().versions;
+        listed.into_iter().map(|version| version.number).collect::<Vec<_>>()
+    };
+    world.registry.edit(START, SECOND).await;
+    assert_eq!(world.registry.deploy(START).await.unwrap().version.unwrap().number, 150);
+    assert_eq!(kept().await, (51..=150).rev().chain([1]).collect::<Vec<_>>(), "1 was live");
+
+    let back = DeployFunctionRequest { version: 51, ..deploy_request(START) };
+    world.registry.deploy_request(back).await.unwrap();
+    world.registry.edit(START, FIRST).await;
+    let try_out = DeployFunctionRequest { validate_only: true, ..deploy_request(START) };
+    world.registry.deploy_request(try_out).await.unwrap();
+    assert_eq!(kept().await.len(), 101, "nothing was deployed");
+    world.registry.edit(START, "function lambda() { return 3; }").await;
+    world.registry.deploy(START).await.unwrap();
+    assert_eq!(kept().await, (51..=151).rev().collect::<Vec<_>>(), "51 was live");
+    refused(version(&world.registry, 1).await, Code::NotFound, "VERSION_NOT_FOUND");
+    assert_eq!(version(&world.registry, 51).await.unwrap().number, 51);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_cannot_be_changed_even_in_the_database() {
     let world = started().await;
     world.registry.deploy(START).await.unwrap();
