@@ -174,6 +174,9 @@ async fn earlier_releases_work_on_the_schema_of_now() {
 
 /// Writes down what this release asks of the database.
 async fn cut(pool: &PgPool, release: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    let is_of_version = release == version || release.starts_with(&format!("{version}-"));
+    assert!(is_of_version, "RELEASE={release}, but Cargo.toml says {version}: what is running tells that");
     let mut queries = Vec::new();
     for file in fs::read_dir(root().join(".sqlx")).unwrap() {
         let recorded: serde_json::Value =
