@@ -180,8 +180,8 @@ declare! {
             .means("Events that the ledger has looked at once their lane's cursor had passed them. Only the replica that owns a lane looks at it.")
             .when_off("Stands still while outcomes grow: the check cannot read the database; the log says so."),
         UNREACHABLE: Metric::gauge("chatfn_ingest_ledger_unreachable_events")
-            .means("Unfinished events that lie before their lane's cursor and that no parked one covers, so that nothing would ever run them. Must be 0.")
-            .when_off("Above 0: a mistake of ours; report it. Reconcile tells of which account they are; a replica that takes the lane over does not run them."),
+            .means("Unfinished events that lie before their lane's cursor and that no parked one covers, so that nothing would ever run them; at most 100 of each lane are counted. Must be 0.")
+            .when_off("Above 0: a mistake of ours; report it. The log names the first one, and Reconcile tells of which account they are; a replica that takes the lane over does not run them."),
         PARKED_ROWS: Metric::gauge("chatfn_ingest_ledger_parked_events").by(&[Parked::LABEL])
             .means("Events that are parked in the lanes of this replica, as the database has it: for another attempt, for an operator, or to run again.")
             .when_off("operator: see chatfn_ingest_conversations_halted."),
