@@ -81,6 +81,15 @@ pub(crate) fn draining() -> ApiError {
     .retry_after(OVERLOAD_PAUSE)
 }
 
+/// The process has ended while the event was being recorded.
+pub(crate) fn ended_while_recording() -> ApiError {
+    ApiError::unavailable(
+        reasons::SERVER_DRAINING,
+        "this replica was ended while it recorded the event, which may have been recorded; publish it again, to another one",
+    )
+    .retry_after(OVERLOAD_PAUSE)
+}
+
 /// A stream has lasted long enough.
 pub(crate) fn stream_aged() -> ApiError {
     ApiError::unavailable(

@@ -48,6 +48,7 @@ mod error;
 mod event;
 mod failpoint;
 mod grpc;
+mod headers;
 mod intake;
 mod lanes;
 mod ledger;

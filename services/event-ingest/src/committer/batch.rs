@@ -157,7 +157,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::{
-        super::queue::{Queue, Turnstile},
+        super::{
+            Pending,
+            queue::{Queue, Turnstile},
+        },
         *,
     };
     use crate::{config::CommitterConfig, dispatch::After, store::Time, testing::new_event};
@@ -202,6 +205,24 @@ mod tests {
         let of: Vec<_> = piece.events.iter().map(|it| (it.sequence, it.payload.as_slice())).collect();
         assert_eq!(of, [(10, b"0".as_slice()), (12, b"2".as_slice())]);
         assert_eq!(piece.events[0].deliver_within, Some(std::time::Duration::from_secs(2)));
+    }
+
+    #[tokio::test]
+    async fn a_committer_that_is_dropped_says_of_what_it_has_taken_that_it_may_be_recorded() {
+        let queue = Queue::new(&CommitterConfig { committers: 1, ..CommitterConfig::default() });
+        let events: Vec<_> = (0..2).map(event).collect();
+        let account = events[0].account.clone();
+        let receivers = queue.push(&account, events, None).ok().expect("there is room");
+        let turnstile = Turnstile::new(Arc::clone(&queue), 0);
+        let mut batch = Batch::default();
+        batch.add(turnstile.next().expect("one waits"));
+        drop((batch, turnstile));
+        let mut reasons = Vec::new();
+        for receiver in receivers {
+            reasons.push(Pending(receiver).answer().await.expect_err("refused").reason().name());
+        }
+        assert_eq!(reasons, ["SERVER_DRAINING", "DRAINING"]);
+        assert_eq!(queue.in_use(), (0, 0));
     }
 
     #[tokio::test]

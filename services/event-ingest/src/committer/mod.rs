@@ -48,8 +48,8 @@ pub(crate) struct Pending(oneshot::Receiver<Answer>);
 impl Pending {
     /// Waits for the answer.
     pub(crate) async fn answer(self) -> Answer {
-        // A committer answers all that it takes, unless the process is ending.
-        self.0.await.unwrap_or_else(|_| Err(error::draining()))
+        // A committer answers all that it takes, unless it is dropped meanwhile.
+        self.0.await.unwrap_or_else(|_| Err(error::ended_while_recording()))
     }
 }
 

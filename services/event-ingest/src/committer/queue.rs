@@ -170,12 +170,16 @@ impl Turnstile {
 }
 
 impl Drop for Turnstile {
-    /// Without a committer nobody would be answered any more: what is dropped unanswered is refused.
+    /// Without a committer nobody would be answered any more. What it has taken is dropped unanswered; what waits was not begun
+    /// with, and is told so.
     fn drop(&mut self) {
         self.close();
-        let left = std::mem::take(&mut self.queue.lock().lines[self.line]);
+        let left = self.queue.lock().lines[self.line].take(|_| true);
         // Outside of the lock, which each of them takes.
-        drop(left);
+        for Waiting { answer, room, .. } in left {
+            drop(room);
+            let _ = answer.send(Err(error::draining()));
+        }
     }
 }
 

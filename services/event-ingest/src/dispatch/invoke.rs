@@ -5,7 +5,7 @@ use std::time::Duration;
 use chatfn_deployments::Deployment;
 use chatfn_domain::{event::idempotency_key, reasons::events};
 use chatfn_proto::invoker::v1::{
-    Header, InvocationEvent, InvokeRequest, RunReport, invoker_service_client::InvokerServiceClient,
+    InvocationEvent, InvokeRequest, RunReport, invoker_service_client::InvokerServiceClient,
     run_report::Outcome,
 };
 use chatfn_rpc::{
@@ -14,11 +14,10 @@ use chatfn_rpc::{
 };
 use chatfn_telemetry::{Span, Traces, Work};
 use prost::Message as _;
-use serde::Deserialize;
 use tonic::{Code, Request, Status};
 
 use super::{decide::AttemptEnd, gate::Verdict};
-use crate::{failpoint, store::reading::StoredEvent};
+use crate::{failpoint, headers, store::reading::StoredEvent};
 
 /// What an attempt came to that returned.
 const SUCCEEDED: &str = "SUCCEEDED";
@@ -64,12 +63,6 @@ pub(crate) struct Invoker {
     traces: Traces,
 }
 
-#[derive(Deserialize)]
-struct StoredHeader {
-    key: String,
-    value: String,
-}
-
 impl Invoker {
     pub(crate) fn new(client: Client, traces: Traces) -> Self {
         let client = InvokerServiceClient::new(client)
@@ -96,7 +89,7 @@ impl Invoker {
                 conversation_id: event.conversation_id.to_string(),
                 attempt: number,
                 payload_json: String::from_utf8_lossy(&event.payload).into_owned(),
-                headers: headers(event),
+                headers: headers::from_json(event.headers.as_deref()),
                 idempotency_key: key.to_string(),
             }),
         };
@@ -157,13 +150,6 @@ fn outcome_name(end: &CallEnd) -> &'static str {
 pub(super) fn run_budget(timeout: Duration) -> Duration {
     // Each hop keeps 5 % (see chatfn_rpc::budget): 1.15 × 0.95 × 0.95 > 1.
     timeout.mul_f64(1.15) + TRANSPORT
-}
-
-fn headers(event: &StoredEvent) -> Vec<Header> {
-    let stored: Option<Vec<StoredHeader>> =
-        event.headers.as_deref().and_then(|json| serde_json::from_slice(json).ok());
-    let header = |StoredHeader { key, value }| Header { key, value };
-    stored.unwrap_or_default().into_iter().map(header).collect()
 }
 
 /// What a failed call means. Whatever is certain not to have run does not count as an attempt.

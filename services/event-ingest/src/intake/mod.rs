@@ -11,17 +11,16 @@ use chatfn_domain::{
 };
 use chatfn_proto::{
     convert::parse,
-    ingest::v1::{Event, EventHeader, event::PayloadKind},
+    ingest::v1::{Event, event::PayloadKind},
     scope::{self, NotFound},
     validate::Validate as _,
 };
 use chatfn_rpc::{ApiError, CallContext, reasons};
 use prost_types::Timestamp;
-use serde::Serialize;
 use serde_json::Value;
 use tonic::Status;
 
-use crate::{error, event::NewEvent, store::Time};
+use crate::{error, event::NewEvent, headers, store::Time};
 
 /// Checks events: the contract's rules, names, template, payload, schema; in this order, so that hostile
 /// input costs little.
@@ -29,13 +28,6 @@ use crate::{error, event::NewEvent, store::Time};
 pub(crate) struct Intake {
     deployments: Deployments,
     schemas: Schemas,
-}
-
-/// A header, as it is stored.
-#[derive(Serialize)]
-struct StoredHeader<'a> {
-    key: &'a str,
-    value: &'a str,
 }
 
 impl Intake {
@@ -68,7 +60,7 @@ impl Intake {
         let value = parse_payload(&json).map_err(|problem| error::payload(field, &problem))?;
         self.check_schema(&known, &value)?;
 
-        let headers = headers(&event.headers).map_err(ApiError::internal)?;
+        let headers = headers::to_json(&event.headers).map_err(ApiError::internal)?;
         let hash = event_hash(&[
             template.as_str().as_bytes(),
             conversation_id.as_str().as_bytes(),
@@ -118,15 +110,6 @@ fn time(field: &str, wire: Option<&Timestamp>) -> Result<Option<Time>, Status> {
             .field(field, "must be a time from year 1 to year 9999")
     })?;
     Ok(Some(time))
-}
-
-fn headers(headers: &[EventHeader]) -> Result<Option<Vec<u8>>, serde_json::Error> {
-    if headers.is_empty() {
-        return Ok(None);
-    }
-    let headers: Vec<_> =
-        headers.iter().map(|header| StoredHeader { key: &header.key, value: &header.value }).collect();
-    serde_json::to_vec(&headers).map(Some)
 }
 
 fn hash_part(time: Option<Time>) -> Vec<u8> {
