@@ -14,6 +14,9 @@ use crate::{functions::LoadError, places::NoPlace};
 /// When a caller that was refused for want of capacity is told to try again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// When a caller is told to try again whose function was not loaded in time: about as long as that is not tried again.
+const LOAD_RETRY: Duration = Duration::from_secs(1);
+
 /// When a caller is told to try again after the registry did not answer.
 const REGISTRY_RETRY: Duration = Duration::from_secs(1);
 
@@ -134,7 +137,7 @@ impl From<InvokerError> for Status {
                 chatfn_engine::PrepareError::NoCapacity => ApiError::resource_exhausted(
                     reasons::LOADING_TOO_SLOW,
                     "the function could not be loaded in time; nothing ran",
-                    RETRY_AFTER,
+                    LOAD_RETRY,
                 ),
                 _ => ApiError::internal(error),
             },

@@ -51,6 +51,8 @@ label_values! {
         Overloaded = "overloaded",
         /// The account has its share.
         AccountBusy = "account_busy",
+        /// The version could not be loaded in time.
+        NotLoaded = "loading_too_slow",
         /// Too little time was left.
         BudgetTooSmall = "budget_too_small",
         /// Nothing is deployed.
@@ -123,7 +125,7 @@ declare! {
             .when_off("crashed or engine_failed: report it, with the log. timeout and out_of_memory of many accounts at once: this machine is overloaded. The others are their authors' business."),
         REFUSED: Metric::counter("chatfn_invoker_runs_refused_total").by(&[Refused::LABEL])
             .means("Runs that were refused before anything ran, tests and functions that others invoked included. Who asks may ask again.")
-            .when_off("overloaded: add replicas, or raise --max-runs (--max-children for functions that others invoke) with the memory for it. account_busy: one account sends more than its share."),
+            .when_off("overloaded: add replicas, or raise --max-runs (--max-children for functions that others invoke) with the memory for it. account_busy: one account sends more than its share. loading_too_slow: the processors are busy, or a version's top-level code is slow; the log names it."),
         RUN: Metric::histogram("chatfn_invoker_run_seconds", buckets::SECONDS)
             .means("How long runs took, their waits for answers from outside included, waiting for a sandbox not.")
             .when_off("Longer than usual: what lambdas call is slow (chatfn_invoker_egress_requests_total), or the processors are the limit."),
@@ -187,7 +189,7 @@ impl From<&InvokerError> for Refused {
         match error {
             InvokerError::NoPlace(no_place) => no_place.into(),
             InvokerError::Run(RunError::NoCapacity) => Self::Overloaded,
-            InvokerError::Load(error) if matches!(**error, PrepareError::NoCapacity) => Self::Overloaded,
+            InvokerError::Load(error) if matches!(**error, PrepareError::NoCapacity) => Self::NotLoaded,
             InvokerError::BudgetTooSmall { .. } => Self::BudgetTooSmall,
             InvokerError::NotDeployed(_) => Self::NotDeployed,
             InvokerError::NoSnapshot(_) => Self::NoSnapshot,
@@ -378,7 +380,7 @@ mod tests {
                 Refused::AccountBusy,
             ),
             (InvokerError::Run(RunError::NoCapacity), Refused::Overloaded),
-            (InvokerError::Load(Arc::new(PrepareError::NoCapacity)), Refused::Overloaded),
+            (InvokerError::Load(Arc::new(PrepareError::NoCapacity)), Refused::NotLoaded),
             (InvokerError::Run(RunError::InvalidCall("")), Refused::Other),
             (InvokerError::BudgetTooSmall { left: Duration::ZERO }, Refused::BudgetTooSmall),
         ] {

@@ -66,6 +66,9 @@ pub(crate) enum RegistryError {
     /// No invoker could be asked to prepare the source.
     #[error("no invoker could be asked")]
     InvokerUnavailable(#[source] Status),
+    /// The invoker prepares as much as it may: of all, or of the account.
+    #[error("an invoker prepares as many sources as it may")]
+    PreparationsBusy { account: AccountId, is_its_share: bool },
     /// The invoker did not answer within the call's deadline.
     #[error("the deadline passed while an invoker prepared the source")]
     PrepareTimedOut,
@@ -216,6 +219,20 @@ impl From<RegistryError> for ApiError {
                 )
                 .retry_after(INVOKER_RETRY)
             }
+            E::PreparationsBusy { account, is_its_share: true } => Self::resource_exhausted(
+                reasons::ACCOUNT_BUSY,
+                format!(
+                    "as many sources of account {account} are being prepared as it may have while others deploy, too; nothing \
+                     changed, deploy fewer at once"
+                ),
+                INVOKER_RETRY,
+            )
+            .metadata("account", account.to_string()),
+            E::PreparationsBusy { .. } => Self::resource_exhausted(
+                reasons::OVERLOADED,
+                "the invoker that was asked prepares as many sources as it may; nothing changed, try again",
+                INVOKER_RETRY,
+            ),
             E::PrepareTimedOut => Self::deadline_exceeded(
                 reasons::DEADLINE_EXCEEDED,
                 "the deadline passed while an invoker prepared the source; nothing changed",

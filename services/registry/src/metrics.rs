@@ -118,7 +118,11 @@ impl RegistryMetrics {
             Ok(_) if is_dry => Deployed::Dry,
             Ok(_) => Deployed::Live,
             Err(RegistryError::BuildFailed { .. }) => Deployed::BuildFailed,
-            Err(RegistryError::InvokerUnavailable(_) | RegistryError::PrepareTimedOut) => Deployed::NoInvoker,
+            Err(
+                RegistryError::InvokerUnavailable(_)
+                | RegistryError::PreparationsBusy { .. }
+                | RegistryError::PrepareTimedOut,
+            ) => Deployed::NoInvoker,
             Err(error) if error.is_ours() => Deployed::Failed,
             Err(_) => Deployed::Refused,
         };

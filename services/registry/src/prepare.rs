@@ -5,7 +5,7 @@ use chatfn_proto::{
     convert::from_language,
     invoker::v1::{PrepareRequest, invoker_service_client::InvokerServiceClient, prepare_response::Outcome},
 };
-use chatfn_rpc::{CallContext, Client, MAX_MESSAGE_BYTES, RequestExt as _};
+use chatfn_rpc::{CallContext, Client, ErrorReport, MAX_MESSAGE_BYTES, RequestExt as _, reasons};
 use tonic::{Code, Request, Status};
 
 use crate::{build_error::BuildError, error::RegistryError};
@@ -40,6 +40,11 @@ impl Invoker {
         let request = Request::new(request).with_context(context);
         let unavailable = |status: Status| match status.code() {
             Code::DeadlineExceeded => RegistryError::PrepareTimedOut,
+            Code::ResourceExhausted => RegistryError::PreparationsBusy {
+                account: function.account.clone(),
+                is_its_share: ErrorReport::from_status(&status).reason.as_deref()
+                    == Some(reasons::ACCOUNT_BUSY.name()),
+            },
             // Whatever else it is, the admin can do nothing about it but try again, and the log has it.
             _ => RegistryError::InvokerUnavailable(status),
         };

@@ -63,6 +63,8 @@ enum Invoker {
 pub(crate) enum Verdict {
     /// It took the run.
     Took,
+    /// It refused for a reason that concerns this run alone.
+    Declined,
     /// It refused because it has enough to do.
     Overloaded,
     /// It could not be reached, or cannot run anything.
@@ -135,6 +137,19 @@ impl Gate {
     }
 }
 
+impl State {
+    /// A run was answered, maybe the trial.
+    fn is_up(&mut self, is_trial: bool) {
+        if self.invoker != Invoker::Up && is_trial {
+            tracing::info!("the invoker is back: runs go on");
+        }
+        if is_trial || matches!(self.invoker, Invoker::Trial { .. }) {
+            self.invoker = Invoker::Up;
+        }
+        self.pause = FIRST_PAUSE;
+    }
+}
+
 impl Permit {
     /// The run is over.
     pub(crate) fn leave(mut self, verdict: Verdict) {
@@ -143,14 +158,9 @@ impl Permit {
         let mut state = gate.state();
         let now = Instant::now();
         match verdict {
+            Verdict::Declined => state.is_up(is_trial),
             Verdict::Took => {
-                if state.invoker != Invoker::Up && is_trial {
-                    tracing::info!("the invoker is back: runs go on");
-                }
-                if is_trial || matches!(state.invoker, Invoker::Trial { .. }) {
-                    state.invoker = Invoker::Up;
-                }
-                state.pause = FIRST_PAUSE;
+                state.is_up(is_trial);
                 state.limit = (state.limit + 1.0 / state.limit).min(gate.0.most as f64);
                 while state.permits < gate.0.most && state.permits as f64 + 1.0 <= state.limit {
                     state.permits += 1;
@@ -249,6 +259,12 @@ mod tests {
         let one = gate.enter().await;
         assert!(gate.enter().now_or_never().is_none(), "down to one at a time");
         one.leave(Verdict::Took);
+        for _ in 0..1000 {
+            gate.enter().await.leave(Verdict::Declined);
+        }
+        let few: Vec<_> = (0..3).map(|_| gate.enter().now_or_never()).collect();
+        assert!(few[2].is_none(), "that it answers does not mean that it has room");
+        drop(few);
         for _ in 0..1000 {
             gate.enter().await.leave(Verdict::Took);
         }

@@ -158,7 +158,7 @@ fn failed(status: &Status) -> CallEnd {
     let reason = report.reason.as_deref();
     let refused = |verdict| CallEnd::Refused { verdict, retry_after: report.retry_after };
     if reason.is_some_and(|reason| NOT_NOW.contains(&reason)) {
-        return refused(Verdict::Took);
+        return refused(Verdict::Declined);
     }
     if reason.is_some_and(|reason| NOT_LET_IN.contains(&reason)) {
         tracing::error!(
@@ -173,7 +173,7 @@ fn failed(status: &Status) -> CallEnd {
         return refused(match status.code() {
             Code::Unavailable => Verdict::Down,
             Code::ResourceExhausted => Verdict::Overloaded,
-            _ => Verdict::Took,
+            _ => Verdict::Declined,
         });
     }
     let kind = match (status.code(), reason) {
@@ -232,10 +232,10 @@ mod tests {
             (ApiError::permission_denied(reasons::ROLE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),
             (ApiError::resource_exhausted(reasons::OVERLOADED, "", second), Some(Verdict::Overloaded)),
-            (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Took)),
-            (ApiError::resource_exhausted(reasons::LOADING_TOO_SLOW, "", second), Some(Verdict::Took)),
-            (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Took)),
-            (ApiError::not_found(reasons::FUNCTION_NOT_DEPLOYED, "function", "f"), Some(Verdict::Took)),
+            (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Declined)),
+            (ApiError::resource_exhausted(reasons::LOADING_TOO_SLOW, "", second), Some(Verdict::Declined)),
+            (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Declined)),
+            (ApiError::not_found(reasons::FUNCTION_NOT_DEPLOYED, "function", "f"), Some(Verdict::Declined)),
             (ApiError::unavailable(reasons::CONNECTION_LOST, ""), None),
             (ApiError::unavailable(reasons::SERVER_DRAINING, ""), None),
             (ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, ""), None),

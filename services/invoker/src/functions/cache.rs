@@ -4,12 +4,13 @@ use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use chatfn_engine::PrepareError;
 use tokio::{sync::watch, time::Instant};
 
 use super::{LoadError, Loaded, is_authors};
@@ -18,9 +19,11 @@ use super::{LoadError, Loaded, is_authors};
 const AUTHORS_FAILURE: Duration = Duration::from_secs(60);
 /// The same after a failure of the platform: just long enough that a crowd does not try at once.
 const PLATFORMS_FAILURE: Duration = Duration::from_millis(250);
-/// It grows with each that follows, up to this: top-level code that ended at the deploy alone must not hold up the preparations
-/// of others for ever.
+/// It grows with each that follows, up to this.
 const PLATFORMS_FAILURES: Duration = Duration::from_secs(16);
+/// So often in a row it is the platform's failure that a live version was not ready in time, as it was when it was deployed: the
+/// processors may be busy. After that it is its author's, so that its events end, and that others need not wait behind it.
+const TOO_SLOW: u32 = 3;
 /// What an entry costs besides the function itself, failures included, so that their number is bounded as well.
 const ENTRY_BYTES: usize = 1024;
 
@@ -68,7 +71,7 @@ pub(super) struct Filler {
     digest: String,
     outcome: watch::Sender<Option<Outcome>>,
     was_dropped: bool,
-    /// Failures of the platform that came before, without another outcome in between.
+    /// Failures of the platform, or by slowness, that came before, without another outcome in between.
     in_a_row: u32,
 }
 
@@ -80,6 +83,14 @@ impl Filler {
 
     pub(super) fn waiting(&self) -> Waiting {
         self.outcome.subscribe()
+    }
+
+    /// What it means for a live version that its preparation came to this.
+    pub(super) fn judge(&self, outcome: Result<Loaded, PrepareError>) -> Outcome {
+        outcome.map_err(|error| {
+            let is_platforms = error.ran_out_of_time() && self.in_a_row < TOO_SLOW;
+            Arc::new(if is_platforms { PrepareError::NoCapacity } else { error })
+        })
     }
 }
 
@@ -128,7 +139,10 @@ impl Cache {
     pub(super) fn fill(&self, filler: Filler, outcome: Outcome) -> u64 {
         let (bytes, pause, in_a_row) = match &outcome {
             Ok(loaded) => (ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len(), None, 0),
-            Err(error) if is_authors(error) => (ENTRY_BYTES, Some(AUTHORS_FAILURE), 0),
+            Err(error) if is_authors(error) => {
+                let in_a_row = if error.ran_out_of_time() { filler.in_a_row } else { 0 };
+                (ENTRY_BYTES, Some(AUTHORS_FAILURE), in_a_row)
+            }
             Err(_) => (ENTRY_BYTES, Some(after_platforms(filler.in_a_row)), filler.in_a_row + 1),
         };
         let retry_at = pause.map(|pause| Instant::now() + pause);
@@ -199,14 +213,14 @@ fn hash(digest: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use chatfn_engine::PrepareError;
-
     use super::*;
 
     fn failure() -> Outcome {
         Err(Arc::new(PrepareError::NoLambda))
+    }
+
+    fn slow() -> PrepareError {
+        PrepareError::Timeout { limit: Duration::from_secs(5) }
     }
 
     fn filler(cache: &Cache, digest: &str) -> Filler {
@@ -263,6 +277,28 @@ mod tests {
         assert!(is_ready(&cache, "a"));
         tokio::time::advance(PLATFORMS_FAILURE).await;
         assert!(!is_ready(&cache, "a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_that_is_never_ready_in_time_ends_as_its_authors_failure() {
+        let cache = Cache::new(1 << 20);
+        let try_again = async |pause| {
+            let filler = filler(&cache, "a");
+            let outcome = filler.judge(Err(slow()));
+            let is_authors = outcome.as_ref().is_err_and(|error| is_authors(error));
+            cache.fill(filler, outcome);
+            tokio::time::advance(pause).await;
+            is_authors
+        };
+        for pause in [250, 1_000, 4_000] {
+            assert!(!try_again(Duration::from_millis(pause)).await);
+        }
+        for _ in 0..3 {
+            assert!(try_again(AUTHORS_FAILURE).await);
+        }
+        let filler = filler(&cache, "b");
+        assert!(filler.judge(Err(PrepareError::NoLambda)).is_err_and(|error| is_authors(&error)));
+        assert!(filler.judge(Err(slow())).is_err_and(|error| !is_authors(&error)), "another one");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use chatfn_deployments::Deployment;
-use chatfn_domain::settings::FunctionSettings;
+use chatfn_domain::{name::AccountId, settings::FunctionSettings};
 use chatfn_engine::{Engine, PrepareError, PrepareLimits, Prepared};
 use tokio::sync::Semaphore;
 
@@ -53,6 +53,8 @@ struct Inner {
     metrics: InvokerMetrics,
     /// Preparations under way.
     preparing: Semaphore,
+    /// One of them for each account.
+    turns: moka::sync::Cache<AccountId, Arc<Semaphore>>,
 }
 
 impl Functions {
@@ -63,6 +65,8 @@ impl Functions {
             cache: Cache::new(max_bytes),
             metrics,
             preparing: Semaphore::new(max_prepares as usize),
+            // What is forgotten while it is in use lets a second one through, which does no harm.
+            turns: moka::sync::Cache::builder().max_capacity(10_000).time_to_idle(LOAD_TIMEOUT * 12).build(),
         }))
     }
 
@@ -90,7 +94,7 @@ impl Functions {
                 // A task of its own: the first who asks may have the least time left.
                 tokio::spawn(async move {
                     let begun = Instant::now();
-                    let outcome = functions.prepare(&deployment).await;
+                    let outcome = filler.judge(functions.prepare(&deployment).await);
                     let is = match &outcome {
                         Ok(_) => metrics::Prepared::Done,
                         Err(error) if is_authors(error) => metrics::Prepared::Authors,
@@ -127,9 +131,11 @@ impl Functions {
         }
     }
 
-    async fn prepare(&self, deployment: &Deployment) -> Result<Loaded, LoadError> {
-        // Never closed.
-        let _permit = self.0.preparing.acquire().await.map_err(|_| abandoned())?;
+    async fn prepare(&self, deployment: &Deployment) -> Result<Loaded, PrepareError> {
+        // One account's versions wait for each other before they wait for those of others.
+        let turn = self.0.turns.get_with_by_ref(&deployment.function.account, || Arc::new(Semaphore::new(1)));
+        let _turn = turn.acquire().await.expect("it is never closed");
+        let _permit = self.0.preparing.acquire().await.expect("it is never closed");
         let limits = PrepareLimits {
             timeout: LOAD_TIMEOUT,
             memory_bytes: (deployment.settings.memory_mib as usize) << 20,
@@ -151,7 +157,7 @@ impl Functions {
                 "{} version {} cannot be prepared", deployment.function, deployment.version,
             ),
         }
-        Ok(Loaded::new(outcome.map_err(of_live)?, &deployment.settings))
+        Ok(Loaded::new(outcome?, &deployment.settings))
     }
 }
 
@@ -164,12 +170,6 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whether the author of a source has to solve a failure; otherwise the platform has.
 pub(crate) fn is_authors(error: &PrepareError) -> bool {
     !matches!(error, PrepareError::NoCapacity | PrepareError::Internal { .. })
-}
-
-/// What it means that a live version cannot be prepared. That it could be in time when it was deployed makes its time the
-/// platform's to give: it says nothing about the source that the processors are busy.
-fn of_live(error: PrepareError) -> PrepareError {
-    if error.ran_out_of_time() { PrepareError::NoCapacity } else { error }
 }
 
 /// The task that prepared a version is gone, which only the end of the process or a bug brings about.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use chatfn_proto::invoker::v1::{FailureKind, InvokeRequest};
+use chatfn_rpc::RequestExt as _;
 use tokio::time::timeout;
 use tonic::{Code, Request};
 
 use crate::{
     PATIENCE,
-    service::{LOCAL, Service, failure, fetching, request, version},
+    service::{LOCAL, Service, failure, fetching, of, request, result, version},
     witness::{Answer, Witness},
 };
 
@@ -92,6 +93,34 @@ async fn a_version_that_cannot_be_loaded_in_time() {
     let service =
         Service::start([version(9, "while (true) {} async function lambda() {}", &[""; 0])], &[]).await;
     let error = service.invoke("e-1").await.unwrap_err();
-    assert_eq!((error.code, error.reason.as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    assert_eq!((error.code, error.reason.as_deref()), (Code::ResourceExhausted, Some("LOADING_TOO_SLOW")));
     assert!(error.retry_after.is_some());
+}
+
+#[tokio::test]
+async fn what_one_account_cannot_load_does_not_keep_others_from_loading() {
+    let endless = |template: &str| {
+        let bad =
+            version(9, &format!("while (true) {{}} async function lambda() {{}} // {template}"), &[""; 0]);
+        of(&format!("accounts/acme/functions/{template}"), bad)
+    };
+    // Some of many are not loaded before anybody asks.
+    let others: Vec<_> = (0..10).map(|n| format!("accounts/other{n}/functions/chat.start")).collect();
+    let source = |name: &str| format!("async function lambda() {{ return {name:?}; }}");
+    let good = others.iter().map(|name| of(name, version(1, &source(name), &[""; 0])));
+    let bad = ["chat.start", "chat.end"].map(endless);
+    let names = bad.clone().map(|version| version.function.to_string());
+    let service = Service::start(bad.into_iter().chain(good), &[]).await;
+    for function in names {
+        let begins = Request::new(InvokeRequest { function, ..request("e-1") });
+        let error = service.call(begins.with_timeout(Duration::from_millis(300))).await.unwrap_err();
+        assert_eq!(error.reason.as_deref(), Some("BUDGET_TOO_SMALL"));
+    }
+    let waits = service.spawn_invoke("e-1");
+    for function in others {
+        let call = Request::new(InvokeRequest { function: function.clone(), ..request("e-2") });
+        assert_eq!(result(&service.call(call).await.unwrap()), function);
+    }
+    assert!(!waits.is_finished(), "they are not kept waiting for one of these");
+    waits.abort();
 }

@@ -233,10 +233,21 @@ async fn without_an_invoker_nothing_changes() {
 async fn an_invoker_that_fails_changes_nothing() {
     let world = started().await;
     let before = world.registry.get(START).await.unwrap();
-    for code in [Code::ResourceExhausted, Code::Internal, Code::Unimplemented, Code::InvalidArgument] {
+    for code in [Code::Internal, Code::Unimplemented, Code::InvalidArgument] {
         world.invoker.push(Answer::Fails(code));
         refused(world.registry.deploy(START).await, Code::Unavailable, "INVOKER_UNAVAILABLE");
     }
+    let busy =
+        [(Answer::Fails(Code::ResourceExhausted), "OVERLOADED"), (Answer::AccountBusy, "ACCOUNT_BUSY")];
+    for (answer, reason) in busy {
+        world.invoker.push(answer);
+        let report = refused(world.registry.deploy(START).await, Code::ResourceExhausted, reason);
+        assert!(report.retry_after.is_some());
+    }
+    assert!(
+        world.invoker.asked().iter().all(|asked| asked.function == START),
+        "preparations are shared by account"
+    );
     assert_eq!(world.registry.get(START).await.unwrap(), before);
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use chatfn_proto::invoker::v1::{
@@ -12,7 +13,7 @@ use chatfn_proto::invoker::v1::{
     invoker_service_server::{InvokerService, InvokerServiceServer},
     prepare_response::Outcome,
 };
-use chatfn_rpc::{Server, ServerConfig, Shutdown};
+use chatfn_rpc::{ApiError, Server, ServerConfig, Shutdown, reasons};
 use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Code, Request, Response, Status};
 
@@ -24,6 +25,8 @@ pub(crate) enum Answer {
     Warns(String),
     /// The call fails.
     Fails(Code),
+    /// The account has its share of the preparations.
+    AccountBusy,
     /// The source builds, as soon as the test lets it.
     Waits(Gate),
 }
@@ -101,6 +104,10 @@ impl InvokerService for Script {
                 Outcome::Prepared(PreparedSource { warnings: vec![warning], ..Default::default() })
             }
             Some(Answer::Fails(code)) => return Err(Status::new(code, "as the test says")),
+            Some(Answer::AccountBusy) => {
+                let second = Duration::from_secs(1);
+                return Err(ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "busy", second).into());
+            }
             Some(Answer::Waits(gate)) => {
                 gate.entered.notify_one();
                 gate.open.notified().await;

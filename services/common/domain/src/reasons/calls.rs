@@ -93,15 +93,15 @@ reasons! {
     NO_SNAPSHOT: "UNAVAILABLE", "invoker, event-ingest", Yes,
         "The service has just started and does not know yet what is live." =>
         "Try again. If it lasts, the registry cannot be reached from there: see the service's log.";
-    OVERLOADED: "RESOURCE_EXHAUSTED", "invoker, event-ingest", Yes,
+    OVERLOADED: "RESOURCE_EXHAUSTED", "every service", Yes,
         "All runs or preparations of the invoker are in use, or more events arrive than event-ingest can record; nothing was done." =>
         "Try again after `RetryInfo.retry_delay`. If it lasts, add replicas.";
     LOADING_TOO_SLOW: "RESOURCE_EXHAUSTED", "invoker", Yes,
         "The live version could not be loaded in time, for want of processors or of a sandbox; nothing was done." =>
         "Try again after `RetryInfo.retry_delay`. If it lasts for one function, have its top-level code do less; if it lasts for \
          many, add replicas.";
-    ACCOUNT_BUSY: "RESOURCE_EXHAUSTED", "invoker, event-ingest", Yes,
-        "The account has more than its share of the runs or calls in progress; nothing was done." =>
+    ACCOUNT_BUSY: "RESOURCE_EXHAUSTED", "every service", Yes,
+        "The account has more than its share of the runs, preparations or calls in progress; nothing was done." =>
         "Try again after `RetryInfo.retry_delay`; publish many events per call, or over a stream.",
         {"account"};
     ACCOUNT_NOT_FOUND: "NOT_FOUND", "every service", No,
