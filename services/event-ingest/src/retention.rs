@@ -80,6 +80,8 @@ struct Keeper {
 enum Progress {
     /// All events before this lane and sequence number have their outcomes.
     Decided(i16, i64),
+    /// All have, and the latches are forgotten that were set before this lane and after this sequence number.
+    Forgetting(i16, Option<i64>),
     /// All have, and their latches are forgotten.
     Forgotten,
 }
@@ -91,6 +93,9 @@ impl Keeper {
         days::open(&self.pool).await?;
         let ended = days::ended(&self.pool, self.config.retention_days).await?;
         self.progress.retain(|day, _| ended.iter().any(|it| it.day == *day));
+        // Told first: a large day takes several looks.
+        self.metrics.days(days::ahead(&self.pool).await?.into(), ended.len());
+        replays::forget(&self.pool, self.config.retention_days.saturating_add(REPLAYS_LONGER)).await?;
         for day in ended {
             if let Err(error) = self.end(&day).await {
                 tracing::warn!(
@@ -103,7 +108,7 @@ impl Keeper {
         }
         let overdue = days::ended(&self.pool, self.config.retention_days).await?.len();
         self.metrics.days(days::ahead(&self.pool).await?.into(), overdue);
-        replays::forget(&self.pool, self.config.retention_days.saturating_add(REPLAYS_LONGER)).await
+        Ok(())
     }
 
     /// Drops an old day, unless something keeps it.
@@ -167,24 +172,27 @@ impl Keeper {
         Ok(None)
     }
 
-    async fn forget_latches(&self, day: &Day) -> Result<(), sqlx::Error> {
-        for lane in 0..LANES {
-            let mut after = None;
-            loop {
-                after = match days::forget_latches(&self.pool, lane, day, after, ROWS).await? {
-                    None => break,
-                    last => last,
-                };
+    /// Forgets latches of some of a day's events, which all have their outcomes; goes on from where it was.
+    async fn forget_latches(&mut self, day: &Day) -> Result<Progress, sqlx::Error> {
+        let progress = self.progress.entry(day.day.clone()).or_insert(Progress::Forgetting(0, None));
+        let (lane, after) = match *progress {
+            Progress::Decided(..) => (0, None),
+            Progress::Forgetting(lane, after) => (lane, after),
+            Progress::Forgotten => return Ok(Progress::Forgotten),
+        };
+        *progress = if lane >= LANES {
+            Progress::Forgotten
+        } else {
+            match days::forget_latches(&self.pool, lane, day, after, ROWS).await? {
+                None => Progress::Forgetting(lane + 1, None),
+                last => Progress::Forgetting(lane, last),
             }
-        }
-        Ok(())
+        };
+        Ok(*progress)
     }
 
     async fn drop_day(&mut self, day: &Day) -> Result<(), sqlx::Error> {
-        if self.progress.get(&day.day) != Some(&Progress::Forgotten) {
-            self.forget_latches(day).await?;
-            self.progress.insert(day.day.clone(), Progress::Forgotten);
-        }
+        while self.forget_latches(day).await? != Progress::Forgotten {}
         for table in PARTITIONED {
             if !days::drop_partition(&self.pool, table, day).await? {
                 return Ok(());
@@ -242,8 +250,23 @@ mod tests {
         let decided = "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
                        SELECT lane, sequence, 3, 0, account, now() FROM ingest.events WHERE event_id = 'e11999'";
         sqlx::query(decided).execute(&pool).await.unwrap();
+        assert_eq!(keeper.undecided(&old).await.unwrap(), None);
+
+        let latched = "INSERT INTO ingest.latches (account, conversation_id, template, event_id)
+                       VALUES ('acme', 'c', 'chat.message', 'e0')";
+        sqlx::query(latched).execute(&pool).await.unwrap();
+        for lane in 1..4 {
+            assert_eq!(keeper.forget_latches(&old).await.unwrap(), Progress::Forgetting(lane, None));
+        }
+        let Progress::Forgetting(3, Some(_)) = keeper.forget_latches(&old).await.unwrap() else {
+            panic!("it remembers how far it has come: {:?}", keeper.progress);
+        };
+        // Not looked at again, either.
+        sqlx::query(latched).execute(&pool).await.unwrap();
         keeper.look().await.unwrap();
         assert_eq!(days::ended(&pool, 30).await.unwrap(), []);
+        let left = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM ingest.latches").fetch_one(&pool).await;
+        assert_eq!(left.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -161,8 +161,9 @@ pub async fn connect(config: &PoolConfig) -> Result<PgPool, ConnectError> {
 /// behind that go on, beside those of the connections that replace theirs.
 ///
 /// Costs nothing where nothing is missing, as with nearly all: unlike a ping, it asks the server nothing. The pool does so
-/// afterwards, without a limit: what dies in that very moment keeps its place until the system gives it up. A ping here would
-/// only come before that one.
+/// afterwards, without a limit: what dies in that very moment keeps its place until the system gives it up, and so does what died
+/// while more was written to it than the system takes, which the pool writes before it closes. A ping here would only come
+/// before that one.
 async fn is_done(connection: &mut PgConnection, longest: Duration) -> Result<bool, sqlx::Error> {
     match timeout(longest, connection.flush()).await {
         Ok(done) => done.map(|()| true),

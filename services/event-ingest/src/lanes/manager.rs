@@ -28,6 +28,8 @@ pub(crate) struct Manager {
     pool: PgPool,
     shared: Shared,
     held: HashMap<i16, Held>,
+    /// Lanes that ended well and are still to be released, with their epochs.
+    drained: Vec<(i16, i64)>,
     /// Fires true once the first round went well.
     works: watch::Sender<bool>,
     is_failing: bool,
@@ -44,10 +46,19 @@ impl Manager {
     /// task waits on.
     pub(crate) fn new(replica: Uuid, terms: LeaseTerms, pool: PgPool, shared: Shared) -> Self {
         let works = watch::Sender::new(false);
-        Self { replica, terms, pool, shared, held: HashMap::new(), works, is_failing: false }
+        Self {
+            replica,
+            terms,
+            pool,
+            shared,
+            held: HashMap::new(),
+            drained: Vec::new(),
+            works,
+            is_failing: false,
+        }
     }
 
-    /// How long a round may take: if its connection is dead, another round renews the leases before they end.
+    /// How long a statement may take: if its connection is dead, another round renews the leases before they end.
     fn patience(&self) -> Duration {
         (self.terms.ttl - self.terms.margin) / 3
     }
@@ -76,10 +87,10 @@ impl Manager {
         Ok(())
     }
 
-    /// One round: collect the lanes that ended, renew the others, and change their number if need be. Without
+    /// One round: renew the lanes, release those that ended, and change their number if need be. Without
     /// `may_claim` the replica is leaving, and says so.
     async fn round(&mut self, may_claim: bool) {
-        match within(self.patience(), self.try_round(may_claim)).await {
+        match self.try_round(may_claim).await {
             Ok(()) => {
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("leases are renewed again");
@@ -97,19 +108,22 @@ impl Manager {
         }
     }
 
+    /// Each statement has a limit of its own. One for all would cut a claim off where the database is merely slow, which records
+    /// it all the same: nobody would run those lanes until their leases end.
     async fn try_round(&mut self, may_claim: bool) -> Result<(), sqlx::Error> {
-        self.collect().await?;
+        let patience = self.patience();
+        within(patience, self.renew()).await?;
         if !may_claim {
             // Else the others would leave its share of the lanes to it, and what it has given up to nobody.
-            lanes::leave(&self.pool, self.replica).await?;
+            within(patience, lanes::leave(&self.pool, self.replica)).await?;
         }
-        self.renew().await?;
+        self.collect().await?;
         if may_claim {
-            let live = lanes::heartbeat(&self.pool, self.replica, self.terms.ttl).await?;
+            let live = within(patience, lanes::heartbeat(&self.pool, self.replica, self.terms.ttl)).await?;
             failpoint::edge("lease.announced");
             let held = self.held.values().filter(|held| !held.drain.is_cancelled()).count();
             match share::change(held, live) {
-                Change::Claim(most) => self.claim(most).await?,
+                Change::Claim(most) => within(patience, self.claim(most)).await?,
                 Change::GiveUp(extra) => {
                     let giving = self.held.values().filter(|held| !held.drain.is_cancelled()).take(extra);
                     giving.for_each(|held| held.drain.cancel());
@@ -127,10 +141,7 @@ impl Manager {
         for lane in ended {
             let Some(held) = self.held.remove(&lane) else { continue };
             match held.life.await {
-                Ok(Ended::Drained) => {
-                    lanes::release(&self.pool, self.replica, lane, held.lease.epoch()).await?;
-                    failpoint::edge("lease.released");
-                }
+                Ok(Ended::Drained) => self.drained.push((lane, held.lease.epoch())),
                 Ok(Ended::Lost) => self.shared.metrics.lane_lost(),
                 // Its lease expires, and whoever takes it over counts what was running.
                 Err(error) => {
@@ -139,6 +150,11 @@ impl Manager {
                     held.lease.lose();
                 }
             }
+        }
+        if !self.drained.is_empty() {
+            within(self.patience(), lanes::release(&self.pool, self.replica, &self.drained)).await?;
+            failpoint::edge("lease.released");
+            self.drained.clear();
         }
         Ok(())
     }
@@ -196,16 +212,16 @@ impl Manager {
         // Signs off. If that fails, the others see the heartbeat expire.
         self.round(false).await;
         let mut next_renewal = Instant::now() + self.terms.renewal();
-        while !self.held.is_empty() && Instant::now() < end {
+        while !(self.held.is_empty() && self.drained.is_empty()) && Instant::now() < end {
             if Instant::now() >= next_renewal {
                 self.round(false).await;
                 next_renewal = Instant::now() + self.terms.renewal();
-            } else if self.held.values().any(|held| held.life.is_finished()) {
-                if within(self.patience(), self.collect()).await.is_err() {
+            } else {
+                let has_ended = self.held.values().any(|held| held.life.is_finished());
+                let is_due = has_ended || !self.drained.is_empty();
+                if !is_due || self.collect().await.is_err() {
                     tokio::time::sleep(DRAIN_LOOK).await;
                 }
-            } else {
-                tokio::time::sleep(DRAIN_LOOK).await;
             }
         }
         if !self.held.is_empty() {

@@ -112,7 +112,7 @@ pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Er
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) count: i64,
-    /// Whose one of them is: one that is halted, if any is.
+    /// Whose one of those is that were counted: one that is halted, if any of them is.
     pub(crate) account: String,
     pub(crate) conversation_id: String,
 }

@@ -108,15 +108,17 @@ pub(crate) async fn claim(
     .await
 }
 
-/// Gives a lane up, so that another replica can have it at once.
-pub(crate) async fn release(pool: &PgPool, owner: Uuid, lane: i16, epoch: i64) -> Result<(), sqlx::Error> {
+/// Gives lanes up, each with its epoch, so that other replicas can have them at once.
+pub(crate) async fn release(pool: &PgPool, owner: Uuid, lanes: &[(i16, i64)]) -> Result<(), sqlx::Error> {
+    let (lanes, epochs): (Vec<i16>, Vec<i64>) = lanes.iter().copied().unzip();
     sqlx::query!(
         r#"
-        UPDATE ingest.lanes SET owner = NULL, lease_until = NULL
-        WHERE lane = $1 AND epoch = $2 AND owner = $3
+        UPDATE ingest.lanes l SET owner = NULL, lease_until = NULL
+        FROM unnest($1::smallint[], $2::bigint[]) AS given(lane, epoch)
+        WHERE l.lane = given.lane AND l.epoch = given.epoch AND l.owner = $3
         "#,
-        lane,
-        epoch,
+        &lanes,
+        &epochs,
         owner,
     )
     .execute(pool)

@@ -140,3 +140,26 @@ async fn a_replica_that_waits_for_its_runs_idles() {
     assert_eq!(open, [0], "what ran was recorded");
     assert_eq!(world.shares().await, Vec::<i64>::new(), "every lane was given back");
 }
+
+/// A claim that is cut off is recorded all the same, and nobody would run its lanes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_database_is_slow_comes_to_run_lanes() {
+    let mut world = World::start().await;
+    world.replica.stop().await;
+    let pool = world.database.pool();
+    for statement in [
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$",
+        "CREATE TRIGGER slow BEFORE INSERT ON ingest.replicas FOR EACH STATEMENT EXECUTE FUNCTION public.slow()",
+        "CREATE TRIGGER slow BEFORE UPDATE OF owner ON ingest.lanes
+             FOR EACH STATEMENT EXECUTE FUNCTION public.slow()",
+    ] {
+        sqlx::query(statement).execute(pool).await.unwrap();
+    }
+    // A statement may take 1.6 s of that.
+    let config = world.config(|config| config.dispatch.lease_ttl = Duration::from_secs(6));
+    let replica = Replica::start(config, world.deployments()).await;
+    replica.publish(event("c", "e")).await.unwrap();
+    replica.reaches("e", DeliveryState::Succeeded).await;
+    world.replica = replica;
+}
