@@ -23,6 +23,7 @@ mod grpc;
 mod host;
 mod invoke;
 pub mod keeper;
+mod lines;
 mod metrics;
 mod places;
 mod prepare;

@@ -57,9 +57,10 @@ impl Runner {
     /// The engine cannot run anything. A lambda that fails is a report.
     pub(crate) async fn run(self: &Arc<Self>, run: Run) -> Result<RunReport, RunError> {
         let family = Family::default();
+        let account = run.deployment.function.account.clone();
         let report = self.run_in(&family, run).await?;
         let limits = ReportLimits { result_bytes: MAX_RESULT_BYTES, logs: LogLimits::default() };
-        Ok(self.secrets.redact(&family.secrets, report, limits).await)
+        Ok(self.secrets.redact(&account, &family.secrets, report, limits).await)
     }
 
     /// The same for a run that may belong to another one. The report holds the secrets that were read: it is for the

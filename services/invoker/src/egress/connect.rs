@@ -67,7 +67,9 @@ impl Connector {
                 Ok(_) if allowed.len() == MAX_ADDRESSES => {}
                 Ok(address) => allowed.push(address),
                 Err(denied) => {
-                    tracing::debug!(host = target.name(), %address, kind = denied.kind, "refused an address");
+                    // Not the host: a lambda may put a secret into the part that a wildcard stands for. An address that
+                    // is not resolved from a name is in the settings as it is.
+                    tracing::debug!(%address, kind = denied.kind, "refused an address");
                     refused = Some(denied);
                 }
             }
@@ -146,5 +148,42 @@ impl AsyncWrite for Connection {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_telemetry::testing::Log;
+    use futures_util::{FutureExt as _, future::BoxFuture};
+
+    use super::{
+        super::{ResolveError, tls},
+        *,
+    };
+
+    /// All names are of this machine.
+    struct Local;
+
+    impl Resolve for Local {
+        fn resolve(&self, _: &str) -> BoxFuture<'_, Result<Vec<IpAddr>, ResolveError>> {
+            async { Ok(vec!["127.0.0.1".parse().unwrap()]) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_may_hold_a_secret_and_is_not_logged() {
+        let (log, _guard) = Log::of_thread("trace");
+        let connector = Connector {
+            resolver: Arc::new(Local),
+            policy: AddressPolicy::default(),
+            tls: tls::client_config(None).unwrap(),
+            dns_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+        };
+        let target = Target::parse("https://token.tenant.example/").unwrap();
+        let refused = connector.connect(&target).await.err();
+        assert!(matches!(refused, Some(EgressError::AddressNotAllowed { .. })), "{refused:?}");
+        let log = log.text();
+        assert!(log.contains("refused an address") && !log.contains("token"), "{log}");
     }
 }

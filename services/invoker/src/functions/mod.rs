@@ -13,13 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use chatfn_deployments::Deployment;
-use chatfn_domain::{name::AccountId, settings::FunctionSettings};
+use chatfn_domain::settings::FunctionSettings;
 use chatfn_engine::{Engine, PrepareError, PrepareLimits, Prepared};
 use tokio::sync::Semaphore;
 
 use self::cache::{Cache, Slot};
 pub(crate) use self::warm::keep_warm;
 use crate::{
+    lines::Lines,
     metrics::{self, Found, InvokerMetrics},
     source,
 };
@@ -54,7 +55,7 @@ struct Inner {
     /// Preparations under way.
     preparing: Semaphore,
     /// One of them for each account.
-    turns: moka::sync::Cache<AccountId, Arc<Semaphore>>,
+    lines: Lines,
 }
 
 impl Functions {
@@ -65,8 +66,7 @@ impl Functions {
             cache: Cache::new(max_bytes),
             metrics,
             preparing: Semaphore::new(max_prepares as usize),
-            // What is forgotten while it is in use lets a second one through, which does no harm.
-            turns: moka::sync::Cache::builder().max_capacity(10_000).time_to_idle(LOAD_TIMEOUT * 12).build(),
+            lines: Lines::default(),
         }))
     }
 
@@ -133,8 +133,7 @@ impl Functions {
 
     async fn prepare(&self, deployment: &Deployment) -> Result<Loaded, PrepareError> {
         // One account's versions wait for each other before they wait for those of others.
-        let turn = self.0.turns.get_with_by_ref(&deployment.function.account, || Arc::new(Semaphore::new(1)));
-        let _turn = turn.acquire().await.expect("it is never closed");
+        let _turn = self.0.lines.turn(&deployment.function.account).await;
         let _permit = self.0.preparing.acquire().await.expect("it is never closed");
         let limits = PrepareLimits {
             timeout: LOAD_TIMEOUT,

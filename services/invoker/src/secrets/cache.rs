@@ -55,13 +55,13 @@ impl Cache {
     }
 
     /// What is known of a secret when that is good enough, and what `ask` finds otherwise; `ask` is given the longest
-    /// that it may take. Where `admit` refuses the question, what was read a moment ago is good enough for everybody;
-    /// what it gives is held while the registry is asked.
-    pub(super) async fn read<F, P>(
+    /// that it may take, and dropped after that. Where `admit` refuses the question, what was read a moment ago is good
+    /// enough for everybody.
+    pub(super) async fn read<F>(
         &self,
         name: &SecretName,
         use_cache: bool,
-        admit: impl FnOnce() -> Result<P, SecretError>,
+        admit: impl FnOnce() -> Result<(), SecretError>,
         ask: impl Fn(Duration) -> F,
     ) -> Result<Value, SecretError>
     where
@@ -77,10 +77,9 @@ impl Cache {
         if let Some(answer) = entry.state().answer(called, use_cache) {
             return answer;
         }
-        let _admitted = match admit() {
-            Ok(admitted) => admitted,
-            Err(refused) => return entry.state().answer(called, true).unwrap_or(Err(refused)),
-        };
+        if let Err(refused) = admit() {
+            return entry.state().unasked(called, use_cache).unwrap_or(Err(refused));
+        }
         let began = Instant::now();
         let limit = if entry.state().serving().is_some() { WAIT_WITH_VALUE } else { WAIT_WITHOUT };
         let outcome = timeout(limit, ask(limit)).await.unwrap_or_else(|_| {
@@ -118,6 +117,15 @@ impl State {
             (Some(failure), _) => Err(failure.clone()),
             (None, None) => return None,
         })
+    }
+
+    /// The answer where the registry may not be asked: an old one, if it was away when it was asked last.
+    fn unasked(&self, called: Instant, use_cache: bool) -> Option<Result<Value, SecretError>> {
+        let was_away = matches!(&self.last, Some(Asked { failure: Some(SecretError::Unavailable(_)), .. }));
+        if was_away && !use_cache {
+            return None;
+        }
+        self.answer(called, true).or_else(|| self.serving().filter(|_| was_away).map(Ok))
     }
 
     /// The value that may be served.
@@ -265,7 +273,7 @@ mod tests {
         let (cache, registry) = (Cache::new(), Registry::default());
         registry.says(Ok("one"));
         let unasked = async |use_cache| {
-            let refuse = || Err::<(), _>(SecretError::TooOften(7));
+            let refuse = || Err(SecretError::TooOften(7));
             let read = cache.read(&name(), use_cache, refuse, |_| std::future::pending()).await;
             read.map(|value| value.expose_secret().to_owned())
         };
@@ -275,6 +283,18 @@ mod tests {
         tokio::time::advance(FRESH).await;
         assert_eq!(unasked(false).await, Err(SecretError::TooOften(7)));
         assert_eq!(registry.read(&cache, true).await.as_deref(), Ok("one"), "it is not forgotten");
+        registry.says(Err(away()));
+        tokio::time::advance(FRESH).await;
+        assert_eq!(registry.read(&cache, true).await.as_deref(), Ok("one"));
+        for _ in 0..2 {
+            assert_eq!(unasked(true).await.as_deref(), Ok("one"), "the registry was away");
+            assert_eq!(
+                unasked(false).await,
+                Err(SecretError::TooOften(7)),
+                "an old value is not what it asked for"
+            );
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

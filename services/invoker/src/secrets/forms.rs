@@ -1,34 +1,25 @@
-//! The ways in which a value is written.
+//! The ways in which a value is written, but for percent-encoding, which is undone before texts are searched.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::iter::once;
+
 use secrecy::zeroize::Zeroizing;
-use url::form_urlencoded;
 
 use super::needles::MIN_BYTES;
 
-/// What `encodeURIComponent` encodes.
-const URI_COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'!')
-    .remove(b'~')
-    .remove(b'*')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')');
 /// A value's beginning that may be a host by itself. Shorter ones are words that any text may hold.
 const MIN_HOST_BYTES: usize = 2 * MIN_BYTES;
+/// A line of a value that is looked for by itself, for the same reason.
+const MIN_LINE_BYTES: usize = 2 * MIN_BYTES;
 
-/// The ways in which a value is written, the same one twice when they do not differ.
-pub(super) fn forms(value: &str) -> [Zeroizing<String>; 12] {
+/// The ways in which a value is written, the same one twice when they do not differ. Together they have no more than a
+/// multiple of its bytes.
+pub(super) fn forms(value: &str) -> impl Iterator<Item = Zeroizing<String>> {
     let json = in_json(value);
     let [console, console_quoted] = in_console(value);
     let [console_json, console_json_quoted] = in_console(&json);
     let path = value.replace('\\', "/").replace(['\t', '\r', '\n'], "");
     let [host, host_and_path] = as_host(&path);
-    [
-        value.to_owned(),
+    let whole = [
         in_json(&json),
         json,
         console,
@@ -39,10 +30,17 @@ pub(super) fn forms(value: &str) -> [Zeroizing<String>; 12] {
         host_and_path,
         // As the path of a URL has it.
         path,
-        utf8_percent_encode(value, URI_COMPONENT).to_string(),
-        form_urlencoded::byte_serialize(value.as_bytes()).collect(),
-    ]
-    .map(Zeroizing::new)
+        // As a form, and URLSearchParams, have it.
+        value.replace(' ', "+"),
+    ];
+    once(value.to_owned()).chain(whole).chain(lines(value).map(ToOwned::to_owned)).map(Zeroizing::new)
+}
+
+/// The lines of a value, such as a key in PEM: `console` indents each of them, in a group, and in an error in an object.
+fn lines(value: &str) -> impl Iterator<Item = &str> {
+    // What PEM begins and ends with is the same in all keys.
+    let is_secret = |line: &&str| !(line.starts_with("-----") && line.ends_with("-----"));
+    value.lines().map(str::trim).filter(|line| line.len() >= MIN_LINE_BYTES).filter(is_secret)
 }
 
 /// Where a URL's host should be, as in `https://${token}/x`: a host is in lower case, and ends where a path begins.

@@ -6,12 +6,15 @@
 //! here, are never shown by `Debug`, and are taken out of the reports of the runs that read them (`redact.rs`).
 
 mod cache;
+mod escapes;
 mod forms;
 mod needles;
+mod questions;
 mod read;
 mod redact;
+mod turns;
 
-use std::{panic::resume_unwind, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{panic::resume_unwind, time::Duration};
 
 use chatfn_domain::{
     name::{AccountId, NameError, SecretName},
@@ -23,23 +26,20 @@ use chatfn_proto::{
 };
 use chatfn_rpc::{Client, ErrorReport, RequestExt as _};
 use secrecy::SecretString;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
-use self::{cache::Cache, needles::Needles};
+use self::{cache::Cache, needles::Needles, questions::Questions, turns::Turns};
 pub(crate) use self::{read::SecretsRead, redact::ReportLimits};
-use crate::{
-    places::{Place, Places},
-    rate::RateLimits,
-};
+use crate::rate::RateLimits;
 
 /// Questions to the registry per second of one account. Secrets that are read all the time are asked for five times per
 /// second, so this is enough for forty of them.
 const ASKED_PER_SECOND: u32 = 200;
 /// Questions to the registry at once; one account has at most three quarters of them.
 const MAX_ASKING: usize = 64;
-/// Bytes of values and texts that are searched without leaving the thread, in well below a millisecond.
-const SEARCHED_AT_ONCE: usize = 32 << 10;
+/// Bytes of values and texts that are searched without leaving the thread, in less than a millisecond.
+const SEARCHED_AT_ONCE: usize = 16 << 10;
 
 /// Why there is no value. The text is for the author of the lambda: it says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,8 +64,7 @@ pub(crate) enum SecretError {
     TooMany(usize),
     /// The account asks more than it may.
     #[error(
-        "more than {0} questions for secrets per second of this account, or too many at once; read less often, and \
-         without useCache: false"
+        "more than {0} questions for secrets per second of this account; read less often, and without useCache: false"
     )]
     TooOften(u32),
 }
@@ -90,21 +89,20 @@ pub(crate) struct Secrets {
     registry: Client,
     cache: Cache,
     rates: RateLimits<AccountId>,
-    asking: Arc<Places>,
-    /// Large reports that may be searched now: one for each processor, so that their memory is bounded together.
-    searches: Arc<Semaphore>,
+    questions: Questions,
+    /// Of large reports, to be searched.
+    turns: Turns,
 }
 
 impl Secrets {
     /// Connects when the first secret is read.
     pub(crate) fn new(registry: Client) -> Self {
-        let searches = available_parallelism().map_or(1, usize::from);
         Self {
             registry,
             cache: Cache::new(),
             rates: RateLimits::new(ASKED_PER_SECOND),
-            asking: Places::new("questions for secrets", MAX_ASKING),
-            searches: Arc::new(Semaphore::new(searches)),
+            questions: Questions::new(MAX_ASKING),
+            turns: Turns::new(),
         }
     }
 
@@ -118,16 +116,20 @@ impl Secrets {
     }
 
     /// Leave to ask the registry once.
-    fn admit(&self, account: &AccountId) -> Result<Place, SecretError> {
-        let place = self.asking.take(account).ok();
-        place
-            .filter(|_| self.rates.take(account, Instant::now()))
-            .ok_or_else(|| SecretError::TooOften(self.rates.per_second()))
+    fn admit(&self, account: &AccountId) -> Result<(), SecretError> {
+        let rates = &self.rates;
+        if rates.take(account, Instant::now()) {
+            Ok(())
+        } else {
+            Err(SecretError::TooOften(rates.per_second()))
+        }
     }
 
-    /// Takes what a run has read out of its report, in a thread for such work when that takes a while. Cancel safe.
+    /// Takes what a run of an account has read out of its report, in a thread for such work when that takes a while.
+    /// Cancel safe.
     pub(crate) async fn redact(
         &self,
+        account: &AccountId,
         read: &SecretsRead,
         mut report: RunReport,
         limits: ReportLimits,
@@ -140,7 +142,7 @@ impl Secrets {
             redact::redact(&Needles::of(&read.values()), &mut report, limits);
             return report;
         }
-        let turn = Arc::clone(&self.searches).acquire_owned().await.expect("it is never closed");
+        let turn = self.turns.take(account).await;
         let values = read.values();
         let search = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -151,7 +153,9 @@ impl Secrets {
         search.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
     }
 
+    /// Asks the registry, within `limit` of which waiting for leave is a part.
     async fn ask(&self, name: &SecretName, limit: Duration) -> Result<SecretString, SecretError> {
+        let _question = self.questions.begin(&name.account).await;
         let request = Request::new(AccessSecretRequest { name: name.to_string() }).with_timeout(limit);
         let answer = SecretAccessServiceClient::new(self.registry.clone()).access_secret(request).await;
         let value = answer.map_err(|status| to_error(name, &status))?.into_inner().value;

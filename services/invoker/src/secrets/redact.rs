@@ -1,12 +1,13 @@
 //! Takes the secrets that a run has read out of what is kept of it.
 //!
 //! Every value of at least 6 bytes becomes `[secret:KEY]` in logs, errors, the record of outbound calls and the result:
-//! as it is, as JSON writes it inside a string (and inside a string inside of that), and as URLs encode it. So do
-//! the first part of a value where a text was cut, and all of values that touch or overlap, with a marker for each, but
-//! not more than four. What a lambda has made of a value otherwise (its hash, its Base64) cannot be recognised. This
-//! guards against accidents, not against authors.
+//! as it is, as JSON writes it inside a string (and inside a string inside of that), and with any of its characters
+//! percent-encoded, as URLs have it. So do its lines of at least 12 bytes, the first part of a value where a text was
+//! cut, and all of values that touch or overlap, with a marker for each, but not more than four. What a lambda has made
+//! of a value otherwise (its hash, its Base64) cannot be recognised. This guards against accidents, not against authors.
 //!
-//! A marker may be longer than what it stands for, so all limits of a report hold for what it is afterwards.
+//! A marker may be longer than what it stands for, so all limits of a report hold for what it is afterwards. The work is
+//! limited, too, for a report as a whole: what is not searched becomes `[secret]`.
 
 use std::borrow::Cow;
 
@@ -14,12 +15,12 @@ use chatfn_engine::LogLimits;
 use chatfn_proto::invoker::v1::{
     FailureKind, LambdaFailure, LogEntry, LogLevel, RunReport, run_report::Outcome,
 };
-use percent_encoding::percent_decode_str;
 use serde::de::IgnoredAny;
 
 use super::{
+    escapes::Unescaped,
     forms::quote,
-    needles::{Needles, Whole},
+    needles::{Needles, Region, Steps, Whole, add},
 };
 
 /// Most bytes of a failure's name, message and stack, as the engine has them.
@@ -55,10 +56,10 @@ pub(super) fn redact(needles: &Needles, report: &mut RunReport, limits: ReportLi
     if needles.is_empty() {
         return;
     }
-    let redactor = Redactor(needles);
+    let mut redactor = Redactor { needles, steps: Steps::for_bytes(searched_bytes(report)) };
     redactor.logs(report, limits.logs);
     for call in &mut report.outbound_calls {
-        redactor.url(&mut call.url, URL_BYTES);
+        redactor.text(&mut call.url, URL_BYTES);
         redactor.text(&mut call.error_message, CALL_ERROR_BYTES);
     }
     let fits = match &mut report.outcome {
@@ -88,12 +89,15 @@ fn too_large(limit: usize) -> LambdaFailure {
     }
 }
 
-/// Replaces values in texts.
-struct Redactor<'a>(&'a Needles);
+/// Replaces values in the texts of one report.
+struct Redactor<'a> {
+    needles: &'a Needles,
+    steps: Steps,
+}
 
 impl Redactor<'_> {
     /// Replaces values in a log, and cuts it off where it becomes too long.
-    fn logs(&self, report: &mut RunReport, LogLimits { bytes, .. }: LogLimits) {
+    fn logs(&mut self, report: &mut RunReport, LogLimits { bytes, .. }: LogLimits) {
         // What the engine says of a log that it has cut counts towards no limit.
         let said = if report.logs_truncated { report.logs.pop() } else { None };
         let mut left = bytes;
@@ -130,7 +134,7 @@ impl Redactor<'_> {
     }
 
     /// Replaces values in plain text, and cuts what is longer than `limit` bytes. Whether all of it fits.
-    fn text(&self, text: &mut String, limit: usize) -> bool {
+    fn text(&mut self, text: &mut String, limit: usize) -> bool {
         if let Cow::Owned(redacted) = self.redacted(text, Whole::Perhaps, limit) {
             *text = redacted;
         }
@@ -139,19 +143,9 @@ impl Redactor<'_> {
         fits
     }
 
-    /// Replaces values in a URL, in which any character may be encoded.
-    fn url(&self, url: &mut String, limit: usize) {
-        self.text(url, limit);
-        let decoded = percent_decode_str(url).decode_utf8_lossy();
-        if let Cow::Owned(mut redacted) = self.redacted(&decoded, Whole::Perhaps, limit) {
-            redacted.truncate(redacted.floor_char_boundary(limit));
-            *url = redacted;
-        }
-    }
-
     /// Replaces values in JSON, which stays JSON: in the strings, names included, and a number, or another scalar, that
     /// holds one becomes a string. Whether it then fits into `limit` bytes; if not, it is as it was.
-    fn json(&self, json: &mut String, limit: usize) -> bool {
+    fn json(&mut self, json: &mut String, limit: usize) -> bool {
         let mut out = String::with_capacity(json.len());
         let mut rest = json.as_str();
         while let Some(first) = rest.chars().next() {
@@ -172,7 +166,7 @@ impl Redactor<'_> {
         true
     }
 
-    fn token<'a>(&self, token: &'a str, limit: usize) -> Cow<'a, str> {
+    fn token<'a>(&mut self, token: &'a str, limit: usize) -> Cow<'a, str> {
         if token.len() == 1 {
             return Cow::Borrowed(token);
         }
@@ -199,8 +193,8 @@ impl Redactor<'_> {
     }
 
     /// The text without values, or, when that is longer than `limit`, its beginning, which is longer, too.
-    fn redacted<'a>(&self, text: &'a str, whole: Whole, limit: usize) -> Cow<'a, str> {
-        let regions = self.0.find(text, whole);
+    fn redacted<'a>(&mut self, text: &'a str, whole: Whole, limit: usize) -> Cow<'a, str> {
+        let regions = self.find(text, whole);
         if regions.is_empty() {
             return Cow::Borrowed(text);
         }
@@ -208,7 +202,7 @@ impl Redactor<'_> {
         let mut end = 0;
         for region in regions {
             out.push_str(&text[end..region.range.start]);
-            out.push_str(&self.0.marker(&region));
+            self.needles.mark(&region, &mut out);
             end = region.range.end;
             if out.len() > limit {
                 return Cow::Owned(out);
@@ -216,6 +210,20 @@ impl Redactor<'_> {
         }
         out.push_str(&text[end..]);
         Cow::Owned(out)
+    }
+
+    /// Where values are in a text, as it is and without its percent-encoding.
+    fn find(&mut self, text: &str, whole: Whole) -> Vec<Region> {
+        let mut regions = self.needles.find(text.as_bytes(), whole, &mut self.steps);
+        let Some(unescaped) = Unescaped::of(text, whole) else { return regions };
+        for mut region in self.needles.find(&unescaped.bytes, whole, &mut self.steps) {
+            region.range = unescaped.origin(&region.range);
+            regions.push(region);
+        }
+        regions.sort_by_key(|region| region.range.end);
+        let mut apart = Vec::with_capacity(regions.len());
+        regions.into_iter().for_each(|region| add(&mut apart, region));
+        apart
     }
 }
 
@@ -246,13 +254,17 @@ mod tests {
         Needles::new(values.iter().copied())
     }
 
+    fn redactor(needles: &Needles) -> Redactor<'_> {
+        Redactor { needles, steps: Steps::for_bytes(0) }
+    }
+
     fn text(values: &[(&str, &str)], text: &str) -> String {
-        Redactor(&needles(values)).redacted(text, Whole::Perhaps, NO_LIMIT).into_owned()
+        redactor(&needles(values)).redacted(text, Whole::Perhaps, NO_LIMIT).into_owned()
     }
 
     fn json(values: &[(&str, &str)], json: &str) -> String {
         let mut json = json.to_owned();
-        assert!(Redactor(&needles(values)).json(&mut json, NO_LIMIT));
+        assert!(redactor(&needles(values)).json(&mut json, NO_LIMIT));
         json
     }
 
@@ -296,6 +308,20 @@ mod tests {
     }
 
     #[test]
+    fn a_beginning_goes_where_a_text_was_cut_inside_of_a_character() {
+        let emoji = [("a", "abcdefgh😀")];
+        assert_eq!(text(&emoji, "token abcdefgh\u{FFFD}… 3 more"), "token [secret:a]\u{FFFD}… 3 more");
+        assert_eq!(text(&emoji, "token abcdefgh\u{FFFD}"), "token [secret:a]\u{FFFD}");
+        assert_eq!(text(&emoji, "abcdefgh\u{FFFD} is not cut"), "abcdefgh\u{FFFD} is not cut");
+        assert_eq!(json(&emoji, r#"["abcdefgh\ud83d…"]"#), r#"["[secret:a]\ud83d…"]"#);
+        let path = [("a", "abc/defgh ä")];
+        for cut in ["%", "%2", "%20", "%20%", "%20%C", "%20%C3", "%20%C3%", "%20%C3%A"] {
+            assert_eq!(text(&path, &format!("https://x/abc/defgh{cut}")), "https://x/[secret:a]", "{cut}");
+            assert_eq!(text(&path, &format!("'abc%2Fdefgh{cut}…'")), "'[secret:a]…'", "{cut}");
+        }
+    }
+
+    #[test]
     fn a_result_stays_json() {
         let values = [("n", "1234567"), ("s", "a\"b\\cd"), ("t", "\",\"x\":")];
         for (before, after) in [
@@ -317,11 +343,46 @@ mod tests {
         );
     }
 
+    /// A URL that `console` shows, with a value in each of its parts.
     #[test]
-    fn urls_are_searched_decoded() {
-        let mut url = "https://crm.example/a%2Fb%2Fc%20d/x".to_owned();
-        Redactor(&needles(&[("k", "a/b/c d")])).url(&mut url, URL_BYTES);
-        assert_eq!(url, "https://crm.example/[secret:k]/x");
+    fn values_are_found_in_all_parts_of_a_url() {
+        for value in ["p@ss wörd/x=1!", "a$b&c@d+e:f", "100% \"of\" `{it}`", "<a|b>^c[d]", "a/b\\c d'"] {
+            let mut url = url::Url::parse("https://crm.example/").unwrap();
+            url.set_username(value).unwrap();
+            url.set_password(Some(value)).unwrap();
+            url.path_segments_mut().unwrap().push(value).push("x");
+            url.query_pairs_mut().append_pair("key", value);
+            let segments = url.to_string();
+            assert_eq!(
+                text(&[("k", value)], &segments),
+                "https://[secret:k]:[secret:k]@crm.example/[secret:k]/x?key=[secret:k]",
+                "{segments}"
+            );
+            url.set_path(&format!("a/{value}/x"));
+            url.set_query(Some(value));
+            url.set_fragment(Some(value));
+            let raw = text(&[("k", value)], url.as_ref());
+            assert!(raw.ends_with("@crm.example/a/[secret:k]/x?[secret:k]#[secret:k]"), "{url}: {raw}");
+        }
+        let json = json(&[("k", "a/b cd")], r#"{"url":"https://crm.example/?%61%2Fb%20cd","rate":"100%"}"#);
+        assert_eq!(json, r#"{"url":"https://crm.example/?[secret:k]","rate":"100%"}"#);
+    }
+
+    #[test]
+    fn the_lines_of_a_value_are_found_by_themselves() {
+        let body = "MIIEvQIBADANBgkqhkiG\r\nAASCBKcwggSjAgEAAoIB\r\nc2hvcnQ=";
+        let pem = format!("-----BEGIN PRIVATE KEY-----\r\n{body}\r\n-----END PRIVATE KEY-----\r\n");
+        let value = [("pem", &*pem)];
+        let indented = format!("  [Error: no {}]", pem.replace('\n', "\n    "));
+        assert_eq!(
+            text(&value, &indented),
+            "  [Error: no -----BEGIN PRIVATE KEY-----\r\n    [secret:pem]\r\n    [secret:pem]\r\n    c2hvcnQ=\r\n    -----END PRIVATE KEY-----\r\n    ]"
+        );
+        assert_eq!(
+            text(&value, "-----END PRIVATE KEY----- of another"),
+            "-----END PRIVATE KEY----- of another"
+        );
+        assert_eq!(text(&value, &format!("<{pem}>")), "<[secret:pem]>", "as a whole");
     }
 
     #[test]
@@ -340,6 +401,19 @@ mod tests {
             "{\"type\":2}",
             "no word that any text may hold"
         );
+    }
+
+    /// With those characters percent-encoded that `pattern` says, again and again.
+    fn encoded(text: &str, pattern: &[bool]) -> String {
+        let mut encoded = String::new();
+        for (char, encode) in text.chars().zip(pattern.iter().cycle()) {
+            if *encode {
+                encoded.extend(char.to_string().bytes().map(|byte| format!("%{byte:02X}")));
+            } else {
+                encoded.push(char);
+            }
+        }
+        encoded
     }
 
     fn report(entries: &[(&str, &str)], outcome: Outcome) -> RunReport {
@@ -422,11 +496,29 @@ mod tests {
         assert_eq!(failure.kind(), FailureKind::ResultTooLarge);
     }
 
+    #[test]
+    fn a_report_is_searched_as_far_as_its_steps_go() {
+        let values = [("a", &*format!("{}b", "a".repeat(300)))];
+        let tokens = |number: usize| {
+            format!("[{}\"no value\",true]", format!("\"{}\",", "a".repeat(250)).repeat(number))
+        };
+        let searched = |number| {
+            let after = redacted(&values, report(&[], Outcome::ResultJson(tokens(number))), NO_LIMIT);
+            let Some(Outcome::ResultJson(json)) = after.outcome else { panic!("{after:?}") };
+            json
+        };
+        assert_eq!(searched(1), tokens(1));
+        let json = searched(1000);
+        assert!(json.starts_with("[\"aaaaaa"), "at first there are enough");
+        assert!(json.ends_with(r#","[secret]","[secret]",true]"#), "{}", &json[json.len() - 100..]);
+    }
+
     proptest! {
         #[test]
         fn no_value_survives(
             values in proptest::collection::vec("[ab\"\\\\\n ä/😀]{6,12}", 1..4),
             pieces in proptest::collection::vec((any::<prop::sample::Index>(), "[ab\"ä ]{0,4}", 0..14usize), 0..6),
+            encode in proptest::collection::vec(any::<bool>(), 1..8),
         ) {
             let named: Vec<_> = values.iter().map(|value| ("key", value.as_str())).collect();
             let mut plain = String::new();
@@ -437,6 +529,11 @@ mod tests {
             let redacted = text(&named, &plain);
             for value in &values {
                 prop_assert!(!redacted.contains(value.as_str()), "{redacted:?} of {plain:?}");
+            }
+            let redacted = text(&named, &encoded(&plain, &encode));
+            let decoded = Unescaped::of(&format!("%20{redacted}"), Whole::Yes).unwrap().bytes;
+            for value in &values {
+                prop_assert!(!String::from_utf8_lossy(&decoded).contains(value.as_str()), "{redacted:?} of {plain:?}");
             }
             let result = serde_json::json!({"a": [plain, 1, null, true], format!("in {plain}"): serde_json::json!([plain]).to_string()});
             let redacted = json(&named, &result.to_string());

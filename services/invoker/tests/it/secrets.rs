@@ -78,6 +78,35 @@ async fn changes_are_seen_and_an_outage_is_not() {
 }
 
 #[tokio::test]
+async fn many_secrets_serve_on_while_the_registry_hangs() {
+    const RUNS: [&str; 4] = ["run-0", "run-1", "run-2", "run-3"];
+    let names: Vec<_> = RUNS
+        .iter()
+        .flat_map(|run| (0..30).map(move |key| format!("accounts/acme/secrets/{run}-{key}")))
+        .collect();
+    let values: Vec<_> = names.iter().map(|name| (name.as_str(), "four")).collect();
+    let vault = Vault::start(&values).await;
+    let source = "const { Toolbelt } = require('lp-faas-toolbelt');
+        async function lambda(input, { eventId }) {
+          const keys = Array.from({ length: 30 }, (_, key) => `${eventId}-${key}`);
+          const read = (key) => Toolbelt.SecretClient().readSecret(key).then(({ value }) => value, (error) => error.message);
+          return [...new Set(await Promise.all(keys.map(read)))];
+        }";
+    let service = Service::start([version(1, source, &NO_HOSTS)], &[&vault.flag]).await;
+    let read = async || {
+        let runs = RUNS.map(|run| service.spawn_invoke(run));
+        for run in runs {
+            assert_eq!(result(&run.await.unwrap().unwrap()), json!(["four"]));
+        }
+    };
+    read().await;
+    vault.hang();
+    // Until what was read is no longer taken as it was.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    read().await;
+}
+
+#[tokio::test]
 async fn a_deleted_secret_is_gone() {
     let vault = Vault::start(&[(TOKEN, "four")]).await;
     let service = Service::start([version(1, LENGTH, &NO_HOSTS)], &[&vault.flag]).await;
@@ -170,6 +199,36 @@ async fn a_secret_is_nowhere_but_where_the_lambda_sends_it() {
     if let Some(line) = traced.lines().find(|line| shows(line)) {
         panic!("traced: {line}");
     }
+}
+
+#[tokio::test]
+async fn a_secret_goes_where_it_is_indented_and_where_it_is_in_a_url() {
+    let key: String =
+        (0..20).map(|line| format!("{line:02}{}\n", "MIIEvQIBADANBgkqhkiG".repeat(3))).collect();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{key}-----END PRIVATE KEY-----\n");
+    let names = ["accounts/acme/secrets/pem", "accounts/acme/secrets/pass"];
+    let vault = Vault::start(&[(names[0], &pem), (names[1], "p@ss wörd/x=1!")]).await;
+    let source = "const { Toolbelt } = require('lp-faas-toolbelt');
+        async function lambda() {
+          const [pem, pass] = await Promise.all(['pem', 'pass'].map((key) => Toolbelt.SecretClient().readSecret(key)));
+          console.error('failed', { err: new Error(`no ${pem.value}`) });
+          console.group('in a group');
+          console.log(pem.value);
+          console.groupEnd();
+          const url = new URL(`https://crm.example/${pass.value}/x?${pass.value}`);
+          url.username = pass.value;
+          console.log(url.href, { url: url.href });
+        }";
+    let service = Service::start([version(1, source, &NO_HOSTS)], &[&vault.flag]).await;
+    let report = service.invoke("e").await.unwrap();
+    let logged = logged(&report);
+    assert_eq!(logged.len(), 4, "{logged:?}");
+    for text in texts(&report) {
+        assert!(!text.contains("MIIEv") && !text.contains("rd/x=1"), "{text}");
+    }
+    assert!(logged[0].contains("\n  [secret:pem]") && logged[2].contains("\n  [secret:pem]"), "{logged:?}");
+    let url = "https://[secret:pass]@crm.example/[secret:pass]/x?[secret:pass]";
+    assert!(logged[3].starts_with(url), "{logged:?}");
 }
 
 #[tokio::test]

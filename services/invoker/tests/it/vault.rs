@@ -25,6 +25,7 @@ pub(crate) struct Vault {
 struct State {
     values: HashMap<String, String>,
     away: bool,
+    hangs: bool,
     asked: Vec<String>,
 }
 
@@ -37,6 +38,9 @@ impl SecretAccessService for Access {
         request: Request<AccessSecretRequest>,
     ) -> Result<Response<AccessSecretResponse>, Status> {
         let name = request.into_inner().name;
+        if self.0.lock().unwrap().hangs {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.0.lock().unwrap();
         state.asked.push(name.clone());
         if state.away {
@@ -84,6 +88,11 @@ impl Vault {
     /// From now on nothing is given.
     pub(crate) fn go_away(&self) {
         self.state.lock().unwrap().away = true;
+    }
+
+    /// From now on nothing is answered.
+    pub(crate) fn hang(&self) {
+        self.state.lock().unwrap().hangs = true;
     }
 
     /// What it was asked for, in order.

@@ -40,8 +40,7 @@ reasons! {
     UNSUPPORTED_ENCODING: "fetch", "invoker", No,
         "The response is compressed although none was asked for." => "The server must heed `accept-encoding: identity`.";
     RATE_LIMITED: "fetch, secrets", "invoker", Yes,
-        "The function called more often than it may (`--egress-rate`), or its account asked for secrets more often than 200 times per second, \
-         or 48 times at once." =>
+        "The function called more often than it may (`--egress-rate`), or its account asked for secrets more often than 200 times per second." =>
         "Spread the calls out; read secrets without `useCache: false`.";
     OVERLOADED: "fetch", "invoker", Yes,
         "The invoker holds as many bytes of responses as it may (`--egress-buffer-bytes`), or the account has its share of them." =>
