@@ -47,6 +47,16 @@ impl Background {
     ) -> Result<T, sqlx::Error> {
         within(self.limit.saturating_mul(statements) + WAY, work).await
     }
+
+    /// The same with work that has errors of its own.
+    pub(crate) async fn bound<T>(
+        &self,
+        statements: u32,
+        work: impl Future<Output = T>,
+    ) -> Result<T, sqlx::Error> {
+        let limit = self.limit.saturating_mul(statements) + WAY;
+        timeout(limit, work).await.map_err(|_elapsed| silence())
+    }
 }
 
 /// Does work that is given up after so long, as if its connection was lost: it may have been done.
@@ -54,9 +64,11 @@ pub(crate) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout(limit, work).await.unwrap_or_else(|_elapsed| {
-        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database has fallen silent")))
-    })
+    timeout(limit, work).await.unwrap_or_else(|_elapsed| Err(silence()))
+}
+
+fn silence() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database has fallen silent"))
 }
 
 #[cfg(test)]

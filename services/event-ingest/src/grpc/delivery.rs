@@ -145,7 +145,7 @@ impl DeliveryService for DeliveryHandler {
         &self,
         request: Request<TailDeliveriesRequest>,
     ) -> Result<Response<Self::TailDeliveriesStream>, Status> {
-        let stream = self.tails.start(self.pool.clone(), validated(request)?).await?;
+        let stream = self.tails.start(validated(request)?).await?;
         Ok(Response::new(stream))
     }
 

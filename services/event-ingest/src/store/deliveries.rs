@@ -4,11 +4,13 @@ use chatfn_domain::name::{AccountId, ConversationId, EventId, TemplateName};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Time, days, interventions::Place, span};
+use super::{Time, days, interventions::Place, journal::ParkKind, span};
 
 /// Events, or outcomes of a state, that a filtered page looks at, at most: bounds what one call can cost, however rare a match
 /// is.
 const SCAN: i64 = 5_000;
+/// How often one call does that for what is parked, while it finds none: an operator who asks for it once should see some.
+const SCANS: usize = 10;
 
 /// Attempts, and past states, of one delivery that are read: it may be replayed without end.
 const NEWEST: i64 = 100;
@@ -190,23 +192,48 @@ pub(crate) async fn conversation(
 pub(crate) async fn list(
     pool: &PgPool,
     filter: &Filter,
+    mut after: Key,
+    rows: i64,
+) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
+    let parked = match filter.state {
+        Some(2) => parked(pool, &filter.account, ParkKind::Retry).await?,
+        Some(8) => parked(pool, &filter.account, ParkKind::Halted).await?,
+        _ => None,
+    };
+    if let Some(places) = parked {
+        let found = list_of(pool, filter, &places, after, rows).await?;
+        let next = if is_full(&found, rows) { found.last().map(DeliveryRow::key) } else { None };
+        return Ok((found, next));
+    }
+    let scans = if matches!(filter.state, Some(2 | 8)) { SCANS } else { 1 };
+    for _ in 1..scans {
+        match scan(pool, filter, after, rows).await? {
+            (found, Some(next)) if found.is_empty() => after = next,
+            page => return Ok(page),
+        }
+    }
+    scan(pool, filter, after, rows).await
+}
+
+/// The same, found by looking at a part of the account's events or outcomes.
+async fn scan(
+    pool: &PgPool,
+    filter: &Filter,
     after: Key,
     rows: i64,
 ) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
-    let is_parked = matches!(filter.state, Some(2 | 8));
     let end = match (filter.state, &filter.template) {
         (None, None) => None,
-        (Some(_), _) if is_parked => None,
         // Their index has each state's apart, but not each template's.
-        (Some(4..), None) => None,
-        (Some(state @ 4..), Some(_)) => end_of_outcomes(pool, &filter.account, state, after).await?,
+        (Some(4..=7), None) => None,
+        (Some(state @ 4..=7), Some(_)) => end_of_outcomes(pool, &filter.account, state, after).await?,
         _ => end_of_scan(pool, &filter.account, after).await?,
     };
     let last = end.unwrap_or(Key::END);
     let (first, past) = days::sequences(pool, last.accept_time, after.accept_time).await?;
     let (account, template) = (filter.account.as_str(), filter.template.as_ref().map(TemplateName::as_str));
     let found = match filter.state {
-        Some(state @ 4..) if !is_parked => {
+        Some(state @ 4..=7) => {
             deliveries!(
                 "FROM ingest.outcomes o JOIN ingest.deliveries d ON d.lane = o.lane AND d.sequence = o.sequence
                  WHERE o.account = $1 AND o.state = $2 AND o.state <> 3 AND ($3::text IS NULL OR d.template = $3)
@@ -226,23 +253,6 @@ pub(crate) async fn list(
                 last.sequence,
                 first,
                 past,
-            )
-            .fetch_all(pool)
-            .await?
-        }
-        Some(state) if is_parked => {
-            deliveries!(
-                "FROM ingest.parked p JOIN ingest.deliveries d ON d.lane = p.lane AND d.sequence = p.sequence
-                 WHERE p.account = $1 AND d.state = $2 AND ($3::text IS NULL OR d.template = $3)
-                   AND (d.accept_time, d.lane, d.sequence) < ($4, $5, $6)
-                 ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $7",
-                account,
-                state,
-                template,
-                after.accept_time as _,
-                after.lane,
-                after.sequence,
-                rows,
             )
             .fetch_all(pool)
             .await?
@@ -272,9 +282,65 @@ pub(crate) async fn list(
             .await?
         }
     };
-    let is_full = i64::try_from(found.len()).unwrap_or(i64::MAX) >= rows;
-    let next = if is_full { found.last().map(DeliveryRow::key) } else { end };
+    let next = if is_full(&found, rows) { found.last().map(DeliveryRow::key) } else { end };
     Ok((found, next))
+}
+
+fn is_full(found: &[DeliveryRow], rows: i64) -> bool {
+    i64::try_from(found.len()).unwrap_or(i64::MAX) >= rows
+}
+
+/// What of an account is parked in this way; `None` if that is more than one page may look at: then it is looked for among
+/// the account's events, as PENDING ones are: `parked` does not know the order of the list.
+async fn parked(
+    pool: &PgPool,
+    account: &AccountId,
+    kind: ParkKind,
+) -> Result<Option<Vec<Place>>, sqlx::Error> {
+    let places = sqlx::query_as!(
+        Place,
+        "SELECT lane, sequence FROM ingest.parked WHERE account = $1 AND kind = $2 LIMIT $3",
+        account.as_str(),
+        kind as i16,
+        SCAN + 1,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok((i64::try_from(places.len()).unwrap_or(i64::MAX) <= SCAN).then_some(places))
+}
+
+/// Those of the deliveries in these places that a list shows after `after`.
+async fn list_of(
+    pool: &PgPool,
+    filter: &Filter,
+    places: &[Place],
+    after: Key,
+    rows: i64,
+) -> Result<Vec<DeliveryRow>, sqlx::Error> {
+    let (first, last) = span(places.iter().map(|place| place.sequence));
+    deliveries!(
+        "FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+         CROSS JOIN LATERAL (
+             SELECT * FROM ingest.deliveries v
+             WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
+         ) d
+         WHERE d.account = $5 AND d.state = $6 AND ($7::text IS NULL OR d.template = $7)
+           AND (d.accept_time, d.lane, d.sequence) < ($8, $9, $10)
+         ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $11",
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+        first,
+        last,
+        filter.account.as_str(),
+        filter.state,
+        filter.template.as_ref().map(TemplateName::as_str),
+        after.accept_time as _,
+        after.lane,
+        after.sequence,
+        rows,
+    )
+    .fetch_all(pool)
+    .await
 }
 
 /// The last event that a scan from `after` looks at; `None` if it looks at all.

@@ -85,16 +85,23 @@ pub(crate) async fn accepted(
     .await
 }
 
-/// The newest `most` deliveries that the filter wants and that are RETRYING or HALTED.
-pub(crate) async fn waiting(pool: &PgPool, filter: &Filter, most: i64) -> Result<Vec<Place>, sqlx::Error> {
-    sqlx::query_as!(
-        Place,
+/// Deliveries that the filter wants and that are RETRYING or HALTED, with whether they are HALTED: of the newest `most` of the
+/// account that are so.
+pub(crate) async fn waiting(
+    pool: &PgPool,
+    filter: &Filter,
+    most: i64,
+) -> Result<Vec<(Place, bool)>, sqlx::Error> {
+    let rows = sqlx::query!(
         r#"
-        SELECT p.lane, p.sequence FROM ingest.parked p
-        WHERE p.account = $1 AND p.kind IN (0, 1) AND ($2::text IS NULL OR p.conversation_id = $2)
-          AND ($3::text IS NULL OR $3 = (SELECT e.template FROM ingest.events e
-              WHERE e.lane = p.lane AND e.sequence = p.sequence))
-        ORDER BY p.sequence DESC LIMIT $4
+        SELECT p.lane, p.sequence, p.kind = 1 AS "is_halted!"
+        FROM (
+            SELECT lane, sequence, kind FROM ingest.parked
+            WHERE account = $1 AND kind IN (0, 1) AND ($2::text IS NULL OR conversation_id = $2)
+            ORDER BY sequence DESC LIMIT $4
+        ) p
+        WHERE $3::text IS NULL OR $3 = (SELECT e.template FROM ingest.events e
+            WHERE e.lane = p.lane AND e.sequence = p.sequence)
         "#,
         filter.account.as_str(),
         filter.conversation_id.as_ref().map(ConversationId::as_str),
@@ -102,18 +109,71 @@ pub(crate) async fn waiting(pool: &PgPool, filter: &Filter, most: i64) -> Result
         most,
     )
     .fetch_all(pool)
+    .await?;
+    let place = |lane, sequence| Place { lane, sequence };
+    Ok(rows.into_iter().map(|row| (place(row.lane, row.sequence), row.is_halted)).collect())
+}
+
+/// Up to `most` of the deliveries that the filter wants and that come after one of these places in its conversation, the oldest
+/// first.
+pub(crate) async fn behind(
+    pool: &PgPool,
+    filter: &Filter,
+    places: &[Place],
+    most: i64,
+) -> Result<Vec<Place>, sqlx::Error> {
+    let (first, last) = span(places.iter().map(|place| place.sequence));
+    sqlx::query_as!(
+        Place,
+        r#"
+        SELECT e.lane AS "lane!", e.sequence AS "sequence!"
+        FROM unnest($1::smallint[], $2::bigint[]) AS head(lane, sequence)
+        CROSS JOIN LATERAL (
+            SELECT v.conversation_id FROM ingest.events v
+            WHERE v.lane = head.lane AND v.sequence = head.sequence AND v.sequence BETWEEN $6 AND $7 LIMIT 1
+        ) h
+        CROSS JOIN LATERAL (
+            SELECT v.lane, v.sequence FROM ingest.events v
+            WHERE v.account = $3 AND v.conversation_id = h.conversation_id AND v.sequence > head.sequence
+              AND v.sequence > $6 AND ($4::text IS NULL OR v.template = $4)
+            ORDER BY v.sequence LIMIT $5
+        ) e
+        ORDER BY e.sequence LIMIT $5
+        "#,
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+        filter.account.as_str(),
+        filter.template.as_ref().map(TemplateName::as_str),
+        most,
+        first,
+        last,
+    )
+    .fetch_all(pool)
     .await
 }
 
+/// What state a delivery is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) place: Place,
+    /// A `DeliveryState`.
+    pub(crate) state: i16,
+    /// Whether it is PENDING, and an earlier one of its conversation HALTED.
+    pub(crate) is_behind_halted: bool,
+}
+
 /// The states of the deliveries in these places; what retention has dropped is left out.
-pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<(Place, i16)>, sqlx::Error> {
+pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<State>, sqlx::Error> {
     let (first, last) = span(places.iter().map(|place| place.sequence));
     let rows = sqlx::query!(
         r#"
-        SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.state AS "state!"
+        SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.state AS "state!",
+               d.state = 1 AND EXISTS (SELECT FROM ingest.parked p
+                   WHERE p.account = d.account AND p.conversation_id = d.conversation_id AND p.kind = 1
+                     AND p.lane = d.lane AND p.sequence < d.sequence) AS "is_behind_halted!"
         FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
         CROSS JOIN LATERAL (
-            SELECT v.lane, v.sequence, v.state FROM ingest.deliveries v
+            SELECT v.lane, v.sequence, v.account, v.conversation_id, v.state FROM ingest.deliveries v
             WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
         ) d
         "#,
@@ -124,5 +184,13 @@ pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<(Place
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|row| (Place { lane: row.lane, sequence: row.sequence }, row.state)).collect())
+    let place = |lane, sequence| Place { lane, sequence };
+    Ok(rows
+        .into_iter()
+        .map(|row| State {
+            place: place(row.lane, row.sequence),
+            state: row.state,
+            is_behind_halted: row.is_behind_halted,
+        })
+        .collect())
 }

@@ -123,6 +123,39 @@ async fn a_page_looks_at_so_many_outcomes_and_says_where_to_go_on() {
     assert_eq!(ids, ["old11000", "old10999", "old10998", "old10997", "old10996"]);
 }
 
+/// What is parked is listed by itself, unless it is more than a page may look at.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_halted_is_listed_however_much_it_is() {
+    let world = World::start().await;
+    let pool = world.database.pool();
+    // With numbers that no lane gives; the newer ones wait for nobody.
+    for statement in [
+        "INSERT INTO ingest.events (lane, sequence, accept_time, account, event_id, template, conversation_id, payload,
+                                    content_hash)
+         SELECT 0, (SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL) + (1::bigint << 31) + n,
+                now() + n * interval '1 microsecond', 'acme', 'old' || n,
+                CASE n WHEN 7 THEN 'chat.unused' ELSE 'chat.message' END, 'old' || n, '{}', ''
+         FROM generate_series(0, 11000) n",
+        "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time)
+         SELECT lane, sequence, account, conversation_id, 1, now() FROM ingest.events
+         WHERE conversation_id LIKE 'old%' ORDER BY sequence LIMIT 5001",
+    ] {
+        sqlx::query(statement).execute(pool).await.unwrap();
+    }
+    let halted = DeliveryState::Halted;
+    let mut expected: Vec<String> = (0..=5000).rev().map(|n| format!("old{n}")).collect();
+    let (ids, sizes) = pages(&world, request(200, halted, "")).await;
+    assert_eq!((&ids, sizes[0]), (&expected, 200), "it looks at more until it finds some");
+    assert_eq!(pages(&world, request(200, halted, UNUSED)).await.0, ["old7"]);
+
+    sqlx::query("DELETE FROM ingest.parked WHERE conversation_id = 'old5000'").execute(pool).await.unwrap();
+    expected.remove(0);
+    let (ids, sizes) = pages(&world, request(200, halted, "")).await;
+    assert_eq!((ids, sizes[0]), (expected, 200));
+    assert_eq!(pages(&world, request(200, halted, UNUSED)).await, (vec!["old7".to_owned()], vec![1]));
+    assert_eq!(pages(&world, request(5, DeliveryState::Retrying, "")).await, (vec![], vec![0]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_token_holds_for_its_list_only() {
     let (world, _) = world().await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chatfn_domain::{lane::lane_of, retry::AfterLastAttempt};
 use chatfn_proto::ingest::v1::{
-    Delivery, DeliveryState, Event, TailDeliveriesRequest, TailDeliveriesResponse,
+    Delivery, DeliveryState, Event, ResumeConversationRequest, TailDeliveriesRequest, TailDeliveriesResponse,
 };
 use chatfn_rpc::RequestExt as _;
 use tonic::{Code, Request, Status, Streaming};
@@ -138,8 +138,10 @@ async fn a_halted_delivery_is_told_to_who_resumes_and_nothing_that_came_after_it
     world.invoker.script("halts", [Answer::Throws]);
     world.replica.publish(event("c", "halts")).await.unwrap();
     until(&mut stream, &[("halts", DeliveryState::Halted)]).await;
+    world.replica.publish(event("c", "behind")).await.unwrap();
     world.replica.publish(event(&other, "before")).await.unwrap();
-    until(&mut stream, &[("before", DeliveryState::Succeeded)]).await;
+    let expected = [("behind", DeliveryState::Pending), ("before", DeliveryState::Succeeded)];
+    until(&mut stream, &expected).await;
     // A response's token may stand before what it tells itself.
     world.replica.publish(event(&other, "last")).await.unwrap();
     let (_, token) = until(&mut stream, &[("last", DeliveryState::Succeeded)]).await;
@@ -151,7 +153,12 @@ async fn a_halted_delivery_is_told_to_who_resumes_and_nothing_that_came_after_it
     let mut stream = tail(&world.replica, resumed).await.unwrap();
     let expected = [("halts", DeliveryState::Halted), ("after", DeliveryState::Succeeded)];
     let (told, _) = until(&mut stream, &expected).await;
-    assert!(told.iter().all(|(id, _)| id != "before"), "{told:?}");
+    assert!(told.iter().all(|(id, _)| id != "before" && id != "behind"), "{told:?}");
+    // What was behind it is told when it goes on.
+    let name = format!("accounts/{ACME}/conversations/c");
+    let go_on = ResumeConversationRequest { name, event_id: String::new() };
+    world.replica.deliveries().resume_conversation(go_on).await.unwrap();
+    until(&mut stream, &[("halts", DeliveryState::Succeeded), ("behind", DeliveryState::Succeeded)]).await;
 
     let resumed = TailDeliveriesRequest { resume_token: filtered_token, ..unused };
     let mut stream = tail(&world.replica, resumed).await.unwrap();

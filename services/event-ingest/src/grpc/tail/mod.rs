@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     mem,
     ops::Bound::{Excluded, Unbounded},
     sync::{Arc, Mutex, PoisonError},
@@ -28,13 +28,14 @@ use super::{
     page,
 };
 use crate::{
+    background::Background,
     error,
     shares::Shares,
     store::{
         days, deliveries,
         interventions::Place,
         lanes,
-        tail::{self, Filter, Part},
+        tail::{self, Filter, Part, State},
     },
 };
 
@@ -58,13 +59,17 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// How long ago the day was open at whose beginning a resumed stream starts at the earliest, whatever its token says.
 const FURTHEST: Duration = Duration::from_secs(24 * 60 * 60);
+const PENDING: i16 = DeliveryState::Pending as i16;
 const HALTED: i16 = DeliveryState::Halted as i16;
-/// In place of the state of a delivery that a resumed stream found waiting, and has not told.
-const FOUND: i16 = -1;
+/// Statements of one question to the store, at most.
+const STATEMENTS: u32 = 4;
 
 /// The streams of this replica. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Tails(Arc<Mutex<Shares>>);
+pub(crate) struct Tails {
+    store: Background,
+    shares: Arc<Mutex<Shares>>,
+}
 
 /// A stream's place among them, until dropped.
 #[derive(Debug)]
@@ -75,19 +80,20 @@ struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.tails.0.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.account, 1);
+        self.tails.shares.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.account, 1);
     }
 }
 
 type Responses = mpsc::Sender<Result<TailDeliveriesResponse, Status>>;
 
 impl Tails {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Shares::new(MOST))))
+    /// Streams that read `store`: no deadline bounds them.
+    pub(crate) fn new(store: Background) -> Self {
+        Self { store, shares: Arc::new(Mutex::new(Shares::new(MOST))) }
     }
 
     fn enter(&self, account: &AccountId) -> Option<Seat> {
-        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         if !shares.allow(account, 1) {
             return None;
         }
@@ -98,7 +104,6 @@ impl Tails {
     /// Starts a stream. It ends when nobody reads it.
     pub(super) async fn start(
         &self,
-        pool: PgPool,
         request: TailDeliveriesRequest,
     ) -> Result<ReceiverStream<Result<TailDeliveriesResponse, Status>>, Status> {
         let parent: AccountName = parse("parent", &request.parent)?;
@@ -118,14 +123,18 @@ impl Tails {
         let lanes = usize::from(LANES.unsigned_abs());
         let read_to = page::numbers(&keys, &request.resume_token, lanes)?;
         let entered = self.enter(&filter.account).ok_or_else(|| error::too_many_tails(&filter.account))?;
-        let (read_to, followed) = match read_to {
-            Some(read_to) => resumed(&pool, &filter, read_to).await.map_err(error::store)?,
-            None => (newest(&pool).await.map_err(error::store)?, BTreeMap::new()),
+        let store = self.store.clone();
+        let begins = async {
+            match read_to {
+                Some(read_to) => resumed(store.pool(), &filter, read_to).await,
+                None => Ok((newest(store.pool()).await?, BTreeMap::new())),
+            }
         };
+        let (read_to, followed) = store.ask_all(STATEMENTS, begins).await.map_err(error::store)?;
         let (responses, stream) = mpsc::channel(QUEUE);
         let states = request.states.iter().filter_map(|state| i16::try_from(*state).ok()).collect();
         let tail = Tail {
-            pool,
+            store,
             filter,
             states,
             list,
@@ -152,30 +161,67 @@ async fn newest(pool: &PgPool) -> Result<Vec<i64>, sqlx::Error> {
     Ok(newest)
 }
 
-/// Where a resumed stream goes on, and what it follows from before: what waits, which holds no token back for long.
+/// What a stream knows of an unfinished delivery that it follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It was not told.
+    New,
+    /// It was not told, and HALTED when the stream was resumed.
+    Found,
+    /// It was told in this state.
+    Told(i16),
+    /// It was told in PENDING, and cannot run before a HALTED one.
+    Behind,
+}
+
+impl Known {
+    /// The state that it was told in.
+    fn told(self) -> Option<i16> {
+        match self {
+            Self::New | Self::Found => None,
+            Self::Told(state) => Some(state),
+            Self::Behind => Some(PENDING),
+        }
+    }
+
+    /// Whether a stream that is resumed must read its event again. HALTED ones may be so for weeks, and are found. Those behind them
+    /// are found when it goes on.
+    fn holds(self) -> bool {
+        !matches!(self, Self::Found | Self::Told(HALTED) | Self::Behind)
+    }
+}
+
+type Followed = BTreeMap<(i16, i64), Known>;
+
+/// Where a resumed stream goes on, and what it follows from before: what waits.
 async fn resumed(
     pool: &PgPool,
     filter: &Filter,
     mut read_to: Vec<i64>,
-) -> Result<(Vec<i64>, BTreeMap<(i16, i64), i16>), sqlx::Error> {
+) -> Result<(Vec<i64>, Followed), sqlx::Error> {
     let furthest = days::open_before(pool, FURTHEST).await?.saturating_sub(1);
     read_to.iter_mut().for_each(|place| *place = (*place).max(furthest));
     let waiting = tail::waiting(pool, filter, i64::try_from(FOLLOWED).unwrap_or(i64::MAX)).await?;
-    let is_before = |place: &Place| place.sequence <= read_to[usize::from(place.lane.unsigned_abs())];
-    let followed = waiting.into_iter().filter(is_before).map(|it| ((it.lane, it.sequence), FOUND)).collect();
+    let followed = waiting
+        .into_iter()
+        .filter(|(place, _)| place.sequence <= read_to[usize::from(place.lane.unsigned_abs())])
+        .map(|(place, is_halted)| {
+            ((place.lane, place.sequence), if is_halted { Known::Found } else { Known::New })
+        })
+        .collect();
     Ok((read_to, followed))
 }
 
 struct Tail {
-    pool: PgPool,
+    store: Background,
     filter: Filter,
     states: Vec<i16>,
     /// What its tokens hold for.
     list: [String; 5],
     /// By lane: all events up to there are, or were, followed.
     read_to: Vec<i64>,
-    /// Unfinished deliveries, with the state that they were told in; 0: none yet, or [`FOUND`].
-    followed: BTreeMap<(i16, i64), i16>,
+    /// Unfinished deliveries.
+    followed: Followed,
     /// The last of them whose turn it was.
     looked_at: (i16, i64),
     /// Time that the present look has waited for the reader.
@@ -202,7 +248,8 @@ impl Tail {
         let mut pause = PAUSES.0;
         loop {
             let start = Instant::now();
-            let has_more = self.read_on().await.map_err(error::store)?;
+            let store = self.store.clone();
+            let has_more = store.ask_all(STATEMENTS, self.read_on()).await.map_err(error::store)?;
             let has_told = self.tell_changes().await?;
             self.let_go();
             pause = if has_more || has_told { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
@@ -213,7 +260,8 @@ impl Tail {
 
     /// Follows what was accepted; gives whether there is more.
     async fn read_on(&mut self) -> Result<bool, sqlx::Error> {
-        let newest = newest(&self.pool).await?;
+        let pool = self.store.pool();
+        let newest = newest(pool).await?;
         let mut parts = Vec::new();
         for ((lane, after), newest) in (0..).zip(&self.read_to).zip(&newest) {
             if newest > after {
@@ -223,9 +271,9 @@ impl Tail {
         if parts.is_empty() {
             return Ok(false);
         }
-        let parts = tail::shortened(&self.pool, &parts, SPAN).await?;
-        for place in tail::accepted(&self.pool, &self.filter, &parts).await? {
-            self.followed.insert((place.lane, place.sequence), 0);
+        let parts = tail::shortened(pool, &parts, SPAN).await?;
+        for place in tail::accepted(pool, &self.filter, &parts).await? {
+            self.followed.insert((place.lane, place.sequence), Known::New);
         }
         for Part { lane, to, .. } in parts {
             self.read_to[usize::from(lane.unsigned_abs())] = to;
@@ -238,42 +286,100 @@ impl Tail {
         let after = self.followed.range((Excluded(self.looked_at), Unbounded));
         let turns = after.chain(self.followed.range(..=self.looked_at));
         let turns: Vec<(i16, i64)> =
-            turns.filter(|(_, state)| **state != 0).take(LOOKED).map(|(place, _)| *place).collect();
+            turns.filter(|(_, known)| **known != Known::New).take(LOOKED).map(|(place, _)| *place).collect();
         self.looked_at = turns.last().copied().unwrap_or_default();
-        let new = self.followed.iter().filter(|(_, state)| **state == 0).map(|(place, _)| *place);
+        let new = self.followed.iter().filter(|(_, known)| **known == Known::New).map(|(place, _)| *place);
         let places: Vec<Place> = new.chain(turns).map(|(lane, sequence)| Place { lane, sequence }).collect();
         if places.is_empty() {
             return Ok(false);
         }
-        let states = tail::states(&self.pool, &places).await.map_err(error::store)?;
-        let is_wanted = |state| self.states.is_empty() || self.states.contains(&state);
-        let mut told: Vec<Place> = states
-            .iter()
-            .filter(|(place, state)| {
-                self.followed.get(&(place.lane, place.sequence)) != Some(state) && is_wanted(*state)
-            })
-            .map(|(place, _)| *place)
-            .collect();
-        told.sort_unstable_by_key(|place| (place.lane, place.sequence));
-        let has_told = !told.is_empty();
+        let store = self.store.clone();
+        let states = store.ask(tail::states(store.pool(), &places)).await.map_err(error::store)?;
+        self.follow_what_goes_on(&states).await.map_err(error::store)?;
+        let told = self.learn(&places, &states);
         for part in told.chunks(TOGETHER) {
-            let mut rows = deliveries::in_places(&self.pool, part).await.map_err(error::store)?;
+            let in_places = deliveries::in_places(store.pool(), part);
+            let mut rows = store.ask(in_places).await.map_err(error::store)?;
+            // What they are told in, should they have changed meanwhile.
+            rows.iter().for_each(|row| self.learn_told((row.lane, row.sequence), row.state));
             while !rows.is_empty() {
-                let (deliveries, _) = page_of(&self.pool, rows.clone(), false).await?;
+                let page = store.bound(STATEMENTS, page_of(store.pool(), rows.clone(), false));
+                let (deliveries, _) = page.await.map_err(error::store)??;
                 rows.drain(..deliveries.len().min(rows.len()));
                 self.tell(deliveries).await?;
             }
         }
-        // What retention has dropped is not followed any more, nor what has its outcome.
-        let states: HashMap<_, _> =
-            states.into_iter().map(|(place, state)| ((place.lane, place.sequence), state)).collect();
-        for Place { lane, sequence } in places {
-            match states.get(&(lane, sequence)) {
-                Some(state) if !is_outcome(*state) => _ = self.followed.insert((lane, sequence), *state),
-                _ => _ = self.followed.remove(&(lane, sequence)),
+        for State { place, state, .. } in states {
+            if is_outcome(state) {
+                self.followed.remove(&(place.lane, place.sequence));
             }
         }
-        Ok(has_told)
+        Ok(!told.is_empty())
+    }
+
+    /// Takes in that a delivery is told in a state.
+    fn learn_told(&mut self, place: (i16, i64), state: i16) {
+        if let Some(known) = self.followed.get_mut(&place)
+            && known.told() != Some(state)
+            && !is_outcome(state)
+        {
+            *known = Known::Told(state);
+        }
+    }
+
+    /// Follows what was behind deliveries that were HALTED and are so no more. A resumed stream does not know of it, and any other
+    /// must not let a token pass it from now on.
+    async fn follow_what_goes_on(&mut self, states: &[State]) -> Result<(), sqlx::Error> {
+        let was_halted = |place: &Place| {
+            matches!(
+                self.followed.get(&(place.lane, place.sequence)),
+                Some(Known::Found | Known::Told(HALTED))
+            )
+        };
+        let go_on: Vec<Place> = states
+            .iter()
+            .filter(|it| it.state != HALTED && was_halted(&it.place))
+            .map(|it| it.place)
+            .collect();
+        if go_on.is_empty() {
+            return Ok(());
+        }
+        let most = i64::try_from(FOLLOWED).unwrap_or(i64::MAX);
+        let behind = tail::behind(self.store.pool(), &self.filter, &go_on, most);
+        for place in self.store.ask(behind).await? {
+            let known = self.followed.entry((place.lane, place.sequence)).or_insert(Known::New);
+            if *known == Known::Behind {
+                *known = Known::Told(PENDING);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what state deliveries are in; gives those that are to be told, in their order. Those that have their outcomes are
+    /// followed until they have been told: no token that is told before passes them.
+    fn learn(&mut self, places: &[Place], states: &[State]) -> Vec<Place> {
+        let is_wanted = |state| self.states.is_empty() || self.states.contains(&state);
+        let mut told: Vec<Place> = Vec::new();
+        for State { place, state, is_behind_halted } in states {
+            let Some(known) = self.followed.get_mut(&(place.lane, place.sequence)) else { continue };
+            if known.told() != Some(*state) && is_wanted(*state) {
+                told.push(*place);
+            }
+            match *state {
+                state if is_outcome(state) => {}
+                PENDING if *is_behind_halted => *known = Known::Behind,
+                state => *known = Known::Told(state),
+            }
+        }
+        told.sort_unstable_by_key(|place| (place.lane, place.sequence));
+        // What retention has dropped is not followed any more.
+        let there: HashSet<(i16, i64)> = states.iter().map(|it| (it.place.lane, it.place.sequence)).collect();
+        for Place { lane, sequence } in places {
+            if !there.contains(&(*lane, *sequence)) {
+                self.followed.remove(&(*lane, *sequence));
+            }
+        }
+        told
     }
 
     /// Stops following the deliveries that are furthest behind in their lanes, if they are too many.
@@ -304,12 +410,10 @@ impl Tail {
         }
     }
 
-    /// Goes on before the first delivery of each lane that is still followed, but for those that are HALTED: they may be for
-    /// weeks, and a resumed stream finds them.
+    /// Goes on before the first delivery of each lane that is still followed and [holds](Known::holds) it back.
     fn token(&self) -> String {
         let mut read_to = self.read_to.clone();
-        let holding = self.followed.iter().filter(|(_, state)| ![FOUND, HALTED].contains(*state));
-        for ((lane, sequence), _) in holding {
+        for ((lane, sequence), _) in self.followed.iter().filter(|(_, known)| known.holds()) {
             let place = &mut read_to[usize::from(lane.unsigned_abs())];
             *place = (*place).min(sequence - 1);
         }
@@ -318,7 +422,7 @@ impl Tail {
 }
 
 /// How long to rest after a look that took so long: a stream has a connection half of the time at most, however much there
-/// is to read.
+/// is to read, unless a look takes longer than [`LONGEST_REST`].
 fn rest(took: Duration, pause: Option<Duration>) -> Duration {
     took.min(LONGEST_REST).max(pause.unwrap_or_default())
 }
@@ -332,104 +436,4 @@ fn is_outcome(state: i16) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use chatfn_pg::testing::TestDatabase;
-    use chatfn_rpc::ErrorReport;
-    use sqlx::{AssertSqlSafe, postgres::PgPoolOptions};
-    use tokio_stream::StreamExt as _;
-
-    use super::*;
-
-    /// A stream that never gets as far as to read the store.
-    #[expect(clippy::disallowed_methods, reason = "a pool that never connects")]
-    fn tail(responses: Responses) -> Tail {
-        let account: AccountId = "acme".parse().unwrap();
-        Tail {
-            pool: PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
-            filter: Filter { account: account.clone(), template: None, conversation_id: None },
-            states: Vec::new(),
-            list: Default::default(),
-            read_to: vec![0; usize::from(LANES.unsigned_abs())],
-            followed: BTreeMap::new(),
-            looked_at: (0, 0),
-            waited: Duration::ZERO,
-            responses,
-            _entered: Tails::new().enter(&account).unwrap(),
-        }
-    }
-
-    #[test]
-    fn a_stream_rests_as_long_as_it_read() {
-        let [short, long] = [20, 700].map(Duration::from_millis);
-        assert_eq!([rest(short, None), rest(long, None)], [short, long]);
-        assert_eq!([rest(short, Some(PAUSES.0)), rest(long, Some(PAUSES.0))], [PAUSES.0, long]);
-        assert_eq!(rest(Duration::MAX, None), LONGEST_REST);
-    }
-
-    /// Whoever makes up a token, or keeps one for long, has no more read than that.
-    #[tokio::test]
-    async fn no_token_goes_back_further_than_the_day_before() {
-        let database = TestDatabase::create().await;
-        let pool = database.pool();
-        let days = [4, 2, 0].map(|age| format!("(now() AT TIME ZONE 'UTC')::date - {age}"));
-        for (day, number) in days.iter().zip(0..) {
-            for statement in [
-                format!("SELECT ingest.prepare_day({day})"),
-                format!("UPDATE ingest.days SET open_time = {day} WHERE day = {day}"),
-                format!(
-                    "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
-                                                content_hash)
-                     VALUES (5, ingest.first_sequence({day}), 'acme', 'e{number}', 'chat.message', 'c{number}', '{{}}', '')"
-                ),
-                format!("UPDATE ingest.lane_heads SET next_sequence = ingest.first_sequence({day}) + 1 WHERE lane = 5"),
-            ] {
-                sqlx::query(AssertSqlSafe(statement)).execute(pool).await.unwrap();
-            }
-        }
-        let list = ["tail", "accounts/acme", "", "", ""];
-        let request = TailDeliveriesRequest {
-            parent: list[1].to_owned(),
-            resume_token: page::numbers_token(&list, &[0; 64]),
-            ..TailDeliveriesRequest::default()
-        };
-        let mut stream = Tails::new().start(pool.clone(), request).await.unwrap();
-        let mut told = Vec::new();
-        while told.last().is_none_or(|id| id != "e2") {
-            let response = stream.next().await.unwrap().unwrap();
-            told.extend(response.deliveries.into_iter().map(|delivery| delivery.event_id));
-        }
-        assert_eq!(told, ["e1", "e2"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_that_does_not_read_is_told_so_when_it_does() {
-        let (responses, mut stream) = mpsc::channel(1);
-        responses.send(Ok(TailDeliveriesResponse::default())).await.unwrap();
-        let running = tokio::spawn(tail(responses).run());
-        tokio::time::sleep(PATIENCE + Duration::from_secs(1)).await;
-        assert!(!running.is_finished(), "it waits to tell why it ends");
-        assert!(stream.recv().await.unwrap().is_ok(), "what was there before");
-        let report = ErrorReport::from_status(&stream.recv().await.unwrap().unwrap_err());
-        assert_eq!(report.reason.as_deref(), Some("TAIL_TOO_SLOW"));
-        assert!(stream.recv().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn of_too_many_those_furthest_behind_are_let_go() {
-        let mut tail = tail(mpsc::channel(1).0);
-        tail.read_to[3] = 1 << 40;
-        let total = i64::try_from(FOLLOWED).unwrap() + 5_000;
-        for sequence in 0..total {
-            tail.followed
-                .insert(if sequence % 2 == 0 { (3, (1 << 40) - sequence) } else { (4, -sequence) }, 1);
-        }
-        tail.let_go();
-        assert_eq!(tail.followed.len(), FOLLOWED);
-        let furthest = tail.followed.keys().map(
-            |(lane, sequence)| {
-                if *lane == 3 { (1 << 40) - sequence } else { -sequence }
-            },
-        );
-        assert_eq!(furthest.max(), Some(i64::try_from(FOLLOWED).unwrap() - 1));
-    }
-}
+mod tests;
