@@ -62,6 +62,7 @@ async fn a_backup_becomes_the_database_and_all_goes_on_from_there() {
     cluster.registry.stop().await;
     let restored = TestDatabase::create_empty().await;
     tool("pg_restore", &["--no-owner", "--no-privileges", "--exit-on-error"], &restored, &backup);
+    guard(&restored).await;
     for service in [&mut cluster.registry, &mut cluster.event_ingest] {
         service.flag("database-url", restored.url().expose());
         service.start();
@@ -125,4 +126,21 @@ fn tool(program: &str, flags: &[&str], database: &TestDatabase, file: &Path) {
     };
     let output = command.output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Takes back what was restored for everybody, as the page says.
+async fn guard(restored: &TestDatabase) {
+    let open = async || {
+        // Functions that run as their owner.
+        let functions = "SELECT p.oid::regprocedure::text FROM pg_proc p
+                         WHERE p.prosecdef AND p.pronamespace = ANY ('{registry,ingest}'::regnamespace[])
+                           AND has_function_privilege('public', p.oid, 'EXECUTE')";
+        sqlx::query_scalar::<_, String>(functions).fetch_all(restored.pool()).await.unwrap()
+    };
+    assert_ne!(open().await, [""; 0], "or the page need not say so");
+    let page = include_str!("../../docs/OPERATIONS.md");
+    let statement = page.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert!(statement.trim().starts_with("REVOKE EXECUTE ON FUNCTION"), "{statement}");
+    sqlx::raw_sql(statement).execute(restored.pool()).await.unwrap();
+    assert_eq!(open().await, [""; 0]);
 }

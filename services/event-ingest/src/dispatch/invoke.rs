@@ -198,10 +198,13 @@ pub(super) fn encode(mut report: RunReport) -> Vec<u8> {
         size = size.saturating_sub(json.len());
     }
     while size > MAX_REPORT_BYTES {
-        let dropped = report.outbound_calls.pop().map(|call| call.encoded_len()).or_else(|| {
+        let dropped = if let Some(call) = report.outbound_calls.pop() {
+            report.outbound_calls_truncated = true;
+            Some(call.encoded_len())
+        } else {
             report.logs_truncated = true;
             report.logs.pop().map(|entry| entry.encoded_len())
-        });
+        };
         let Some(dropped) = dropped else { break };
         size = size.saturating_sub(dropped);
     }
@@ -274,6 +277,7 @@ mod tests {
         });
         assert!(stored.len() <= MAX_REPORT_BYTES);
         let stored = RunReport::decode(stored.as_slice()).unwrap();
-        assert!(stored.logs_truncated && matches!(stored.outcome, Some(Outcome::Failure(_))));
+        assert!(stored.logs_truncated && stored.outbound_calls_truncated);
+        assert!(matches!(stored.outcome, Some(Outcome::Failure(_))));
     }
 }

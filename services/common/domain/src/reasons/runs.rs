@@ -31,7 +31,7 @@ reasons! {
     TOO_MANY_REDIRECTS: "fetch", "invoker", No,
         "More redirects than fetch follows." => "Call the address where they should end.";
     REDIRECT_REFUSED: "fetch", "invoker", No,
-        "A redirect although the lambda said `redirect: \"error\"`, or one that does not say where to." =>
+        "A redirect although the lambda said `redirect: \"error\"`." =>
         "Call the address that it leads to, or follow redirects.";
     RESPONSE_TOO_LARGE: "fetch", "invoker", No,
         "The response's body is larger than allowed." => "Ask for less, or have the operator raise `--egress-body-bytes`.";
