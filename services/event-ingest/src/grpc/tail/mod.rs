@@ -273,7 +273,8 @@ impl Tail {
         }
         let parts = tail::shortened(pool, &parts, SPAN).await?;
         for place in tail::accepted(pool, &self.filter, &parts).await? {
-            self.followed.insert((place.lane, place.sequence), Known::New);
+            // It may be followed already, as it was behind one that was HALTED.
+            self.followed.entry((place.lane, place.sequence)).or_insert(Known::New);
         }
         for Part { lane, to, .. } in parts {
             self.read_to[usize::from(lane.unsigned_abs())] = to;
@@ -359,6 +360,8 @@ impl Tail {
     /// followed until they have been told: no token that is told before passes them.
     fn learn(&mut self, places: &[Place], states: &[State]) -> Vec<Place> {
         let is_wanted = |state| self.states.is_empty() || self.states.contains(&state);
+        // The HALTED one may be of another template: then it is not followed, and would not tell when it goes on.
+        let is_told_when_to_go_on = self.filter.template.is_none();
         let mut told: Vec<Place> = Vec::new();
         for State { place, state, is_behind_halted } in states {
             let Some(known) = self.followed.get_mut(&(place.lane, place.sequence)) else { continue };
@@ -367,7 +370,7 @@ impl Tail {
             }
             match *state {
                 state if is_outcome(state) => {}
-                PENDING if *is_behind_halted => *known = Known::Behind,
+                PENDING if *is_behind_halted && is_told_when_to_go_on => *known = Known::Behind,
                 state => *known = Known::Told(state),
             }
         }

@@ -63,6 +63,13 @@ async fn no_token_passes_what_has_no_outcome_yet_but_what_waits_for_an_operator(
     assert_eq!(told_at(Known::Behind, Pending, false), (false, 49));
     assert_eq!(told_at(Known::Told(2), Succeeded, false), (true, 49), "until it has been told");
     assert_eq!(told_at(Known::Found, DeadLettered, false), (true, 100), "as the contract says");
+    tail.filter.template = Some("chat.message".parse().unwrap());
+    tail.followed = Followed::from([((3, 50), Known::New)]);
+    let state = State { place, state: PENDING, is_behind_halted: true };
+    assert_eq!(tail.learn(&[place], &[state]), [place]);
+    assert!(tail.followed[&(3, 50)].holds(), "what it waits for may not be followed");
+    tail.filter.template = None;
+
     // Since it was looked at, its conversation was resumed.
     tail.followed = Followed::from([((3, 50), Known::Told(HALTED))]);
     tail.learn_told((3, 50), 2);
