@@ -10,7 +10,7 @@
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use chatfn_domain::lane::LANES;
-use sqlx::PgPool;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,9 +29,8 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(60);
 /// Partitions that exist ahead of time, in days.
 const AHEAD: u16 = 3;
-/// A look is over when as many statements could have taken as long as they may. Most are short, so it is many more of them;
-/// one that has more to do goes on at the next look.
-const STATEMENTS: u32 = 10;
+/// A look that has more to do with old days after so long goes on with it at the next one: days to come must not wait for it.
+const LONGEST_LOOK: Duration = Duration::from_secs(5 * 60);
 /// Events of an old day that are looked at in one statement.
 const ROWS: i64 = 5_000;
 /// Events that wait in an old day are counted up to here.
@@ -46,10 +45,10 @@ pub(crate) async fn run(
     metrics: IngestMetrics,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut keeper = Keeper { config, pool: store.pool().clone(), metrics, progress: HashMap::new() };
+    let mut keeper = Keeper { config, store, metrics, progress: HashMap::new() };
     loop {
         let looked = tokio::select! {
-            looked = store.ask_all(STATEMENTS, keeper.look()) => looked,
+            looked = keeper.look() => looked,
             () = stop.cancelled() => return Ok(()),
         };
         if let Err(error) = looked {
@@ -68,7 +67,7 @@ pub(crate) async fn run(
 
 struct Keeper {
     config: RetentionConfig,
-    pool: PgPool,
+    store: Background,
     metrics: IngestMetrics,
     /// Of old days that are still there.
     progress: HashMap<String, Progress>,
@@ -89,15 +88,18 @@ enum Progress {
 impl Keeper {
     /// Does what has to be done now.
     async fn look(&mut self) -> Result<(), sqlx::Error> {
-        days::prepare(&self.pool, AHEAD).await?;
-        days::open(&self.pool).await?;
-        let ended = days::ended(&self.pool, self.config.retention_days).await?;
+        let store = self.store.clone();
+        let (pool, keep) = (store.pool(), self.config.retention_days);
+        let end = Instant::now() + LONGEST_LOOK;
+        store.ask_all(u32::from(AHEAD) + 1, days::prepare(pool, AHEAD)).await?;
+        store.ask(days::open(pool)).await?;
+        let ended = store.ask(days::ended(pool, keep)).await?;
         self.progress.retain(|day, _| ended.iter().any(|it| it.day == *day));
         // Told first: a large day takes several looks.
-        self.metrics.days(days::ahead(&self.pool).await?.into(), ended.len());
-        replays::forget(&self.pool, self.config.retention_days.saturating_add(REPLAYS_LONGER)).await?;
+        self.metrics.days(store.ask(days::ahead(pool)).await?.into(), ended.len());
+        store.ask(replays::forget(pool, keep.saturating_add(REPLAYS_LONGER))).await?;
         for day in ended {
-            if let Err(error) = self.end(&day).await {
+            if let Err(error) = self.end(&day, end).await {
                 tracing::warn!(
                     day = day.day,
                     "cannot drop the events of {}, and tries again: {}",
@@ -106,15 +108,17 @@ impl Keeper {
                 );
             }
         }
-        let overdue = days::ended(&self.pool, self.config.retention_days).await?.len();
-        self.metrics.days(days::ahead(&self.pool).await?.into(), overdue);
+        let overdue = store.ask(days::ended(pool, keep)).await?.len();
+        self.metrics.days(store.ask(days::ahead(pool)).await?.into(), overdue);
         Ok(())
     }
 
-    /// Drops an old day, unless something keeps it.
-    async fn end(&mut self, day: &Day) -> Result<(), sqlx::Error> {
+    /// Drops an old day, unless something keeps it, or there is more to do than can be until `end`.
+    async fn end(&mut self, day: &Day, end: Instant) -> Result<(), sqlx::Error> {
+        let store = self.store.clone();
+        let pool = store.pool();
         if let Some(Waiting { count, account, conversation_id }) =
-            days::waiting(&self.pool, day, COUNTED).await?
+            store.ask(days::waiting(pool, day, COUNTED)).await?
         {
             let or_more = if count == COUNTED { " or more" } else { "" };
             tracing::warn!(
@@ -130,84 +134,103 @@ impl Keeper {
             );
             return Ok(());
         }
-        if let Some((lane, sequence)) = self.undecided(day).await? {
-            let rows = deliveries::in_places(&self.pool, &[Place { lane, sequence }]).await?;
-            let names = rows.first().map(|it| (&*it.account, &*it.conversation_id, &*it.event_id));
-            let (account, conversation_id, event_id) = names.unwrap_or_default();
-            tracing::warn!(
-                day = day.day,
-                account,
-                conversation_id,
-                event_id,
-                lane,
-                sequence,
-                "{} is {} days ago and is kept: accounts/{account}/deliveries/{event_id} has no outcome, and others may \
-                 have none; if its conversation is HALTED at an earlier event, resume or skip that",
-                day.day,
-                day.age,
-            );
-            return Ok(());
+        loop {
+            match self.go_on(day).await? {
+                Step::Done => return self.drop_day(day).await,
+                Step::Undecided(place) => return self.tell_undecided(day, place).await,
+                Step::More if Instant::now() < end => {}
+                Step::More => {
+                    tracing::info!(
+                        day = day.day,
+                        "{} has so many events that it is dropped in several looks",
+                        day.day
+                    );
+                    return Ok(());
+                }
+            }
         }
-        self.drop_day(day).await
     }
 
-    /// The first event without an outcome. Goes on from where it was the last time: a day is looked through once.
-    async fn undecided(&mut self, day: &Day) -> Result<Option<(i16, i64)>, sqlx::Error> {
+    async fn tell_undecided(&self, day: &Day, place: Place) -> Result<(), sqlx::Error> {
+        let Place { lane, sequence } = place;
+        let rows = self.store.ask(deliveries::in_places(self.store.pool(), &[place])).await?;
+        let names = rows.first().map(|it| (&*it.account, &*it.conversation_id, &*it.event_id));
+        let (account, conversation_id, event_id) = names.unwrap_or_default();
+        tracing::warn!(
+            day = day.day,
+            account,
+            conversation_id,
+            event_id,
+            lane,
+            sequence,
+            "{} is {} days ago and is kept: accounts/{account}/deliveries/{event_id} has no outcome, and others may \
+             have none; if its conversation is HALTED at an earlier event, resume or skip that",
+            day.day,
+            day.age,
+        );
+        Ok(())
+    }
+
+    /// Looks at some of a day's events, from where it was the last time: a day is looked through once for outcomes, and once
+    /// for latches.
+    async fn go_on(&mut self, day: &Day) -> Result<Step, sqlx::Error> {
+        let (store, pool) = (&self.store, self.store.pool());
         let progress =
             self.progress.entry(day.day.clone()).or_insert(Progress::Decided(0, day.first_sequence));
-        while let Progress::Decided(lane, from) = *progress {
-            if lane >= LANES {
-                break;
+        *progress = match *progress {
+            Progress::Forgotten => return Ok(Step::Done),
+            Progress::Decided(LANES.., _) => Progress::Forgetting(0, None),
+            Progress::Decided(lane, from) => {
+                let Looked { last, undecided } =
+                    store.ask(days::undecided(pool, lane, day, from, ROWS)).await?;
+                if let Some(sequence) = undecided {
+                    *progress = Progress::Decided(lane, sequence);
+                    return Ok(Step::Undecided(Place { lane, sequence }));
+                }
+                match last {
+                    Some(last) => Progress::Decided(lane, last + 1),
+                    None => Progress::Decided(lane + 1, day.first_sequence),
+                }
             }
-            let Looked { last, undecided } = days::undecided(&self.pool, lane, day, from, ROWS).await?;
-            *progress = match (undecided, last) {
-                (Some(undecided), _) => Progress::Decided(lane, undecided),
-                (None, Some(last)) => Progress::Decided(lane, last + 1),
-                (None, None) => Progress::Decided(lane + 1, day.first_sequence),
-            };
-            if let Some(undecided) = undecided {
-                return Ok(Some((lane, undecided)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Forgets latches of some of a day's events, which all have their outcomes; goes on from where it was.
-    async fn forget_latches(&mut self, day: &Day) -> Result<Progress, sqlx::Error> {
-        let progress = self.progress.entry(day.day.clone()).or_insert(Progress::Forgetting(0, None));
-        let (lane, after) = match *progress {
-            Progress::Decided(..) => (0, None),
-            Progress::Forgetting(lane, after) => (lane, after),
-            Progress::Forgotten => return Ok(Progress::Forgotten),
-        };
-        *progress = if lane >= LANES {
-            Progress::Forgotten
-        } else {
-            match days::forget_latches(&self.pool, lane, day, after, ROWS).await? {
-                None => Progress::Forgetting(lane + 1, None),
-                last => Progress::Forgetting(lane, last),
+            Progress::Forgetting(LANES.., _) => Progress::Forgotten,
+            Progress::Forgetting(lane, after) => {
+                match store.ask(days::forget_latches(pool, lane, day, after, ROWS)).await? {
+                    None => Progress::Forgetting(lane + 1, None),
+                    last => Progress::Forgetting(lane, last),
+                }
             }
         };
-        Ok(*progress)
+        Ok(Step::More)
     }
 
     async fn drop_day(&mut self, day: &Day) -> Result<(), sqlx::Error> {
-        while self.forget_latches(day).await? != Progress::Forgotten {}
+        let (store, pool) = (&self.store, self.store.pool());
         for table in PARTITIONED {
-            if !days::drop_partition(&self.pool, table, day).await? {
+            if !store.ask(days::drop_partition(pool, table, day)).await? {
                 return Ok(());
             }
         }
-        days::forget(&self.pool, day).await?;
+        store.ask(days::forget(pool, day)).await?;
         self.metrics.day_dropped();
         tracing::info!(day = day.day, "dropped the events of {}", day.day);
         Ok(())
     }
 }
 
+/// What became of looking at some of an old day's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There are more to look at.
+    More,
+    /// This one has no outcome.
+    Undecided(Place),
+    /// The day can be dropped, as far as its events go.
+    Done,
+}
+
 #[cfg(test)]
 mod tests {
-    use chatfn_pg::testing::TestDatabase;
+    use chatfn_pg::{PoolConfig, testing::TestDatabase};
     use sqlx::AssertSqlSafe;
 
     use super::*;
@@ -236,31 +259,34 @@ mod tests {
         }
         let config = RetentionConfig::default();
         let metrics = IngestMetrics::new(&chatfn_telemetry::Metrics::new());
-        let mut keeper = Keeper { config, pool: pool.clone(), metrics, progress: HashMap::new() };
-        keeper.look().await.unwrap();
+        let store = Background::new(pool.clone(), &PoolConfig::new(database.url().clone()));
+        let mut keeper = Keeper { config, store, metrics, progress: HashMap::new() };
+        days::prepare(&pool, 0).await.unwrap();
+        days::open(&pool).await.unwrap();
         let old = days::ended(&pool, 30).await.unwrap().remove(0);
+        for lane in 1..3 {
+            keeper.end(&old, Instant::now()).await.unwrap();
+            assert_eq!(keeper.progress[&old.day], Progress::Decided(lane, old.first_sequence), "time is up");
+        }
+        keeper.look().await.unwrap();
         let undecided = old.first_sequence + 11_999;
         assert_eq!((old.age, keeper.progress[&old.day]), (40, Progress::Decided(4, undecided)));
 
         // What has been looked at is not looked at again: or it would be found that this one is gone.
         let forgotten = format!("DELETE FROM ingest.outcomes WHERE sequence = {}", old.first_sequence);
         sqlx::query(AssertSqlSafe(forgotten)).execute(&pool).await.unwrap();
-        assert_eq!(keeper.undecided(&old).await.unwrap(), Some((4, undecided)));
+        let place = Place { lane: 4, sequence: undecided };
+        assert_eq!(keeper.go_on(&old).await.unwrap(), Step::Undecided(place));
 
         let decided = "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
                        SELECT lane, sequence, 3, 0, account, now() FROM ingest.events WHERE event_id = 'e11999'";
         sqlx::query(decided).execute(&pool).await.unwrap();
-        assert_eq!(keeper.undecided(&old).await.unwrap(), None);
-
         let latched = "INSERT INTO ingest.latches (account, conversation_id, template, event_id)
                        VALUES ('acme', 'c', 'chat.message', 'e0')";
         sqlx::query(latched).execute(&pool).await.unwrap();
-        for lane in 1..4 {
-            assert_eq!(keeper.forget_latches(&old).await.unwrap(), Progress::Forgetting(lane, None));
+        while !matches!(keeper.progress[&old.day], Progress::Forgetting(3, Some(_))) {
+            assert_eq!(keeper.go_on(&old).await.unwrap(), Step::More);
         }
-        let Progress::Forgetting(3, Some(_)) = keeper.forget_latches(&old).await.unwrap() else {
-            panic!("it remembers how far it has come: {:?}", keeper.progress);
-        };
         // Not looked at again, either.
         sqlx::query(latched).execute(&pool).await.unwrap();
         keeper.look().await.unwrap();
