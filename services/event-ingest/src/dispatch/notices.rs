@@ -25,16 +25,8 @@ impl Notices {
 
     /// A conversation goes no further than this event.
     pub(crate) fn halted(&self, conversation: &ConversationKey, event_id: &EventId, reason: Option<Reason>) {
-        let Line::Write { withheld } = self.halted.line(Instant::now()) else { return };
-        let (account, conversation_id) = Arc::as_ref(conversation);
-        tracing::warn!(
-            %account,
-            %conversation_id,
-            %event_id,
-            reason = reason.map(Reason::name),
-            withheld,
-            "a conversation has halted: ResumeConversation has it go on with this event, SkipEvent without it"
-        );
+        let what = "a conversation has halted: ResumeConversation has it go on with this event, SkipEvent without it";
+        tell(&self.halted, conversation, event_id, reason, what);
     }
 
     /// An event will not be tried again.
@@ -44,15 +36,20 @@ impl Notices {
         event_id: &EventId,
         reason: Option<Reason>,
     ) {
-        let Line::Write { withheld } = self.dead_lettered.line(Instant::now()) else { return };
-        let (account, conversation_id) = Arc::as_ref(conversation);
-        tracing::warn!(
-            %account,
-            %conversation_id,
-            %event_id,
-            reason = reason.map(Reason::name),
-            withheld,
-            "an event is dead-lettered: GetDelivery tells of its failures, CreateReplay has such events run again"
-        );
+        let what = "an event is dead-lettered: GetDelivery tells of its failures, CreateReplay has such events run again";
+        tell(&self.dead_lettered, conversation, event_id, reason, what);
     }
+}
+
+fn tell(
+    quota: &LogQuota,
+    conversation: &ConversationKey,
+    event_id: &EventId,
+    reason: Option<Reason>,
+    what: &str,
+) {
+    let Line::Write { withheld } = quota.line(Instant::now()) else { return };
+    let (account, conversation_id) = Arc::as_ref(conversation);
+    let reason = reason.map(Reason::name);
+    tracing::warn!(%account, %conversation_id, %event_id, reason, withheld, "{what}");
 }

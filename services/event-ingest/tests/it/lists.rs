@@ -4,6 +4,7 @@ use chatfn_proto::ingest::v1::{
     DeliveryState, Event, GetConversationRequest, GetDeliveryRequest, ListDeliveriesRequest,
     ListDeliveriesResponse,
 };
+use sqlx::PgPool;
 use tonic::{Code, Status};
 
 use crate::{
@@ -98,24 +99,26 @@ async fn lists_go_from_new_to_old_and_filter() {
     assert_eq!(pages(&world, nobody).await.0, Vec::<String>::new());
 }
 
+/// Records many events, each in a conversation of its own, with numbers that no lane gives; one of them is of another template.
+async fn record_old(pool: &PgPool, unused: i32) {
+    let events = "INSERT INTO ingest.events (lane, sequence, accept_time, account, event_id, template, conversation_id,
+                                             payload, content_hash)
+                  SELECT 0, (SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL) + (1::bigint << 31) + n,
+                         now() + n * interval '1 microsecond', 'acme', 'old' || n,
+                         CASE n WHEN $1 THEN 'chat.unused' ELSE 'chat.message' END, 'old' || n, '{}', ''
+                  FROM generate_series(0, 11000) n";
+    sqlx::query(events).bind(unused).execute(pool).await.unwrap();
+}
+
 /// One that is looked for among the many of its state must not take its caller's whole time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_looks_at_so_many_outcomes_and_says_where_to_go_on() {
     let world = World::start().await;
     let pool = world.database.pool();
-    // With numbers that no lane gives; the oldest is of another template.
-    for statement in [
-        "INSERT INTO ingest.events (lane, sequence, accept_time, account, event_id, template, conversation_id, payload,
-                                    content_hash)
-         SELECT 0, (SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL) + (1::bigint << 31) + n,
-                now() + n * interval '1 microsecond', 'acme', 'old' || n,
-                CASE n WHEN 0 THEN 'chat.unused' ELSE 'chat.message' END, 'old', '{}', ''
-         FROM generate_series(0, 11000) n",
-        "INSERT INTO ingest.outcomes (lane, sequence, accept_time, account, state, epoch)
-         SELECT lane, sequence, accept_time, account, 4, 0 FROM ingest.events WHERE conversation_id = 'old'",
-    ] {
-        sqlx::query(statement).execute(pool).await.unwrap();
-    }
+    record_old(pool, 0).await;
+    let outcomes = "INSERT INTO ingest.outcomes (lane, sequence, accept_time, account, state, epoch)
+                    SELECT lane, sequence, accept_time, account, 4, 0 FROM ingest.events WHERE event_id LIKE 'old%'";
+    sqlx::query(outcomes).execute(pool).await.unwrap();
     let (ids, sizes) = pages(&world, request(5, DeliveryState::NoFunction, UNUSED)).await;
     assert_eq!((ids, sizes), (vec!["old0".to_owned()], vec![0, 0, 1]));
     let first = list(&world, request(5, DeliveryState::NoFunction, "chat.message")).await.unwrap();
@@ -128,20 +131,13 @@ async fn a_page_looks_at_so_many_outcomes_and_says_where_to_go_on() {
 async fn what_is_halted_is_listed_however_much_it_is() {
     let world = World::start().await;
     let pool = world.database.pool();
-    // With numbers that no lane gives; the newer ones wait for nobody.
-    for statement in [
-        "INSERT INTO ingest.events (lane, sequence, accept_time, account, event_id, template, conversation_id, payload,
-                                    content_hash)
-         SELECT 0, (SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL) + (1::bigint << 31) + n,
-                now() + n * interval '1 microsecond', 'acme', 'old' || n,
-                CASE n WHEN 7 THEN 'chat.unused' ELSE 'chat.message' END, 'old' || n, '{}', ''
-         FROM generate_series(0, 11000) n",
+    record_old(pool, 7).await;
+    // The newer ones wait for nobody.
+    let parked =
         "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time)
-         SELECT lane, sequence, account, conversation_id, 1, now() FROM ingest.events
-         WHERE conversation_id LIKE 'old%' ORDER BY sequence LIMIT 5001",
-    ] {
-        sqlx::query(statement).execute(pool).await.unwrap();
-    }
+                  SELECT lane, sequence, account, conversation_id, 1, now() FROM ingest.events
+                  WHERE event_id LIKE 'old%' ORDER BY sequence LIMIT 5001";
+    sqlx::query(parked).execute(pool).await.unwrap();
     let halted = DeliveryState::Halted;
     let mut expected: Vec<String> = (0..=5000).rev().map(|n| format!("old{n}")).collect();
     let (ids, sizes) = pages(&world, request(200, halted, "")).await;
