@@ -64,3 +64,23 @@ async fn who_is_not_ready_lives_and_a_drain_says_so_first() {
     assert!(said.contains("NOT_SERVING"), "{said}");
     assert_eq!(cluster.registry.health(&["--live"]), Ok(()), "what drains is not to be restarted");
 }
+
+#[tokio::test]
+async fn a_second_signal_ends_every_service_at_once() {
+    let mut cluster = Cluster::start().await;
+    for service in [&mut cluster.event_ingest, &mut cluster.invoker, &mut cluster.registry] {
+        service.stop().await;
+        service.flag("rpc-drain-delay", "1h");
+    }
+    for service in [&mut cluster.registry, &mut cluster.invoker, &mut cluster.event_ingest] {
+        service.start();
+        service.serving().await;
+    }
+    for service in [&mut cluster.event_ingest, &mut cluster.invoker, &mut cluster.registry] {
+        service.terminate();
+        // The second one must not come before the first was taken.
+        eventually("the drain is told", async || service.health(&[]).err()).await;
+        service.terminate();
+        service.ended().await;
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use chatfn_pg::testing::TestDatabase;
@@ -236,9 +236,14 @@ impl Service {
 
     /// Waits until a process that was asked to stop has, with success.
     pub async fn stopped(&mut self) {
-        let mut process = self.process.take().expect("the process runs");
-        let status = eventually(&format!("{} stops", self.name), async || process.try_wait().unwrap()).await;
+        let status = self.ended().await;
         assert!(status.success(), "{} stopped with {status}", self.name);
+    }
+
+    /// Waits until a process that was asked to stop has, and says how.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the process runs");
+        eventually(&format!("{} stops", self.name), async || process.try_wait().unwrap()).await
     }
 
     /// A client of the service. It outlives restarts.

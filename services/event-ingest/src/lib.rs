@@ -286,7 +286,7 @@ async fn serve(
     let become_ready = become_ready(server.health(), deployments, works);
     let not_yet = shutdown.soft();
     tokio::spawn(async move { not_yet.run_until_cancelled(become_ready).await });
-    server.serve(listener, shutdown.soft()).await?;
+    shutdown.unless_forced(server.serve(listener, shutdown.soft())).await?;
 
     let committed = commit_tasks.stop(FLUSH_GRACE).await;
     let drained = lane_tasks.stop(grace + FLUSH_GRACE).await;

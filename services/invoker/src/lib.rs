@@ -222,10 +222,7 @@ async fn serve(
         }
         Ok::<_, Infallible>(())
     });
-    tokio::select! {
-        served = server.serve(listener, shutdown.soft()) => { served?; }
-        () = shutdown.hard().cancelled_owned() => {}
-    }
+    shutdown.unless_forced(server.serve(listener, shutdown.soft())).await?;
     let stopped = tasks.stop(TASK_GRACE).await;
     traces.finish().await;
     Ok(stopped?)

@@ -189,7 +189,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     let health = server.health();
     health.set_ready().await;
     telemetry.ready_when(move || health.is_ready());
-    server.serve(listener, shutdown.soft()).await?;
+    shutdown.unless_forced(server.serve(listener, shutdown.soft())).await?;
 
     let stopped = tasks.stop(GRACE).await;
     // Polite, but not worth waiting for: Postgres notices closed sockets by itself.

@@ -57,6 +57,17 @@ impl Shutdown {
         self.soft.cancel();
     }
 
+    /// Runs `work`, such as to serve, until it has ended, or it is time to stop now: then it is dropped, and this gives `None`.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub async fn unless_forced<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Option<T>, E> {
+        self.hard().run_until_cancelled_owned(work).await.transpose()
+    }
+
     /// Stop now.
     pub fn force(&self) {
         self.soft.cancel();
