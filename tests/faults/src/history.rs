@@ -168,6 +168,4 @@ pub struct Aside {
     pub beyond_bounds: Vec<String>,
     /// Faults from which the cluster did not recover in time.
     pub unrecovered: Vec<String>,
-    /// From when to when a way to the invoker held back what was sent over it, to deliver it afterwards.
-    pub held_back: Vec<(Micros, Micros)>,
 }

@@ -3,8 +3,8 @@
 //! Promises, for each call that goes through [`Server`] and [`Client`]:
 //!
 //! * **One absolute deadline.** It is stamped when the headers arrive, parsed strictly, bounds the
-//!   handler *and* both bodies, and shrinks at every hop ([`budget`]). Expiry is always
-//!   `DEADLINE_EXCEEDED`; a budget too small to start is refused before any work.
+//!   handler *and* both bodies, and shrinks at every hop ([`budget`]), also by what the network held a call
+//!   of ours back. Expiry is always `DEADLINE_EXCEEDED`; a budget too small to start is refused before any work.
 //! * **Cancellation reaches the work.** A [`CancellationToken`](tokio_util::sync::CancellationToken)
 //!   rides in the request and fires when the call is over, however it ended.
 //! * **Overload answers at once.** A process-wide limit, held until the response body ends; health and
@@ -37,6 +37,7 @@ mod metrics;
 mod security;
 mod server;
 mod status;
+mod transit;
 
 pub use chatfn_domain::{
     caller::{Caller, Role, Service},

@@ -11,7 +11,7 @@ use std::{
 
 use crate::history::{Answer, Effect, Final, History, Kind, Micros, Publication};
 
-/// How much later than its time a start may be: as long as the way to the invoker takes, because budgets travel as time that
+/// How much later than its time a start may be: as long as the way to the invoker takes at least, because budgets travel as time that
 /// is left, so that clocks need not agree. The slowest link of the plan takes 500 ms; the rest is a busy machine's.
 pub const TRANSIT: Micros = 750_000;
 
@@ -106,7 +106,7 @@ pub fn check(history: &History) -> Verdict {
             verdict.add(Invariant::NothingInvented, what);
         }
         bounded(&mut verdict, publication, seen);
-        in_time(&mut verdict, publication, seen, &history.aside.held_back);
+        in_time(&mut verdict, publication, seen);
     }
     for (event, seen) in &effects {
         known(&mut verdict, event, published.get(event).copied(), seen);
@@ -168,19 +168,10 @@ fn bounded(verdict: &mut Verdict, publication: &Publication, seen: &[&Effect]) {
 }
 
 /// I7.
-fn in_time(
-    verdict: &mut Verdict,
-    publication: &Publication,
-    seen: &[&Effect],
-    held_back: &[(Micros, Micros)],
-) {
+fn in_time(verdict: &mut Verdict, publication: &Publication, seen: &[&Effect]) {
     let Some(deliver_by) = publication.deliver_by else { return };
-    // A call that was on its way when the network held everything back arrives when it lets go, with the time that it had when it
-    // was sent; its caller's leaving arrives right behind it.
-    let held = held_back.iter().filter(|(from, to)| (*from..*to).contains(&deliver_by));
-    let arrives = held.map(|(_, to)| *to).max().unwrap_or(deliver_by);
     // By the lambda's own clock: a slow way to the witness is not a late start.
-    let latest = arrives + TRANSIT;
+    let latest = deliver_by + TRANSIT;
     let late = seen.iter().filter(|effect| effect.body.ordinal == 0 && effect.called > latest);
     for effect in late {
         let by = effect.called - deliver_by;

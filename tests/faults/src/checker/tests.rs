@@ -202,21 +202,6 @@ fn a_start_that_comes_too_late() {
         let expired = history.publications[3].clone();
         history.effects.push(effect(&expired, 1, 0, 5_000_000 + TRANSIT + 1));
     });
-    found(Invariant::InTime, |history| {
-        let expired = history.publications[3].clone();
-        history.effects.push(effect(&expired, 1, 0, 5_000_000 + TRANSIT + 1));
-        // It ended before.
-        history.aside.held_back.push((1_000_000, 4_000_000));
-    });
-}
-
-#[test]
-fn a_start_that_the_network_held_back() {
-    let mut history = healthy();
-    let expired = history.publications[3].clone();
-    history.effects.push(effect(&expired, 1, 0, 5_000_000 + TRANSIT + 1));
-    history.aside.held_back.push((4_000_000, 6_000_000));
-    assert!(!check(&history).broken.contains_key(&Invariant::InTime));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Run;
-use crate::{history, proxy::Weather};
+use crate::proxy::Weather;
 
 /// How long the weather lasts: longer than the leases.
 const WEATHER: Duration = Duration::from_secs(4);
@@ -25,13 +25,9 @@ impl Run {
                     "to Postgres" => &replica.to_database,
                     _ => &replica.to_invoker,
                 };
-                let from = history::now();
                 proxy.set(weather);
                 tokio::time::sleep(WEATHER).await;
                 proxy.set(Weather::Clear);
-                if link == "to the invoker" && matches!(weather, Weather::Partition) {
-                    self.aside.held_back.push((from, history::now()));
-                }
                 self.recovered(&format!("{weather:?} {link} of {name}"), Instant::now()).await?;
             }
         }

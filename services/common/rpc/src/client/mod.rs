@@ -46,6 +46,7 @@ use crate::{
     context::Unbounded,
     layers::{BoxFuture, deadline},
     metrics::{CalleeMetrics, MadeCall},
+    transit::{Clock, SENT},
 };
 
 /// How often a request that the server gave back is sent again. A server gives back all that comes after it began to go away,
@@ -78,6 +79,7 @@ struct Settings {
     authorization: Option<HeaderValue>,
     default_timeout: Duration,
     min_budget: Duration,
+    clock: Clock,
     metrics: Option<CalleeMetrics>,
 }
 
@@ -106,6 +108,7 @@ pub fn connect(config: ClientConfig) -> Result<Client, ClientConfigError> {
         authorization: config.authorization,
         default_timeout: config.default_timeout,
         min_budget: config.min_budget,
+        clock: Clock::new(),
         metrics: config.metrics,
     };
     Ok(Client { http, settings: Arc::new(settings) })
@@ -144,7 +147,7 @@ impl Settings {
         Ok(deadline)
     }
 
-    /// Writes how much time the server has, if that is enough.
+    /// Writes how much time the server has from now on, if that is enough.
     fn shrink(&self, headers: &mut HeaderMap, deadline: Option<Deadline>) -> Result<(), Status> {
         headers.remove(budget::GRPC_TIMEOUT);
         let Some(deadline) = deadline else { return Ok(()) };
@@ -153,6 +156,7 @@ impl Settings {
             return Err(deadline::budget_too_small(budget, self.min_budget).into());
         }
         headers.insert(budget::GRPC_TIMEOUT, ascii(&budget::encode_timeout(budget)));
+        headers.insert(SENT, self.clock.stamp());
         Ok(())
     }
 

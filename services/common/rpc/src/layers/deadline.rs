@@ -21,6 +21,7 @@ use crate::{
     metrics::{RefusedCall, ServerMetrics},
     reasons,
     server::call_task,
+    transit::{Arrivals, SENT},
 };
 
 /// How long after the deadline a response may still be on its way before the stream is reset. The reader
@@ -55,25 +56,33 @@ impl<S> DeadlineService<S> {
 }
 
 impl DeadlineRules {
-    /// The deadline of a call whose headers arrived at `arrived`.
+    /// The deadline of a call whose headers arrived at `arrived`, `delay` later than they should have.
     fn deadline(
         &self,
         arrived: Instant,
+        delay: Duration,
         limit: TimeLimit,
         headers: &HeaderMap,
     ) -> Result<Option<Deadline>, ApiError> {
-        let asked = asked_budget(headers)?;
-        let budget = match limit {
-            TimeLimit::Server => Some(asked.unwrap_or(self.default).min(self.max)),
-            TimeLimit::Own { default, max } => Some(asked.unwrap_or(default).min(max)),
-            TimeLimit::Caller => asked,
-        };
-        match budget {
-            Some(budget) if budget::is_doomed(budget, self.floor) => {
-                Err(budget_too_small(budget, self.floor))
+        let left = match asked_budget(headers)? {
+            Some(asked) if budget::is_doomed(asked, self.floor) => {
+                return Err(budget_too_small(asked, self.floor));
             }
-            budget => Ok(budget.map(|budget| Deadline::from_start(arrived, budget))),
-        }
+            Some(asked) => {
+                let left = asked.saturating_sub(delay);
+                if budget::is_doomed(left, self.floor) {
+                    return Err(too_late(asked, delay));
+                }
+                Some(left)
+            }
+            None => None,
+        };
+        let budget = match limit {
+            TimeLimit::Server => Some(left.unwrap_or(self.default).min(self.max)),
+            TimeLimit::Own { default, max } => Some(left.unwrap_or(default).min(max)),
+            TimeLimit::Caller => left,
+        };
+        Ok(budget.map(|budget| Deadline::from_start(arrived, budget)))
     }
 }
 
@@ -102,6 +111,15 @@ pub(crate) fn budget_too_small(budget: Duration, floor: Duration) -> ApiError {
     )
 }
 
+fn too_late(budget: Duration, delay: Duration) -> ApiError {
+    ApiError::deadline_exceeded(
+        reasons::BUDGET_TOO_SMALL,
+        format!(
+            "the call, with a budget of {budget:?}, was {delay:?} late when it got here; nothing was done"
+        ),
+    )
+}
+
 pub(crate) fn expired() -> ApiError {
     ApiError::deadline_exceeded(reasons::DEADLINE_EXCEEDED, "the deadline passed before the call was over")
 }
@@ -122,7 +140,9 @@ impl<S: Layered> Service<Request<Body>> for DeadlineService<S> {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let arrived = Instant::now();
         let policy = self.rules.methods.get(request.uri().path());
-        let deadline = match self.rules.deadline(arrived, policy.limit, request.headers()) {
+        let arrivals = request.extensions().get::<Arrivals>();
+        let delay = arrivals.map_or(Duration::ZERO, |arrivals| arrivals.delay(arrived, request.headers()));
+        let deadline = match self.rules.deadline(arrived, delay, policy.limit, request.headers()) {
             Ok(deadline) => deadline,
             Err(refused) => {
                 let is_malformed = refused.code() == Code::InvalidArgument;
@@ -136,6 +156,7 @@ impl<S: Layered> Service<Request<Body>> for DeadlineService<S> {
 
         // Nothing behind this layer may start a second timer from the relative value.
         request.headers_mut().remove(budget::GRPC_TIMEOUT);
+        request.headers_mut().remove(SENT);
         let over = CancellationToken::new();
         request.extensions_mut().insert(over.clone());
         if let Some(deadline) = deadline {

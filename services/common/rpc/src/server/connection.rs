@@ -28,6 +28,7 @@ use super::{ServerConfig, call_task::CallExecutor, handshake::Handshakes, refuse
 use crate::{
     metrics::{RefusedConnection, ServerMetrics},
     security::Peer,
+    transit::Arrivals,
 };
 
 /// Length of the HTTP/2 connection preface, the first thing that a client sends.
@@ -130,10 +131,11 @@ impl Connections {
         spoken_by: Instant,
     ) {
         let Self { http2, stack, handshake_timeout, max_age, ends, metrics, .. } = self;
-        let peer = info.remote_addr;
+        let (peer, arrivals) = (info.remote_addr, Arrivals::new());
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
             request.extensions_mut().insert(identity.clone());
+            request.extensions_mut().insert(arrivals.clone());
             // Every layer is always ready, and so are the routes.
             stack.clone().call(request.map(Body::new))
         });

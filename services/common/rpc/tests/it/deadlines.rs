@@ -17,6 +17,7 @@ use crate::support::{
     watch, within,
 };
 use futures_util::StreamExt;
+use http_body_util::BodyExt as _;
 
 const SHORT: Duration = Duration::from_millis(200);
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -145,6 +146,41 @@ async fn nothing_behind_the_layer_sees_the_relative_value() {
     .await;
     let seen = unary(&server.client(), Request::new(note("x")).with_timeout(SHORT * 100)).await;
     assert_eq!(seen.expect("an answer"), "false");
+}
+
+#[tokio::test]
+async fn what_was_held_back_has_less_time_or_is_refused() {
+    let (sees, mut seen) = mpsc::unbounded_channel();
+    let server = start(Probe::new().unary(move |request| {
+        let left = request.deadline().expect("a deadline").remaining().as_secs();
+        sees.send((left, request.metadata().contains_key("chatfn-sent"))).expect("the test listens");
+        async move { Ok(request.into_inner()) }
+    }))
+    .await;
+    // One connection.
+    let client = raw_client();
+    let call = async |timeout: &str, sent: &str| {
+        let headers = [("grpc-timeout", timeout), ("chatfn-sent", sent)];
+        raw_status(raw_call(&client, server.addr, UNARY, &headers).await).await.0
+    };
+    // By the client's clock, which nobody else has, requests were sent now, or 10 minutes before.
+    let (now, before) = ("c10c-1000000000", "c10c-400000000");
+    assert_eq!(call("50S", now).await.code(), Code::Ok);
+    let late = ErrorReport::from_status(&call("50S", before).await);
+    assert_eq!(late.code, Code::DeadlineExceeded);
+    assert_eq!(late.reason.as_deref(), Some(reasons::BUDGET_TOO_SMALL.name()));
+    for sent in [now, "d00d-400000000", "not-400000000"] {
+        assert_eq!(call("50S", sent).await.code(), Code::Ok, "{sent}");
+    }
+    assert_eq!(call("630S", before).await.code(), Code::Ok);
+
+    let seen: Vec<_> = std::iter::from_fn(|| seen.try_recv().ok()).collect();
+    let [first, again, other_clock, no_clock, less] = seen[..] else { panic!("{seen:?}") };
+    for (left, _) in [first, again, other_clock, no_clock] {
+        assert!((30..=50).contains(&left), "{seen:?}");
+    }
+    assert!(less.0 <= 30, "{seen:?}");
+    assert!(seen.iter().all(|(_, is_shown)| !is_shown), "handlers see the deadline alone");
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ enum Way {
 struct Seen {
     /// From its `grpc-timeout`.
     budget: Duration,
+    /// When it was sent, by the client's clock, in microseconds.
+    at: u64,
     /// All messages.
     sent: Vec<u8>,
 }
@@ -120,10 +122,13 @@ async fn take(
 ) {
     let timeout = request.headers()[budget::GRPC_TIMEOUT].as_bytes();
     let budget = budget::parse_timeout(timeout).expect("a timeout");
+    let (_, at) =
+        request.headers()["chatfn-sent"].to_str().unwrap().split_once('-').expect("a clock and its time");
+    let at = at.parse().expect("a time");
     let (mut body, mut sent, mut frames) = (request.into_body(), Vec::new(), 0);
     loop {
         if matches!(way, Way::Refuse { after } if after == frames) {
-            seen.lock().expect("no panic").push(Seen { budget, sent });
+            seen.lock().expect("no panic").push(Seen { budget, at, sent });
             return response.send_reset(Reason::REFUSED_STREAM);
         }
         let Some(data) = body.data().await else { break };
@@ -136,7 +141,7 @@ async fn take(
     let mut stream = response.send_response(head, false).expect("open");
     stream.send_data(frame(&note("done")), false).expect("open");
     let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-    seen.lock().expect("no panic").push(Seen { budget, sent });
+    seen.lock().expect("no panic").push(Seen { budget, at, sent });
     stream.send_trailers(trailers).expect("open");
 }
 
@@ -154,6 +159,7 @@ async fn a_call_that_is_refused_is_sent_again() {
     assert_eq!((&first.sent[..], second.sent.len()), (&frame(&note("x"))[..], 0));
     assert_eq!(third.sent, frame(&note("x")), "all of it");
     assert!(second.budget < first.budget && third.budget < second.budget, "of one time");
+    assert!(second.at > first.at && third.at > second.at, "each says when it was sent itself");
 }
 
 #[tokio::test]
