@@ -213,7 +213,8 @@ impl Child {
         let live = children.deployments.function(&name).map_err(|_| Refused::Platform)?;
         let deployment = live.ok_or(Refused::NotDeployed(name))?;
         let in_family = Arc::clone(&family.places).try_acquire_owned().map_err(|_| Refused::LargeFamily)?;
-        let places = (children.places.take(&deployment.function.account)?, in_family);
+        let memory_mib = deployment.settings.memory_mib;
+        let places = (children.places.take_run(&deployment.function.account, memory_mib)?, in_family);
         let load = children.functions.get(&deployment);
         let call = Some(deadline.capped(timeout));
         let (loaded, deadline) =

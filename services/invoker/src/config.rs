@@ -48,13 +48,14 @@ pub struct Config {
     #[arg(long, env = "CHATFN_INVOKER_CACHE_DIR", value_name = "FOLDER")]
     pub cache_dir: Option<PathBuf>,
 
-    /// Most runs at once; more are refused. Runs that wait for an answer from outside count. A quarter is kept for
-    /// accounts that run less than others.
+    /// Most runs at once of functions with up to 64 MiB of memory; more are refused. One with up to 128 counts as two, and so on,
+    /// so this bounds the memory of all. Runs that wait for an answer from outside count. A quarter is kept for accounts that
+    /// run less than others.
     #[arg(long, env = "CHATFN_INVOKER_MAX_RUNS", value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_runs: u32,
 
-    /// Most functions at once that run because another one invoked them; more are refused. A quarter is kept for
-    /// accounts that run less than others.
+    /// Most functions at once that run because another one invoked them; more are refused. They count as runs do, and a quarter
+    /// is kept for accounts that run less than others.
     #[arg(long, env = "CHATFN_INVOKER_MAX_CHILDREN", value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub max_children: u32,
 

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 
 use crate::{
+    background::own_task,
     children::Family,
     egress::{EgressError, RunEgress},
     event::Event,
@@ -60,7 +61,10 @@ impl RunHost {
             let read = async {
                 let name = SecretName { account, key: key.parse()? };
                 family.secrets.ask(&name)?;
-                let reading = runner.secrets.read(&name, use_cache);
+                let asked = name.clone();
+                // Others wait for the same question, and it has a place that others may need, while this lambda may compute without
+                // coming to what it waits for.
+                let reading = own_task(async move { runner.secrets.read(&asked, use_cache).await });
                 let value = tokio::time::timeout(timeout, reading)
                     .await
                     .map_err(|_| SecretError::TimedOut(timeout))??;

@@ -31,7 +31,7 @@ pub(crate) struct Invoker {
     pub(crate) deployments: Deployments,
     pub(crate) functions: Functions,
     pub(crate) runner: Arc<Runner>,
-    /// Of all runs but those that another one waits for.
+    /// Of all runs but those that another one waits for, by their memory.
     pub(crate) places: Arc<Places>,
     pub(crate) metrics: InvokerMetrics,
 }
@@ -57,7 +57,7 @@ impl Invoker {
         run_deadline(context.deadline, Duration::MAX)?;
         let deployment = self.deployments.function(&name)?.ok_or_else(|| InvokerError::NotDeployed(name))?;
         // Held until the run is over: everything below is dropped before it.
-        let _place = self.places.take(&deployment.function.account)?;
+        let _place = self.places.take_run(&deployment.function.account, deployment.settings.memory_mib)?;
 
         let load = self.functions.get(&deployment);
         let (loaded, deadline) = load_within(context.deadline, deployment.settings.timeout, load).await?;

@@ -10,6 +10,7 @@
 //! `children.rs` for the rest of its world, the crate `chatfn-engine` for the sandbox, and [`confine`] for what is left if
 //! that breaks.
 
+mod background;
 mod children;
 mod cli;
 mod config;

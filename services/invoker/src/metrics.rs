@@ -136,7 +136,7 @@ declare! {
             .means("For runs that ended after their deadline: by how much.")
             .when_off("Above 0.05: more runs than processors, so that what must end is not looked at; lower --max-runs, or give more processor."),
         IN_PROGRESS: Metric::gauge("chatfn_invoker_runs_in_progress")
-            .means("Runs in progress, without those that other runs wait for.")
+            .means("Runs in progress, by their memory (one with up to 128 MiB counts as two), without those that other runs wait for.")
             .when_off("At chatfn_invoker_runs_max: more are refused."),
         MAX: Metric::gauge("chatfn_invoker_runs_max").means("Most such runs at once (`--max-runs`)."),
         SANDBOXES_FREE: Metric::gauge("chatfn_invoker_sandboxes_free")

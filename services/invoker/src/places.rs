@@ -9,12 +9,14 @@ use chatfn_domain::name::AccountId;
 
 /// One in so many places is kept for accounts that have few.
 const RESERVE: usize = 4;
+/// A run takes a place for each so many MiB that it may use, or a part of them: what functions may use by default.
+const PLACE_MIB: u32 = 64;
 
-/// A number of places, one for each run; or of bytes.
+/// A number of places, for runs; or of bytes.
 ///
-/// Three quarters go to whoever comes first. The last quarter is for accounts that hold less than their share: what each
-/// would have if all that hold something now, and one more, had the same. So an account that sends without end leaves
-/// room to whoever comes, and what it leaves cannot be taken by one other account alone.
+/// Three quarters go to whoever comes first. Of the last quarter an account gets more only as long as it holds at most three
+/// times what would stay free. So an account that sends without end leaves room to whoever comes, who leaves a quarter of that, and
+/// so on: some accounts together cannot take all, either.
 #[derive(Debug)]
 pub(crate) struct Places {
     /// What they are for, in the plural.
@@ -41,7 +43,7 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoPlace {
     /// All are taken.
-    #[error("as many {what} as this invoker allows ({limit}) are in progress")]
+    #[error("as many {what} as this invoker allows ({limit}) are in progress, or nearly")]
     Full {
         /// What is limited.
         what: &'static str,
@@ -81,6 +83,12 @@ impl Places {
         self.take_many(account, 1)
     }
 
+    /// Takes those of a run that may use so much memory: what all may use together is bounded by their number. A run that would take
+    /// more than there are takes all.
+    pub(crate) fn take_run(self: &Arc<Self>, account: &AccountId, mib: u32) -> Result<Place, NoPlace> {
+        self.take_many(account, (mib.div_ceil(PLACE_MIB) as usize).min(self.max).max(1))
+    }
+
     /// Takes so many as one.
     pub(crate) fn take_many(self: &Arc<Self>, account: &AccountId, size: usize) -> Result<Place, NoPlace> {
         let mut taken = self.taken();
@@ -89,8 +97,8 @@ impl Places {
             return Err(NoPlace::Full { what: self.what, limit: self.max });
         }
         let held = taken.by_account.get(account).copied().unwrap_or(0);
-        let share = self.max / (taken.by_account.len() + 1 + usize::from(held == 0));
-        if free - size < self.max / RESERVE && held > 0 && held + size > share {
+        let left = free - size;
+        if left < self.max / RESERVE && held > 0 && held + size > (RESERVE - 1) * left {
             return Err(NoPlace::Busy { what: self.what, account: account.clone(), held });
         }
         taken.all += size;
@@ -105,6 +113,11 @@ impl Places {
 }
 
 impl Place {
+    /// How many it holds.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
     /// Holds another one of the same account's as well, as one.
     pub(crate) fn merge(&mut self, mut other: Self) {
         self.size += std::mem::take(&mut other.size);
@@ -144,10 +157,10 @@ mod tests {
         let flood = fill(&places, 1);
         assert_eq!(flood.len(), 75);
         assert!(matches!(places.take(&account(1)), Err(NoPlace::Busy { held: 75, .. })));
-        let second = fill(&places, 2);
-        assert_eq!(second.len(), 25, "less than a third of all");
-        assert!(matches!(places.take(&account(3)), Err(NoPlace::Full { limit: 100, .. })));
-        drop(second);
+        let others: Vec<_> = (2..7).map(|n| fill(&places, n)).collect();
+        assert_eq!(others.iter().map(Vec::len).collect::<Vec<_>>(), [18, 5, 1, 1, 0]);
+        assert!(matches!(places.take(&account(7)), Err(NoPlace::Full { limit: 100, .. })));
+        drop(others);
         let many: Vec<_> = (2..27).filter_map(|n| places.take(&account(n)).ok()).collect();
         assert_eq!(many.len(), 25, "each of them gets a first place");
     }
@@ -164,6 +177,18 @@ mod tests {
         assert_eq!(places.in_use(), 200);
         drop(second);
         assert!(places.taken().all == 0 && places.taken().by_account.is_empty());
+    }
+
+    #[test]
+    fn runs_take_places_by_their_memory() {
+        let places = Places::new("runs", 8);
+        let size = |mib| places.take_run(&account(1), mib).map(|place| place.size);
+        assert_eq!([1, 64, 65, 128, 256].map(|mib| size(mib).unwrap()), [1, 1, 2, 2, 4]);
+        let _held = places.take_run(&account(1), 256).unwrap();
+        assert!(matches!(size(256), Err(NoPlace::Busy { held: 4, .. })));
+        assert!(places.take_run(&account(2), 256).is_ok(), "all that are left");
+        assert_eq!(Places::new("runs", 2).take_run(&account(1), 256).unwrap().size, 2, "one can always run");
+        assert!(Places::new("runs", 0).take_run(&account(1), 64).is_err());
     }
 
     #[test]

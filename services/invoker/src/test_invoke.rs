@@ -87,7 +87,7 @@ impl Tester {
             Ok(prepared) => {
                 warnings = to_warnings(&prepared);
                 // Held until the run is over, as for what is live.
-                let _place = self.invoker.places.take(&name.account)?;
+                let _place = self.invoker.places.take_run(&name.account, memory_mib)?;
                 let loaded = Loaded::new(prepared, &draft.settings);
                 let trace = context.trace;
                 let event = Event::read(&name, event.clone())?;

@@ -8,8 +8,10 @@ use chatfn_proto::invoker::v1::{
     invoker_service_client::InvokerServiceClient,
     invoker_service_server::{InvokerService, InvokerServiceServer},
 };
-use chatfn_rpc::{ClientConfig, RequestExt as _, Server, ServerConfig, Shutdown, connect};
-use tokio::{net::TcpListener, sync::mpsc};
+use chatfn_rpc::{
+    ClientConfig, RequestExt as _, SecurityConfig, Server, ServerConfig, Shutdown, bind, connect,
+};
+use tokio::sync::mpsc;
 use tonic::{Code, Request, Response, Status};
 
 /// Tells what it is asked to run.
@@ -40,7 +42,7 @@ async fn a_call_that_arrives_when_its_time_is_up_does_nothing() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let server =
         Server::builder(ServerConfig::default()).service(InvokerServiceServer::new(Tells(tell))).build();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap(), &SecurityConfig::default()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
     tokio::spawn(server.await.unwrap().serve(listener, shutdown.soft()));

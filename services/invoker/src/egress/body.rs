@@ -45,7 +45,7 @@ impl Buffers {
             if held.bytes.len() + data.len() > self.per_body {
                 return Err(EgressError::ResponseTooLarge(self.per_body).into());
             }
-            held.reserve(&self.bytes, account, data.len())?;
+            held.make_room(&self.bytes, account, data.len(), self.per_body)?;
             held.bytes.extend_from_slice(&data);
         }
         Ok(if held.bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(held) })
@@ -68,18 +68,28 @@ struct Held {
 }
 
 impl Held {
-    fn reserve(
+    /// Room for so many more bytes, of at most `most` in all. It grows twofold, so that a body in many pieces seldom asks for more; what
+    /// counts as used is the room.
+    fn make_room(
         &mut self,
         places: &Arc<Places>,
         account: &AccountId,
         bytes: usize,
+        most: usize,
     ) -> Result<(), EgressError> {
+        let needed = self.bytes.len() + bytes;
+        let room = self.place.as_ref().map_or(0, Place::size);
+        if needed <= room {
+            return Ok(());
+        }
+        let wanted = needed.max((2 * room).min(most));
         // Waiting could last for ever: everyone who waits holds memory that others wait for.
-        let more = places.take_many(account, bytes).map_err(|_| EgressError::Overloaded)?;
+        let more = places.take_many(account, wanted - room).map_err(|_| EgressError::Overloaded)?;
         match &mut self.place {
             Some(place) => place.merge(more),
             none => *none = Some(more),
         }
+        self.bytes.reserve_exact(wanted - self.bytes.len());
         Ok(())
     }
 }

@@ -125,10 +125,12 @@ impl RunEgress {
         if !self.egress.rates.take(&deployment.function, Instant::now()) {
             return Err(EgressError::RateLimited(self.egress.rates.per_second()));
         }
+        let account = &deployment.function.account;
+        let place = self.egress.connections.take(account).map_err(|_| EgressError::Overloaded)?;
         let connection = self.egress.connector.connect(&hop.target).await?;
         let budget = self.scope.deadline.saturating_duration_since(Instant::now());
         headers::set_hop(&mut hop.headers, hop.target.authority(), budget)?;
-        Exchange::start(connection, hop).await
+        Exchange::start(connection, place, hop).await
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -18,12 +19,25 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{AddressPolicy, EgressError, Resolve, target::Target};
+use crate::places::Places;
 
 /// Addresses of one name that are tried before giving up.
 const MAX_ADDRESSES: usize = 4;
 
-/// Makes connections. A connection serves one request: nothing is shared between accounts, and there is nothing to
-/// keep within bounds.
+/// Connections of all runs at once, if the system lets the process have twice as many files. Each may keep 128 KiB of what it has
+/// read.
+const MAX_CONNECTIONS: u64 = 4096;
+
+/// Places for connections, divided among accounts. Lets the process have as many files as the system allows it.
+pub(super) fn places() -> Arc<Places> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    // Many systems give 1,024, lest programs break that use select().
+    let files = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let most = (files / 2).min(MAX_CONNECTIONS);
+    Places::new("connections", usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+/// Makes connections. A connection serves one request: nothing is shared between accounts.
 pub(super) struct Connector {
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) policy: AddressPolicy,

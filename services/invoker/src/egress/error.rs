@@ -93,10 +93,11 @@ pub enum EgressError {
     /// The function called more often than it may.
     #[error("more than {0} requests per second of this function; spread them out")]
     RateLimited(u32),
-    /// This process holds as many response bodies as it may, or as it may of one account while others wait.
+    /// This process has as many connections, or holds as many response bodies, as it may, or as it may of one account while
+    /// others wait.
     #[error(
-        "this invoker has no memory left for response bodies, or keeps what is left for other accounts; read fewer at \
-         once, or try again"
+        "this invoker has no connection or no memory for response bodies left, or keeps what is left for other accounts; \
+         make fewer calls at once, or try again"
     )]
     Overloaded,
     /// The run's deadline came first.

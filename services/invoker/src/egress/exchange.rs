@@ -15,6 +15,7 @@ use super::{
     connect::Connection,
     redirect::Hop,
 };
+use crate::places::Place;
 
 /// Most headers of an answer.
 const MAX_HEADERS: usize = 100;
@@ -25,6 +26,8 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub(super) struct Exchange {
     connection: Driver,
     host: String,
+    /// The connection's.
+    _place: Place,
 }
 
 /// Drives a connection, and never completes.
@@ -34,6 +37,7 @@ impl Exchange {
     /// Sends the request of `hop`, and waits for the head of its answer. Cancel safe.
     pub(super) async fn start(
         connection: Connection,
+        place: Place,
         hop: &Hop,
     ) -> Result<(Self, Response<Incoming>), EgressError> {
         let host = hop.target.authority().to_owned();
@@ -49,7 +53,7 @@ impl Exchange {
             let _ = connection.await;
             std::future::pending().await
         });
-        let mut exchange = Self { connection, host };
+        let mut exchange = Self { connection, host, _place: place };
         let request = request(hop)?;
         let response = exchange.drive(sender.send_request(request)).await;
         let response = response.map_err(|error| broken(&exchange.host, &error))?;

@@ -40,7 +40,7 @@ pub use redirect::MAX_REDIRECTS;
 pub use resolve::{Resolve, ResolveError, SystemResolver};
 pub use tls::TlsSetupError;
 
-use crate::{metrics::InvokerMetrics, rate::RateLimits};
+use crate::{metrics::InvokerMetrics, places::Places, rate::RateLimits};
 
 use self::{body::Buffers, connect::Connector, record::Records};
 
@@ -63,6 +63,7 @@ pub struct Egress {
     connector: Connector,
     rates: RateLimits<FunctionName>,
     buffers: Buffers,
+    connections: Arc<Places>,
     max_request_bytes: usize,
     metrics: Option<InvokerMetrics>,
 }
@@ -83,6 +84,7 @@ impl Egress {
             },
             rates: RateLimits::new(config.rate),
             buffers: Buffers::new(config.buffer_bytes, config.body_bytes),
+            connections: connect::places(),
             max_request_bytes: config.body_bytes,
             metrics: None,
         })

@@ -9,6 +9,8 @@ use hickory_resolver::{
     net::{NetError, runtime::TokioRuntimeProvider},
 };
 
+use crate::background::own_task;
+
 /// Why a name has no addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
@@ -82,14 +84,16 @@ impl Resolve for SystemResolver {
     fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Vec<IpAddr>, ResolveError>> {
         // The trailing dot makes it absolute.
         let name = format!("{name}.");
-        Box::pin(async move {
-            match self.0.lookup_ip(name).await {
+        let resolver = self.0.clone();
+        // A look-up that waits holds locks of the resolver.
+        Box::pin(own_task(async move {
+            match resolver.lookup_ip(name).await {
                 Ok(found) => Ok(found.iter().collect()),
                 Err(error) if error.is_no_records_found() || error.is_nx_domain() => {
                     Err(ResolveError::NotFound)
                 }
                 Err(error) => Err(ResolveError::Failed(error.to_string())),
             }
-        })
+        }))
     }
 }

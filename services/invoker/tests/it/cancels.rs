@@ -20,6 +20,8 @@ const CALLERS: usize = 64;
 const RUNS: usize = 32;
 /// Of these, one account gets so many; the others are kept for others.
 const OF_ONE_ACCOUNT: usize = 24;
+/// So many does it get with another one.
+const OF_TWO_ACCOUNTS: usize = 30;
 /// After so many, whatever is kept for good is there.
 const WARM: usize = 1_000;
 /// What the allocator may keep. One sandbox is more, and so is a kilobyte of each call.
@@ -88,7 +90,7 @@ fn calling(function: &str) -> InvokeRequest {
 async fn settle(service: &Arc<Service>, silent: &Witness) {
     silent.until(|seen| seen.in_flight == 0).await;
     let mut callers = Vec::new();
-    for (function, until) in [(FUNCTION, OF_ONE_ACCOUNT), (OTHER, RUNS)] {
+    for (function, until) in [(FUNCTION, OF_ONE_ACCOUNT), (OTHER, OF_TWO_ACCOUNTS)] {
         while callers.len() < until {
             let (service, call) = (Arc::clone(service), calling(function));
             // Refused as long as something still has its place.

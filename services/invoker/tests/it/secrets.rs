@@ -278,6 +278,33 @@ async fn a_lambda_cannot_flood_the_registry() {
     assert!(asked <= most, "{asked} questions, {most} allowed");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_computes_keeps_no_other_from_a_secret() {
+    let vault = Vault::start(&[(TOKEN, "four")]).await;
+    let source = "const { Toolbelt } = require('lp-faas-toolbelt');
+        async function lambda(_, { eventId }) {
+          const read = Toolbelt.SecretClient().readSecret('token', { timeout: 10000 });
+          if (eventId === 'computes') {
+            await new Promise((done) => setTimeout(done, 1));
+            for (;;);
+          }
+          return read.then(({ value }) => value.length, (error) => error.message);
+        }";
+    let settings = FunctionSettings { timeout: PATIENCE, ..FunctionSettings::default() };
+    let service = Service::start([with_settings(1, source, settings)], &[&vault.flag]).await;
+    vault.hang();
+    let computing = service.spawn_invoke("computes");
+    let asked = async {
+        while vault.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("the run asks");
+    vault.answer();
+    assert_eq!(result(&service.invoke("reads").await.unwrap()), 4);
+    computing.abort();
+}
+
 #[tokio::test]
 async fn a_report_full_of_values_stays_within_its_limits() {
     const KEYS: usize = 32;

@@ -10,7 +10,7 @@ use chatfn_proto::registry::v1::{
     secret_access_service_server::{SecretAccessService, SecretAccessServiceServer},
 };
 use chatfn_rpc::{ApiError, Server, ServerConfig, Shutdown, reasons};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tonic::{Code, Request, Response, Status};
 
 /// Secrets by resource name, until the test ends.
@@ -18,6 +18,7 @@ pub(crate) struct Vault {
     /// The flag of an invoker that reads from here.
     pub(crate) flag: String,
     state: Arc<Mutex<State>>,
+    hangs: watch::Sender<bool>,
     _shutdown: Shutdown,
 }
 
@@ -25,11 +26,13 @@ pub(crate) struct Vault {
 struct State {
     values: HashMap<String, String>,
     away: bool,
-    hangs: bool,
     asked: Vec<String>,
 }
 
-struct Access(Arc<Mutex<State>>);
+struct Access {
+    state: Arc<Mutex<State>>,
+    hangs: watch::Receiver<bool>,
+}
 
 #[tonic::async_trait]
 impl SecretAccessService for Access {
@@ -38,11 +41,9 @@ impl SecretAccessService for Access {
         request: Request<AccessSecretRequest>,
     ) -> Result<Response<AccessSecretResponse>, Status> {
         let name = request.into_inner().name;
-        if self.0.lock().unwrap().hangs {
-            std::future::pending::<()>().await;
-        }
-        let mut state = self.0.lock().unwrap();
-        state.asked.push(name.clone());
+        self.state.lock().unwrap().asked.push(name.clone());
+        let _ = self.hangs.clone().wait_for(|hangs| !hangs).await;
+        let state = self.state.lock().unwrap();
         if state.away {
             return Err(ApiError::unavailable(reasons::STORE_UNAVAILABLE, "the database is away").into());
         }
@@ -59,18 +60,19 @@ impl SecretAccessService for Access {
 
 impl Vault {
     pub(crate) async fn start(values: &[(&str, &str)]) -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
+        let (state, hangs) = (Arc::new(Mutex::new(State::default())), watch::Sender::new(false));
+        let access = Access { state: Arc::clone(&state), hangs: hangs.subscribe() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let flag = format!("--registry=http://{}", listener.local_addr().unwrap());
         let server = Server::builder(ServerConfig::default())
-            .service(SecretAccessServiceServer::new(Access(Arc::clone(&state))))
+            .service(SecretAccessServiceServer::new(access))
             .descriptors(chatfn_proto::FILE_DESCRIPTOR_SET)
             .build()
             .await
             .unwrap();
         let shutdown = Shutdown::new();
         tokio::spawn(server.serve(listener, shutdown.soft()));
-        let vault = Self { flag, state, _shutdown: shutdown };
+        let vault = Self { flag, state, hangs, _shutdown: shutdown };
         for (name, value) in values {
             vault.set(name, value);
         }
@@ -92,7 +94,12 @@ impl Vault {
 
     /// From now on nothing is answered.
     pub(crate) fn hang(&self) {
-        self.state.lock().unwrap().hangs = true;
+        self.hangs.send_replace(true);
+    }
+
+    /// Answers again, what it was asked meanwhile included.
+    pub(crate) fn answer(&self) {
+        self.hangs.send_replace(false);
     }
 
     /// What it was asked for, in order.

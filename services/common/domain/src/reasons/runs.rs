@@ -43,7 +43,7 @@ reasons! {
         "The function called more often than it may (`--egress-rate`), or its account asked for secrets more often than 200 times per second." =>
         "Spread the calls out; read secrets without `useCache: false`.";
     OVERLOADED: "fetch", "invoker", Yes,
-        "The invoker holds as many bytes of responses as it may (`--egress-buffer-bytes`), or the account has its share of them." =>
+        "The invoker has as many connections, or holds as many bytes of responses (`--egress-buffer-bytes`), as it may, or the account has its share." =>
         "Try again; ask for less at once.";
     DEADLINE: "fetch", "invoker", Idempotent,
         "The run's deadline passed while the call waited." =>
