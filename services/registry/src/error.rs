@@ -28,7 +28,7 @@ pub(crate) enum RegistryError {
     #[error(transparent)]
     Invalid(#[from] Violations),
     /// The page token is not one that this list gave out.
-    #[error("page_token is not a token of this list")]
+    #[error("page_token is not one of this list and filter")]
     InvalidPageToken,
     /// The caller has used the id for another request.
     #[error("the request_id {0} was used for another request")]
@@ -143,9 +143,9 @@ impl From<RegistryError> for ApiError {
                 }),
             E::InvalidPageToken => Self::invalid_argument(
                 reasons::INVALID_PAGE_TOKEN,
-                "page_token is not a token of this list; leave it empty to start from the first page",
+                "page_token is not one of this list and filter; leave it empty to start from the first page",
             )
-            .field("page_token", "is not a token of this list"),
+            .field("page_token", "must be the next_page_token of the page before, with the same filter"),
             E::RequestIdReused(id) => Self::invalid_argument(
                 reasons::REQUEST_ID_REUSED,
                 format!("request_id {id} was used for another request; make up a new one for every change"),

@@ -42,6 +42,8 @@ pub enum Failure<'e> {
     /// The connection is gone: network, server restart, idle-in-transaction limit, or pool closed. If a
     /// `COMMIT` was under way, **whether it took effect is unknown**.
     ConnectionLost,
+    /// The server cannot write at the moment: it is a standby, or is out of disk, memory or locks, or its disk fails.
+    CannotWrite,
     /// A query that must return a row returned none.
     RowNotFound,
     /// Anything else: most likely a mistake of ours.
@@ -66,6 +68,7 @@ impl Failure<'_> {
                 | Self::PoolTimeout
                 | Self::TooManyConnections
                 | Self::ConnectionLost
+                | Self::CannotWrite
         )
     }
 
@@ -90,7 +93,11 @@ pub fn classify(error: &sqlx::Error) -> Failure<'_> {
             None => Failure::Other { code: None },
         },
         sqlx::Error::PoolTimedOut => Failure::PoolTimeout,
-        sqlx::Error::Io(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Failure::ConnectionLost,
+        // What is not the protocol comes from a connection that broke off, or from something between.
+        sqlx::Error::Io(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Failure::ConnectionLost,
         sqlx::Error::RowNotFound => Failure::RowNotFound,
         _ => Failure::Other { code: None },
     }
@@ -113,6 +120,10 @@ fn classify_sqlstate(error: &PgDatabaseError) -> Failure<'_> {
         // 57P05 idle session, 25P03 idle in transaction; class 08: connection exceptions.
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Failure::ConnectionLost,
         code if code.starts_with("08") => Failure::ConnectionLost,
+        // 25006: it has become a standby, and kept its connections; classes 53 and 58: no disk, memory or locks are left, or
+        // the system failed.
+        "25006" => Failure::CannotWrite,
+        code if code.starts_with("53") || code.starts_with("58") => Failure::CannotWrite,
         code => Failure::Other { code: Some(code) },
     }
 }

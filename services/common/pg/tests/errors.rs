@@ -37,6 +37,22 @@ async fn fail(pool: &PgPool, sql: &'static str) -> sqlx::Error {
 }
 
 #[tokio::test]
+async fn a_server_that_cannot_write_now_may_do_so_later() {
+    let database = database().await;
+    let mut connection = database.pool().acquire().await.unwrap();
+    connection.execute("SET default_transaction_read_only = on").await.unwrap();
+    let error = connection.execute("INSERT INTO parent VALUES (3)").await.unwrap_err();
+    assert_eq!(classify(&error), Failure::CannotWrite);
+    for code in ["53100", "53200", "58030"] {
+        let raise =
+            AssertSqlSafe(format!("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"));
+        let error = database.pool().execute(raise).await.unwrap_err();
+        assert_eq!(classify(&error), Failure::CannotWrite, "{code}");
+        assert!(classify(&error).is_transient());
+    }
+}
+
+#[tokio::test]
 async fn constraints_are_reported_by_name() {
     let database = database().await;
     let pool = database.pool();

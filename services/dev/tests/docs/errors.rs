@@ -79,7 +79,7 @@ fn errors_are_those_of_the_code() {
     page += "\n*Retried by* names the switch of `settings.retry.retry_on`.\n";
 
     page += "\n## What a lambda asked for and did not get\n\n`OutboundCall.error_reason` in the report of the run, and `code` of the error in \
-             JavaScript.\n\n";
+             JavaScript. What `fetch` itself refuses, such as a method that it does not know or a URL that is none, is no call: a `TypeError` says so.\n\n";
     page += &table("of", &reasons::runs::ALL.iter().collect::<Vec<_>>());
 
     page += "\n## Why a source does not build\n\n`BuildError.kind`, in the answer of `Prepare` and `TestInvoke`, in `Function.build_error`, and as \

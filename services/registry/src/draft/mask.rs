@@ -83,14 +83,11 @@ pub(super) fn differing(one: &Function, other: &Function) -> Vec<&'static str> {
 }
 
 fn parse(path: &str) -> Result<TakeOver, Violations> {
-    let mut known = GROUPS.iter().chain(FIELDS);
-    known.clone().find(|(name, _)| *name == path).map(|(_, field)| *field).ok_or_else(|| {
+    GROUPS.iter().chain(FIELDS).find(|(name, _)| *name == path).map(|(_, field)| *field).ok_or_else(|| {
         let given: String = path.chars().take(64).collect();
-        let names: Vec<_> = known.by_ref().map(|(name, _)| *name).collect();
-        Violations::one(
-            "update_mask",
-            format!("{given:?} cannot be updated; paths are {}, or {ALL:?} alone", names.join(", ")),
-        )
+        // All of them would be cut off before the end.
+        let paths = "display_name, description, source, settings, a field of it such as settings.timeout, or settings.retry.<field>";
+        Violations::one("update_mask", format!("{given:?} is not a path; they are {paths}; or {ALL:?} alone"))
     })
 }
 

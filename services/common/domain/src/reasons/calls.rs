@@ -82,8 +82,8 @@ reasons! {
         "Fields break the rules of the contract; `BadRequest` names each with what it should be." =>
         "Correct the fields.";
     INVALID_PAGE_TOKEN: "INVALID_ARGUMENT", "registry, event-ingest", No,
-        "The page token is not one that this list gave for this filter." =>
-        "Leave `page_token` empty to start from the first page.";
+        "The page token, or the token to resume a stream, is not one that was given for this list and filter." =>
+        "Leave it empty to start from the first page, or with what happens now.";
     REQUEST_ID_REUSED: "INVALID_ARGUMENT", "registry, event-ingest", No,
         "The `request_id` was used for another request." =>
         "Make up a new one for every change.";

@@ -6,6 +6,7 @@ pub(crate) mod catch_panic;
 pub(crate) mod deadline;
 pub(crate) mod scope;
 pub(crate) mod trace;
+pub(crate) mod unknown_method;
 
 use std::{convert::Infallible, future::Future, pin::Pin};
 

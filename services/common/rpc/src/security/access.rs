@@ -104,13 +104,7 @@ pub(crate) fn is_open(path: &str) -> bool {
 pub(crate) fn check(path: &str, caller: &Caller) -> Result<(), ApiError> {
     let method = path.strip_prefix('/').unwrap_or(path);
     let Some(access) = of(method) else {
-        return Err(ApiError::new(
-            Code::Unimplemented,
-            reasons::METHOD_UNKNOWN,
-            format!(
-                "there is no method {method:?}; grpcurl with `list` and `describe` tells which there are"
-            ),
-        ));
+        return Err(unknown_method(path, &[]));
     };
     let allowed = match caller.identity() {
         Identity::Anonymous => true,
@@ -118,6 +112,19 @@ pub(crate) fn check(path: &str, caller: &Caller) -> Result<(), ApiError> {
         Identity::Service(service) => access.services.contains(service),
     };
     if allowed { Ok(()) } else { Err(refused(method, access, caller)) }
+}
+
+/// There is no method at this request path, of a server that has these services, if that is to be told.
+pub(crate) fn unknown_method(path: &str, services: &[&str]) -> ApiError {
+    let method = path.strip_prefix('/').unwrap_or(path);
+    let here = match services {
+        [] => String::new(),
+        services => format!(" here, but those of {}", words(services.iter().copied())),
+    };
+    let message = format!(
+        "there is no method {method:?}{here}; grpcurl with `list` and `describe` tells which there are"
+    );
+    ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, message)
 }
 
 fn refused(method: &str, access: Access, caller: &Caller) -> ApiError {

@@ -153,13 +153,14 @@ impl ServerBuilder {
         ];
         let described: Vec<_> = self.descriptors.iter().copied().chain(platform).collect();
         let metrics = ServerMetrics::new(&self.metrics, &services, &described);
-        let health = Health::new(reporter, self.services).await;
+        let health = Health::new(reporter, self.services.clone()).await;
 
         let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
         let layers = Layers {
             security: self.security.clone(),
             traces: self.traces,
             methods: self.methods,
+            services: self.services.clone(),
             scopes: self.scopes,
             draining: draining.clone(),
             cutting: cutting.clone(),
@@ -175,6 +176,8 @@ impl ServerBuilder {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            // So that grpcurl shows the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .include_reflection_service(false);
         // A set may hold the whole contract: what is listed is what can be called here.
         let own = self.services.iter().chain([&HEALTH]).chain(&REFLECTION);

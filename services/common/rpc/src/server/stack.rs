@@ -19,6 +19,7 @@ use crate::{
         deadline::{DeadlineRules, DeadlineService},
         scope::{ScopeService, Scopes},
         trace::TraceService,
+        unknown_method::UnknownMethodService,
     },
     method::Methods,
     metrics::ServerMetrics,
@@ -34,6 +35,8 @@ pub(super) struct Layers {
     pub(super) security: Security,
     pub(super) traces: Traces,
     pub(super) methods: Methods,
+    /// What the routes are of.
+    pub(super) services: Vec<&'static str>,
     pub(super) scopes: Scopes,
     pub(super) draining: CancellationToken,
     pub(super) cutting: CancellationToken,
@@ -47,7 +50,8 @@ pub(super) struct Layers {
 /// 3. deadline, so that its clock starts before the call waits for anything;
 /// 4. admission, so that a doomed call takes no permit;
 /// 5. authentication, so that what it costs is bounded, too;
-/// 6. what the service puts around its handlers.
+/// 6. what the service puts around its handlers;
+/// 7. unknown methods, right around the routes.
 ///
 /// Gives the permits, too: of calls, of the reserve and of open streams, with how many there are.
 pub(super) fn compose(
@@ -55,7 +59,7 @@ pub(super) fn compose(
     config: &ServerConfig,
     layers: Layers,
 ) -> (Stack, [(Arc<Semaphore>, usize); 3]) {
-    let Layers { security, traces, methods, scopes, draining, cutting, metrics } = layers;
+    let Layers { security, traces, methods, services, scopes, draining, cutting, metrics } = layers;
     let methods = Arc::new(methods);
     let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
     let set = |count| Arc::new(Semaphore::new(count));
@@ -74,7 +78,8 @@ pub(super) fn compose(
         draining,
         cutting,
     });
-    let stack = ScopeService::new(routes.prepare(), scopes);
+    let stack = UnknownMethodService::new(routes.prepare(), services.into());
+    let stack = ScopeService::new(stack, scopes);
     let stack = AuthenticationService::new(stack, security, Arc::clone(&methods), metrics.clone());
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods, metrics.clone());
     let stack = DeadlineService::new(stack, rules, metrics.clone());

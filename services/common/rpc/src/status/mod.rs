@@ -63,13 +63,17 @@ impl ApiError {
 
     /// `NOT_FOUND`, with `ResourceInfo`.
     pub fn not_found(reason: Reason, resource_type: &str, name: &str) -> Self {
-        Self::new(Code::NotFound, reason, format!("{resource_type} {name:?} was not found"))
-            .resource(resource_type, name)
+        Self::about(Code::NotFound, reason, resource_type, name, "was not found")
     }
 
     /// `ALREADY_EXISTS`, with `ResourceInfo`.
     pub fn already_exists(reason: Reason, resource_type: &str, name: &str) -> Self {
-        Self::new(Code::AlreadyExists, reason, format!("{resource_type} {name:?} already exists"))
+        Self::about(Code::AlreadyExists, reason, resource_type, name, "already exists")
+    }
+
+    fn about(code: Code, reason: Reason, resource_type: &str, name: &str, what: &str) -> Self {
+        let cure = reason.cure().trim_end_matches('.');
+        Self::new(code, reason, format!("{resource_type} {name:?} {what}. {cure}"))
             .resource(resource_type, name)
     }
 

@@ -10,7 +10,10 @@ use futures_util::stream;
 use tokio::{net::TcpListener, sync::mpsc};
 use tonic::{Code, Request};
 
-use crate::support::{Probe, chat, eventually, note, start, start_at, then_silence, unary, watch, within};
+use crate::support::{
+    Probe, chat, eventually, note, raw_call, raw_client, raw_status, start, start_at, then_silence, unary,
+    watch, within,
+};
 
 fn long(text: &str) -> Request<crate::support::Note> {
     Request::new(note(text)).with_timeout(Duration::from_secs(50))
@@ -242,4 +245,19 @@ async fn an_error_of_our_own_request_is_not_a_lost_connection() {
     let codec = tonic_prost::ProstCodec::<crate::support::Note, crate::support::Note>::default();
     let error = within(grpc.unary(long("longer than ten bytes"), path, codec)).await.expect_err("too large");
     assert_eq!(error.code(), Code::OutOfRange, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_here_is_refused_with_what_is() {
+    let server = start(Probe::new()).await;
+    for path in
+        ["/chatfn.test.v1.Probe/Nothing", "/chatfn.registry.v1.TemplateService/ListTemplates", "/nonsense"]
+    {
+        let report = ErrorReport::from_status(
+            &raw_status(raw_call(&raw_client(), server.addr, path, &[]).await).await.0,
+        );
+        assert_eq!(report.code, Code::Unimplemented, "{path}");
+        assert_eq!(report.reason.as_deref(), Some(reasons::METHOD_UNKNOWN.name()), "{path}");
+        assert!(report.message.contains("but those of chatfn.test.v1.Probe"), "{}", report.message);
+    }
 }

@@ -118,23 +118,27 @@ async fn both_reflections_list_the_service() {
         ]
     );
 
-    let request = v1alpha::ServerReflectionRequest {
+    // Details of errors, too, so that grpcurl can show them.
+    let symbols = ["chatfn.test.v1.Probe", "google.rpc.ErrorInfo", "google.rpc.BadRequest"];
+    let requests = symbols.map(|symbol| v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
-            "chatfn.test.v1.Probe".to_owned(),
+            symbol.to_owned(),
         )),
-    };
+    });
     let mut reflection = v1alpha::server_reflection_client::ServerReflectionClient::new(client);
     let mut alpha =
-        reflection.server_reflection_info(stream::iter([request])).await.expect("a stream").into_inner();
-    let answer = within(alpha.message()).await.expect("no error").expect("a message");
-    assert!(
-        matches!(
-            answer.message_response,
-            Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_))
-        ),
-        "{answer:?}"
-    );
+        reflection.server_reflection_info(stream::iter(requests)).await.expect("a stream").into_inner();
+    for symbol in symbols {
+        let answer = within(alpha.message()).await.expect("no error").expect("a message");
+        assert!(
+            matches!(
+                answer.message_response,
+                Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_))
+            ),
+            "{symbol}: {answer:?}"
+        );
+    }
 
     // The first reflection stream is still open, and nobody looks at it, as an editor may leave it.
     shutdown.cancel();
