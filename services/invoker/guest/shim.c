@@ -204,6 +204,17 @@ static JSValue js_cancel_op(JSContext *c, JSValueConst self, int argc, JSValueCo
     return JS_UNDEFINED;
 }
 
+/* QuickJS writes a lone surrogate as ED A0..BF xx, exactly as long as U+FFFD, which takes its place. */
+static void replace_lone_surrogates(uint8_t *bytes, size_t len)
+{
+    for (size_t i = 0; i + 2 < len; i++) {
+        if (bytes[i] == 0xED && bytes[i + 1] >= 0xA0) {
+            memcpy(bytes + i, "\xEF\xBF\xBD", 3);
+            i += 2;
+        }
+    }
+}
+
 /* encode(string) -> Uint8Array in UTF-8, lone surrogates replaced */
 static JSValue js_encode(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
 {
@@ -216,13 +227,8 @@ static JSValue js_encode(JSContext *c, JSValueConst self, int argc, JSValueConst
     if (JS_IsException(array))
         return array;
     uint8_t *bytes = JS_GetUint8Array(c, &len, array);
-    /* QuickJS writes a lone surrogate as ED A0..BF xx, exactly as long as U+FFFD */
-    for (size_t i = 0; bytes && i + 2 < len; i++) {
-        if (bytes[i] == 0xED && bytes[i + 1] >= 0xA0) {
-            memcpy(bytes + i, "\xEF\xBF\xBD", 3);
-            i += 2;
-        }
-    }
+    if (bytes)
+        replace_lone_surrogates(bytes, len);
     return array;
 }
 
@@ -704,6 +710,8 @@ static bool settle(JSValueConst promise)
         int32_t id = host_op_wait(wake_at);
         if (id == 0) {
             JSValue message = call_prelude("whyPending", 0, NULL);
+            if (JS_IsNull(message)) /* it is settled now */
+                continue;
             const char *text = JS_ToCString(ctx, message);
             fail_text(FAIL_NEVER_SETTLES, "Error", text ? text : "the lambda's promise never settles");
             return false;
@@ -731,6 +739,8 @@ static void finish_with(JSValueConst result)
     const char *text = JS_ToCStringLen(ctx, &len, json);
     if (!text)
         return fail_pending(FAIL_THROWN);
+    /* JSON has escapes for them, but what JSON.rawJSON holds is written as it is. A text that is not ASCII is a copy. */
+    replace_lone_surrogates((uint8_t *)text, len);
     host_finish(text, len);
 }
 

@@ -28,8 +28,8 @@
 //! the result. Any other function is called as `lambda(input, callback, context)`, where `callback(error,
 //! result)` also has the properties of the context, so that `function lambda(input, context)` works as well.
 //! Its result is what it returns (a promise is awaited) or hands to the callback, whichever is first; a
-//! function of two or more parameters that returns nothing is waited for until it calls its callback.
-//! `undefined` as result is `null`.
+//! function of two or more parameters that returns nothing is waited for until it calls its callback, one of
+//! fewer as long as it has kept the callback and anything is pending. `undefined` as result is `null`.
 //!
 //! Top-level code runs once, when a function is prepared, and what it leaves is the start of every run. So
 //! `fetch`, timers and randomness are refused there; the date can be read, gives the time of the deploy, and

@@ -45,15 +45,41 @@ const isForeign = (line) => line === '' || line.includes('(chatfn:') || line.inc
 chatfn.cleanStack = (stack) => String(stack).split('\n').filter((line) => !isForeign(line)).join('\n');
 const { cleanStack } = chatfn;
 
+const { AggregateError } = globalThis;
+const { isArray } = Array;
+
+// Of what is told with an error, causes and the errors that it stands for: levels, and how many in all.
 const MAX_CAUSES = 4;
+const MAX_TOLD = 10;
+
+let told = 0; // of MAX_TOLD
+let describing = 0; // calls of describeThrown from within one: an inner error may hold the outer one
+
+const describeInner = (how, thrown, depth) => {
+  told++;
+  try {
+    const [name, message, stack] = describeAny(thrown, depth + 1);
+    return `\n${how} ${name}: ${message}${stack === '' ? '' : `\n${stack}`}`;
+  } catch {
+    // Not for its sake is the outer one left untold.
+    return `\n${how} one that cannot be read`;
+  }
+};
+
+const describeErrors = (errors, depth) => {
+  let text = '';
+  let i = 0;
+  while (i < errors.length && told < MAX_TOLD) text += describeInner('one of its errors is', errors[i++], depth);
+  return i === errors.length ? text : `${text}\n… ${errors.length - i} more of its errors`;
+};
 
 const describeError = (error, depth) => {
   let stack = cleanStack(error.stack ?? '');
-  if (error.cause !== undefined && depth < MAX_CAUSES) {
-    const [name, message, inner] = describeAny(error.cause, depth + 1);
-    stack += `${stack === '' ? '' : '\n'}caused by ${name}: ${message}${inner === '' ? '' : `\n${inner}`}`;
+  if (depth < MAX_CAUSES) {
+    if (error.cause !== undefined && told < MAX_TOLD) stack += describeInner('caused by', error.cause, depth);
+    if (error instanceof AggregateError && isArray(error.errors)) stack += describeErrors(error.errors, depth);
   }
-  return [String(error.name), String(error.message), stack];
+  return [String(error.name), String(error.message), stack.startsWith('\n') ? stack.slice(1) : stack];
 };
 
 const describeAny = (thrown, depth) => {
@@ -62,7 +88,14 @@ const describeAny = (thrown, depth) => {
 };
 
 // [name, message, stack] of anything thrown.
-chatfn.describeThrown = (thrown) => describeAny(thrown, 0);
+chatfn.describeThrown = (thrown) => {
+  if (describing++ === 0) told = 0;
+  try {
+    return describeAny(thrown, 0);
+  } finally {
+    describing--;
+  }
+};
 
 // The kinds of shim.c.
 const THROWN = 0;
@@ -78,7 +111,7 @@ chatfn.describe = (thrown, kind) => {
       if (thrown instanceof ForbiddenAtTopLevelError) return [TOP_LEVEL, thrown.name, thrown.what, cleanStack(thrown.stack)];
       if (kind === SYNTAX && !(thrown instanceof SyntaxError)) kind = THROWN;
     }
-    return [kind, ...describeAny(thrown, 0)];
+    return [kind, ...chatfn.describeThrown(thrown)];
   } catch {
     // A getter or a proxy that throws.
     return [kind, 'Error', 'an error that cannot be read was thrown', ''];

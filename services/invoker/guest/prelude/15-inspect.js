@@ -9,6 +9,16 @@ const LINE = 76;
 const MAX_SHOWN = 65_536;
 const OBJECT_COST = 16;
 const CUSTOM = Symbol.for('nodejs.util.inspect.custom');
+// Of a proxy or an author's code that throws. It takes the place of that value alone: the rest of a line is shown.
+const UNSHOWN = '[a value that cannot be shown]';
+
+const attempt = (make) => {
+  try {
+    return make();
+  } catch {
+    return UNSHOWN;
+  }
+};
 
 // Of the value that is being shown.
 let maxDepth = DEPTH;
@@ -124,7 +134,7 @@ const showFunction = (value) => {
 
 const show = (value, seen, depth) => {
   if (left <= 0) return '…';
-  const text = showWhole(value, seen, depth);
+  const text = attempt(() => showWhole(value, seen, depth));
   left -= typeof value === 'object' ? OBJECT_COST : text.length;
   return text;
 };
@@ -161,12 +171,26 @@ chatfn.inspect = (value, { depth = DEPTH } = {}) => {
   }
 };
 
+const isNoNumber = (value) => typeof value === 'object' || typeof value === 'symbol';
+
+// As in Node, a cycle is told from what else JSON cannot hold by what is said of it.
+const isCycle = (error) => error instanceof TypeError && error.message === 'circular reference';
+
+const toJson = (value) => {
+  try {
+    return JSON.stringify(value);
+  } catch (error) {
+    if (isCycle(error)) return '[Circular]';
+    throw error;
+  }
+};
+
 const directives = {
   s: (value) => (typeof value === 'string' ? value : typeof value === 'object' ? chatfn.inspect(value) : String(value)),
-  d: (value) => (typeof value === 'object' ? 'NaN' : String(Number(value))),
-  i: (value) => (typeof value === 'object' ? 'NaN' : String(parseInt(value, 10))),
-  f: (value) => String(parseFloat(value)),
-  j: (value) => JSON.stringify(value),
+  d: (value) => (isNoNumber(value) ? 'NaN' : String(Number(value))),
+  i: (value) => (isNoNumber(value) ? 'NaN' : String(parseInt(value, 10))),
+  f: (value) => (typeof value === 'symbol' ? 'NaN' : String(parseFloat(value))),
+  j: toJson,
   o: (value) => chatfn.inspect(value),
   O: (value) => chatfn.inspect(value),
   c: () => '',
@@ -180,7 +204,9 @@ chatfn.format = (values) => {
     let next = 1;
     text = values.length === 1 ? values[0] : values[0].replace(/%([sdifjoOc%])/g, (match, letter) => {
       if (letter === '%') return '%';
-      return next < values.length ? directives[letter](values[next++]) : match;
+      if (next === values.length) return match;
+      const value = values[next++];
+      return attempt(() => directives[letter](value));
     });
     rest = values.slice(next);
   }

@@ -7,8 +7,14 @@ const pending = new Map(); // id -> { what, stack, resolve, reject }
 const TOO_MANY = -1;
 const TOO_LARGE = -3;
 
+const { stringify } = JSON;
+const toWellFormed = Function.prototype.call.bind(String.prototype.toWellFormed);
+
+// JSON for the host, which refuses lone surrogates: they are replaced, as the standards say of text that goes out.
+chatfn.toHostJson = (value) => stringify(value, (key, it) => (typeof it === 'string' ? toWellFormed(it) : it));
+
 const encode = (header, body) => {
-  const head = host.encode(JSON.stringify(header));
+  const head = host.encode(chatfn.toHostJson(header));
   const request = new Uint8Array(4 + head.length + (body === null ? 0 : body.length));
   new DataView(request.buffer).setUint32(0, head.length, true);
   request.set(head, 4);

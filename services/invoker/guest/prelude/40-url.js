@@ -7,12 +7,16 @@ const PARTS = ['href', 'origin', 'protocol', 'username', 'password', 'host', 'ho
 
 // What the host parses at once, in bytes.
 const MAX_URL = '64 KiB';
+const MAX_URL_BYTES = 64 << 10;
 const SHOWN = 100;
 
 const ask = (kind, texts) => {
-  const answer = host.call(kind, JSON.stringify(texts));
+  const answer = host.call(kind, chatfn.toHostJson(texts));
   return answer === null ? null : JSON.parse(answer);
 };
+
+// Whether it is for its length that the host has no answer.
+const isTooLong = (texts) => host.encode(chatfn.toHostJson(texts)).length > MAX_URL_BYTES;
 
 const parse = (url, base) => ask(CALL_URL_PARSE, base === undefined ? [url] : [url, base]);
 
@@ -22,6 +26,8 @@ const invalid = (url) => {
   error.code = 'ERR_INVALID_URL';
   return error;
 };
+
+const tooLong = () => new TypeError(`a URL has at most ${MAX_URL}`);
 
 const percentDecode = (text) => {
   const spaced = text.replaceAll('+', ' ');
@@ -190,10 +196,12 @@ class URL {
   }
 
   #set(part, value) {
-    const parts = ask(CALL_URL_SET, [this.#parts[0], part, value]);
+    const texts = [this.#parts[0], part, value];
+    const parts = ask(CALL_URL_SET, texts);
     if (parts === null) {
-      // Setters ignore what they cannot use, except this one.
+      // Setters ignore what they cannot use, except this one. What is too long was not even looked at.
       if (part === 'href') throw invalid(value);
+      if (isTooLong(texts)) throw tooLong();
       return;
     }
     this.#parts = parts;
@@ -203,7 +211,7 @@ class URL {
   get searchParams() {
     this.#params ??= follow(this.search, (text) => {
       const parts = ask(CALL_URL_SET, [this.#parts[0], 'search', text]);
-      if (parts === null) throw new TypeError(`a URL has at most ${MAX_URL}`);
+      if (parts === null) throw tooLong();
       this.#parts = parts;
     });
     return this.#params;

@@ -4,6 +4,14 @@ const refuse = (what) => {
   throw new DOMException(`${what} cannot be cloned`, 'DataCloneError');
 };
 
+const { AbortController, Blob, CryptoKey, EventTarget, Headers, URL, URLSearchParams } = globalThis;
+const { defineProperty } = Object;
+
+// What they hold is out of reach: a copy would have nothing of it.
+const OPAQUE = [
+  Promise, WeakMap, WeakSet, WeakRef, AbortController, Blob, chatfn.Body, CryptoKey, EventTarget, Headers, URL, URLSearchParams,
+];
+
 const ERRORS = { Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError };
 
 // Remembers a copy before what it holds is copied, so that cycles end and what was one object stays one.
@@ -44,11 +52,12 @@ const cloneObject = (value, seen) => {
     for (const item of value) copy.add(clone(item, seen));
     return copy;
   }
-  if (value instanceof Promise || value instanceof WeakMap || value instanceof WeakSet || value instanceof WeakRef) {
-    refuse(`a ${value.constructor.name}`);
-  }
+  if (OPAQUE.some((kind) => value instanceof kind)) refuse(`an object of the class ${value.constructor.name}`);
   const copy = keep(value, Array.isArray(value) ? new Array(value.length) : {}, seen);
-  for (const key of Object.keys(value)) copy[key] = clone(value[key], seen);
+  for (const key of Object.keys(value)) {
+    // Not assigned: JSON.parse makes own properties of the name __proto__, too, and that would call the setter.
+    defineProperty(copy, key, { __proto__: null, value: clone(value[key], seen), writable: true, enumerable: true, configurable: true });
+  }
   return copy;
 };
 

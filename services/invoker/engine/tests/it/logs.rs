@@ -70,18 +70,33 @@ async fn showing_a_value_as_text_runs_none_of_its_code() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_shown_is_one_line_that_says_so() {
+async fn what_cannot_be_shown_costs_nothing_but_its_place() {
     let slot = Slot::new().await;
     let source = "async function lambda() {
-      console.log(new Proxy({}, { ownKeys() { throw 1 } }));
-      console.log('%d', Symbol('x'));
-      console.log('still there');
+      const bad = new Proxy({}, { ownKeys() { throw 1 } });
+      const { proxy, revoke } = Proxy.revocable({}, {}); revoke();
+      const called = Proxy.revocable(() => {}, {}); called.revoke();
+      const it = {}; it.it = it;
+      console.log('order', 7, bad, 'paid');
+      console.log({ order: 7, bad, list: [proxy, 1], called: called.proxy });
+      console.log('%s has %d of %i, %f: %j', 'it', Symbol('x'), Symbol('x'), Symbol('x'), it, 'and', { a: 1 });
+      console.log('%j, %j, %s and %d', { toJSON() { throw 1 } }, 1n, bad, { valueOf() { throw 1 } });
+      console.log('%f of', { toString() { throw 1 } }, { [Symbol.for('nodejs.util.inspect.custom')]() { throw 1 } }, 'more');
+      console.dir(bad); console.trace(bad);
     }";
-    let lines = slot.run(source, call("1")).await;
-    assert_eq!(
-        messages(&lines.logs),
-        ["[a value that cannot be shown]", "[a value that cannot be shown]", "still there"]
-    );
+    let report = slot.run(source, call("1")).await;
+    assert_eq!(returned(&report), serde_json::json!(null));
+    let unshown = "[a value that cannot be shown]";
+    let lines = messages(&report.logs);
+    assert_eq!(lines[0], format!("order 7 {unshown} paid"));
+    for part in ["order: 7".to_owned(), format!("bad: {unshown}"), format!("[ {unshown}, 1 ]")] {
+        assert!(lines[1].contains(&part), "{}", lines[1]);
+    }
+    assert_eq!(lines[2], "it has NaN of NaN, NaN: [Circular] and { a: 1 }");
+    assert_eq!(lines[3], format!("{unshown}, {unshown}, {unshown} and NaN"));
+    assert_eq!(lines[4], format!("{unshown} of {unshown} more"));
+    assert_eq!(lines[5], unshown);
+    assert!(lines[6].starts_with(&format!("Trace: {unshown}\n")), "{}", lines[6]);
 }
 
 #[tokio::test]

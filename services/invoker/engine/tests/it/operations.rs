@@ -136,12 +136,15 @@ async fn questions_about_urls_are_bounded() {
         URL.canParse('https://a.test/' + large),
         throws(() => url.searchParams.append('large', large)),
         throws(() => { url.href = 'https://a.test/' + large }),
+        throws(() => { url.pathname = large }),
+        throws(() => { url.hash = large }),
+        throws(() => { url.port = 'none' }),
         url.href,
       ];";
     let refused = json!(["TypeError", true]);
     assert_eq!(
         slot.returns(body).await,
-        json!([refused, refused, false, refused, refused, "https://a.test/?x=1"])
+        json!([refused, refused, false, refused, refused, refused, refused, "no", "https://a.test/?x=1"])
     );
 }
 

@@ -67,6 +67,19 @@ async fn what_json_can_hold_in_its_way_is_returned_so() {
 }
 
 #[tokio::test]
+async fn a_result_is_utf8_also_where_an_author_writes_its_json() {
+    let slot = Slot::new().await;
+    let source =
+        r#"async function lambda() { return ['ä', JSON.rawJSON('"\ud800"'), JSON.rawJSON('"🦀"')] }"#;
+    assert_eq!(returned(&slot.run(source, call("1")).await), json!(["ä", "\u{fffd}", "🦀"]));
+
+    // Nor is anything else that a lambda says a fault of its sandbox.
+    let body = "console.log('\\ud800', JSON.rawJSON('\"\\ud800\"')); console.log('text', { raw: JSON.rawJSON('\"\\ud800\"') });
+      throw Object.assign(new Error('\\ud800'), { name: '\\ud800', stack: '\\ud800' })";
+    slot.fails(body, FailureKind::Thrown).await;
+}
+
+#[tokio::test]
 async fn writing_a_result_counts_towards_the_deadline() {
     let slot = Slot::new().await;
     for body in [

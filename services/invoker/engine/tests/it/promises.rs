@@ -24,6 +24,62 @@ async fn what_can_never_settle_fails_at_once() {
 }
 
 #[tokio::test]
+async fn a_callback_is_waited_for_wherever_it_is_kept() {
+    let slot = Slot::new().await;
+    let later = "(callback) => setTimeout(() => callback(null, 'called'), 1)";
+    for source in [
+        format!("const lambda = (...args) => {{ ({later})(args[1]) }}"),
+        format!("function lambda(input, callback = () => {{}}) {{ ({later})(callback) }}"),
+        format!("function lambda() {{ ({later})(arguments[1]) }}"),
+        format!("const lambda = require('lodash').once((input, callback) => {{ ({later})(callback) }})"),
+        format!("const lambda = ((...args) => {{ ({later})(args.at(-2)) }}).bind(null, 'bound')"),
+        format!(
+            "let kept; const lambda = (...args) => {{ kept = args; setTimeout(() => {{ ({later})(kept[1]) }}, 1) }}"
+        ),
+        "const lambda = (...args) => { Promise.resolve().then(() => args[1](null, 'called')) }".to_owned(),
+        "const lambda = (...args) => { fetch('https://a.test').catch(() => args[1](null, 'called')) }"
+            .to_owned(),
+    ] {
+        let report = slot.run(&source, call("1")).await;
+        assert_eq!(returned(&report), json!("called"), "{source}");
+        assert!(report.logs.is_empty(), "{source}: {:?}", messages(&report.logs));
+    }
+    let fails = "const lambda = (...args) => { setTimeout(() => args[1](new RangeError('no')), 1) }";
+    assert_eq!(failure(&slot.run(fails, call("1")).await).name, "RangeError");
+
+    // Nothing is left that could call it.
+    for source in [
+        "const lambda = (...args) => { globalThis.kept = args }",
+        "const lambda = (...args) => { setTimeout(() => { if (args.length === 0) args[1](null, 'called') }, 1) }",
+        "const lambda = (...args) => { fetch('https://a.test').catch(() => args.length) }",
+    ] {
+        let report = slot.run(source, call("1")).await;
+        assert_eq!(returned(&report), json!(null), "{source}");
+        assert!(report.logs.is_empty(), "{source}: {:?}", messages(&report.logs));
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_did_not_keep_its_callback_ends_when_it_returns() {
+    let slot = Slot::new().await;
+    for head in [
+        "function lambda(input)",
+        "function lambda()",
+        "const lambda = ({ payload }) =>",
+        "const lambda = (...args) =>",
+        "function lambda(input, callback = () => {})",
+    ] {
+        let source = format!(
+            "{head} {{ fetch('https://a.test'); setTimeout(() => console.log('late'), 1); setInterval(() => {{}}, 1) }}"
+        );
+        let report = slot.run(&source, call("{}")).await;
+        assert_eq!(returned(&report), json!(null), "{head}");
+        let lines = messages(&report.logs);
+        assert!(lines.len() == 1 && lines[0].contains("was still pending"), "{head}: {lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn jobs_that_always_make_another_end_at_the_deadline() {
     let slot = Slot::new().await;
     for body in [

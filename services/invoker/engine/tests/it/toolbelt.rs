@@ -385,6 +385,19 @@ fn functions(op: &HostOp) -> Option<Result<OpResult, OpError>> {
 }
 
 #[tokio::test]
+async fn lone_surrogates_are_replaced_on_the_way_to_the_host() {
+    let host = Scripted::new(|op| secret(op).or_else(|| functions(op)));
+    let body = r"await OrchestratorClient().invoke([{ uuid: 'chat.echo', payload: 1, headers: { 'x-\ud800': '\udfff, \\ud800' } }]);
+        return (await SecretClient().readSecret('\ud800')).value";
+    assert_eq!(host.returns(body).await, json!("value of \u{fffd} ä"));
+    assert_eq!(
+        host.functions()[0].headers,
+        [("x-\u{fffd}".to_owned(), "\u{fffd}, \\ud800".to_owned())],
+        "and nothing that only looks like one"
+    );
+}
+
+#[tokio::test]
 async fn functions_are_invoked_in_order() {
     let host = Scripted::new(functions);
     let result = host

@@ -95,6 +95,53 @@ async fn causes_are_told_with_their_places() {
 }
 
 #[tokio::test]
+async fn the_errors_that_one_stands_for_are_told_within_bounds() {
+    let source = "async function lambda() {\n  const all = [\n    new TypeError('first', { cause: 'why' }),\n    'second',\n  ];\n  const failed = all.map((it) => Promise.reject(it));\n  try {\n    await Promise.any(failed);\n  } catch (error) {\n    console.log('it failed:', error);\n    console.log(error);\n    throw new Error('outer', { cause: error });\n  }\n}";
+    let report = run(source, call("{}")).await;
+    let parts = [
+        "AggregateError: ",
+        "one of its errors is TypeError: first\n    at lambda (lambda.js:3:",
+        "caused by Error: why",
+        "one of its errors is Error: second",
+    ];
+    for told in [&failure(&report).stack, &report.logs[1].message] {
+        let mut rest = told.as_str();
+        for part in parts {
+            let (_, after) = rest.split_once(part).unwrap_or_else(|| panic!("{part} is not in {told}"));
+            rest = after;
+        }
+    }
+
+    // Many, deep, and each other's.
+    for (error, says) in [
+        (
+            "throw new AggregateError(new Array(1e6).fill(new Error('inner')), 'outer')",
+            "… 999990 more of its errors",
+        ),
+        (
+            "throw new AggregateError([new Proxy(new Error('x'), { get() { throw 1 } }), new Error('fine')], 'outer')",
+            "cannot be read\none of its errors is Error: fine",
+        ),
+        ("throw new AggregateError([], 'none')", ""),
+        ("throw Object.assign(new AggregateError([], 'outer'), { errors: { length: 1e9 } })", ""),
+        (
+            "const error = new AggregateError([], 'outer'); error.errors = new Array(9).fill(error); error.cause = error; throw error",
+            "more of its errors",
+        ),
+        (
+            "const error = new AggregateError([], 'outer'); error.errors = new Array(9).fill({ error }); throw error",
+            "one of its errors is Error: { error: [AggregateError: outer] }",
+        ),
+    ] {
+        let report = run(&format!("async function lambda() {{ {error} }}"), call("1")).await;
+        let failure = failure(&report);
+        assert_eq!(failure.name, "AggregateError", "{error}: {failure:?}");
+        assert!(failure.stack.contains(says), "{error}: {}", failure.stack);
+        assert!(failure.stack.matches("one of its errors").count() <= 10, "{error}: {}", failure.stack);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_error_is_shown_as_it_is() {
     for (thrown, message) in
         [("'text'", "text"), ("{ code: 7 }", "{ code: 7 }"), ("null", "null"), ("4711", "4711")]

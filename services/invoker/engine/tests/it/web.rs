@@ -71,6 +71,27 @@ async fn urls_are_those_of_the_standard() {
 }
 
 #[tokio::test]
+async fn lone_surrogates_in_urls_are_replaced() {
+    let body = r"const url = new URL('https://a.test/\ud800?x#y'); const made = url.href;
+      url.pathname = '/\udfffp'; url.search = 'q\ud800'; url.hash = '\ud800h'; url.username = '\ud800';
+      const set = url.href; url.href = 'https://b.test/\ud800';
+      return [made, set, url.href, new URL('\ud800', 'https://a.test/').href, URL.canParse('https://a.test/\ud800'),
+        new URL('https://a.test/?q=🦀').search, new Request('https://a.test/\ud800').url]";
+    assert_eq!(
+        eval(body).await,
+        json!([
+            "https://a.test/%EF%BF%BD?x#y",
+            "https://%EF%BF%BD@a.test/%EF%BF%BDp?q%EF%BF%BD#%EF%BF%BDh",
+            "https://b.test/%EF%BF%BD",
+            "https://a.test/%EF%BF%BD",
+            true,
+            "?q=%F0%9F%A6%80",
+            "https://a.test/%EF%BF%BD"
+        ])
+    );
+}
+
+#[tokio::test]
 async fn search_params_are_those_of_the_standard() {
     let body = r"const params = new URLSearchParams('?a=1&b=2&a=3&c=%20+%F0%9F%A6%80&d');
       const changed = new URLSearchParams(params); changed.append('e', '~*()'); changed.delete('a', '1'); changed.sort();
@@ -191,6 +212,21 @@ async fn structured_clones_keep_shape_and_refuse_functions() {
             ["DataCloneError", 25],
             "DataCloneError"
         ])
+    );
+}
+
+#[tokio::test]
+async fn structured_clones_have_every_own_property_and_refuse_what_they_cannot_hold() {
+    let body = r#"const copy = structuredClone(JSON.parse('{"__proto__":{"admin":true},"a":1}'));
+      Object.defineProperty(Object.prototype, 'trap', { set() { throw new Error('called') }, configurable: true });
+      const trap = structuredClone(JSON.parse('{"trap":1}')); delete Object.prototype.trap;
+      const fails = (value) => { try { structuredClone({ value }); return 'passed' } catch (error) { return error.name } };
+      const opaque = [new Blob(['x']), new URL('https://a.test'), new URLSearchParams('a=1'), new Headers(), new Request('https://a.test'), new Response('x'),
+        new AbortController(), AbortSignal.abort(), new EventTarget(), new WeakMap()];
+      return [copy.admin, Object.getPrototypeOf(copy) === Object.prototype, Object.entries(copy), Object.entries(trap), [...new Set(opaque.map(fails))]]"#;
+    assert_eq!(
+        eval(body).await,
+        json!([null, true, [["__proto__", {"admin": true}], ["a", 1]], [["trap", 1]], ["DataCloneError"]])
     );
 }
 
