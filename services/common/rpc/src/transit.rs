@@ -24,9 +24,10 @@ pub(crate) const SENT: HeaderName = HeaderName::from_static("chatfn-sent");
 /// Clocks that are told apart on a connection. One client has one; but something between may share a connection among clients.
 const MAX_CLOCKS: usize = 16;
 
-/// The fastest request is that of the last one to two of these, as two clocks that nobody sets differ by up to 100 us in a second
-/// (quartz: 100 ppm), 12 ms in this time.
-const WINDOW: Duration = Duration::from_secs(60);
+/// The fastest request is that of the last one to two of these in which any arrived. Short, because the clock of a machine that was
+/// halted, as for a snapshot, may have stood still: all that it sends seems late by that, for so long. In this time two clocks that
+/// nobody sets differ by less than a millisecond or two (quartz: 100 ppm).
+const WINDOW: Duration = Duration::from_secs(5);
 
 /// The clock of a client.
 #[derive(Debug)]
@@ -142,16 +143,38 @@ mod tests {
     #[test]
     fn a_way_that_has_become_longer_is_the_way() {
         let mut fastest = Fastest::default();
-        for second in 0..300_u32 {
+        for second in 0..60_u32 {
             let way = if second < 30 { MS } else { MS * 500 };
             let sent = Duration::from_secs(second.into());
             let delay = fastest.delay(sent + way, sent);
             // At once, and for one to two windows.
             match second {
-                30..90 => assert_eq!(delay, MS * 499),
-                150.. => assert_eq!(delay, Duration::ZERO, "after {second} s"),
+                30..35 => assert_eq!(delay, MS * 499),
+                40.. => assert_eq!(delay, Duration::ZERO, "after {second} s"),
                 _ => {}
             }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_is_forgiven_soon() {
+        let mut fastest = Fastest::default();
+        let delays = (0..30_u32).map(|second| {
+            let stood = if second < 10 { 0 } else { 20 };
+            fastest.delay(Duration::from_secs((second + stood).into()), Duration::from_secs(second.into()))
+        });
+        let delays: Vec<_> = delays.collect();
+        assert_eq!(delays[10], Duration::from_secs(20), "as if it had been on its way");
+        assert!(delays[20..].iter().all(Duration::is_zero), "{delays:?}");
+    }
+
+    #[test]
+    fn what_a_long_partition_holds_back_is_late_all_the_same() {
+        let mut fastest = Fastest::default();
+        fastest.delay(MS, Duration::ZERO);
+        for sent in 1..60 {
+            let delay = fastest.delay(Duration::from_secs(600), Duration::from_secs(sent));
+            assert_eq!(delay, Duration::from_secs(600 - sent) - MS);
         }
     }
 
@@ -191,7 +214,7 @@ mod tests {
         #[test]
         fn never_later_than_it_was(
             ahead in 0..1_000_000_u64,
-            ways in prop::collection::vec((0..200_u64, 0..5_000_u64), 1..200),
+            ways in prop::collection::vec((0..200_u64, 0..1_000_u64), 1..200),
         ) {
             let mut fastest = Fastest::default();
             let mut now = 0;
@@ -202,7 +225,7 @@ mod tests {
                 let delay = fastest.delay(arrived, sent);
                 least = least.min(way);
                 prop_assert!(delay <= MS * u32::try_from(way).unwrap());
-                if now < 50_000 {
+                if now < 4_000 {
                     prop_assert_eq!(delay, MS * u32::try_from(way - least).unwrap());
                 }
             }

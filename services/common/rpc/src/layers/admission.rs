@@ -1,4 +1,4 @@
-//! A limit on the calls in progress, over all connections of the process.
+//! Limits on the calls in progress, and on what their messages take, over all connections of the process.
 
 use std::{
     pin::Pin,
@@ -14,10 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
-use super::{Answer, BoxFuture, Layered, refuse};
+use super::{
+    Answer, BoxFuture, Layered, refuse,
+    request_bytes::{CountedBody, Taken},
+};
 use crate::{
     ApiError,
-    method::{Admission, Methods},
+    method::{Admission, Methods, TimeLimit},
     metrics::{RefusedCall, ServerMetrics},
     reasons,
 };
@@ -28,6 +31,8 @@ pub(crate) struct Permits {
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) reserve: Arc<Semaphore>,
     pub(crate) open_streams: Arc<Semaphore>,
+    /// One for each KiB of messages.
+    pub(crate) request_kib: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +62,17 @@ impl<S> AdmissionService<S> {
             self.retry_after,
         )
     }
+
+    /// Counts what the call's messages take until `taken` is dropped.
+    fn counted(&self, body: Body, taken: &Arc<Taken>) -> Body {
+        let (metrics, retry_after) = (self.metrics.clone(), self.retry_after);
+        let no_room = move || {
+            metrics.refused(RefusedCall::Busy);
+            let message = "the calls in progress take as much memory as they may; nothing was done";
+            ApiError::resource_exhausted(reasons::SERVER_BUSY, message, retry_after)
+        };
+        Body::new(CountedBody { inner: body, taken: Arc::clone(taken), no_room })
+    }
 }
 
 impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
@@ -71,7 +87,8 @@ impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
         let permits = &self.permits;
-        let permit = match self.methods.get(request.uri().path()).admission {
+        let policy = self.methods.get(request.uri().path());
+        let permit = match policy.admission {
             Admission::Calls => take(&permits.calls),
             Admission::Reserve => take(&permits.calls).or_else(|| take(&permits.reserve)),
             Admission::OpenStreams => take(&permits.open_streams),
@@ -83,18 +100,26 @@ impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
             let busy = self.busy();
             return Box::pin(async move { Ok(refuse(busy)) });
         };
+        // Not of streams without end, whose messages come and go.
+        let taken =
+            (!matches!(policy.limit, TimeLimit::Caller)).then(|| Taken::nothing(&permits.request_kib));
+        let request = match &taken {
+            Some(taken) => request.map(|body| self.counted(body, taken)),
+            None => request,
+        };
         let response = self.inner.call(request);
         Box::pin(async move {
             let Ok(response) = response.await;
-            Ok(response.map(|body| Body::new(AdmittedBody { inner: body, permit: Some(permit) })))
+            let held = Some((permit, taken));
+            Ok(response.map(|body| Body::new(AdmittedBody { inner: body, held })))
         })
     }
 }
 
-/// Holds the permit until the response is sent: a stream is work as long as it lasts.
+/// Holds what the call takes until the response is sent: a stream is work as long as it lasts.
 struct AdmittedBody {
     inner: Body,
-    permit: Option<OwnedSemaphorePermit>,
+    held: Option<(OwnedSemaphorePermit, Option<Arc<Taken>>)>,
 }
 
 impl http_body::Body for AdmittedBody {
@@ -105,7 +130,7 @@ impl http_body::Body for AdmittedBody {
         let this = self.get_mut();
         let frame = std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx));
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
-            this.permit = None;
+            this.held = None;
         }
         Poll::Ready(frame)
     }

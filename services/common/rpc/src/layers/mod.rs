@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod authentication;
 pub(crate) mod catch_panic;
 pub(crate) mod deadline;
+pub(crate) mod request_bytes;
 pub(crate) mod scope;
 pub(crate) mod trace;
 pub(crate) mod unknown_method;

@@ -21,6 +21,9 @@ use crate::{
     security::access::{HEALTH, REFLECTION},
 };
 
+/// Largest message to health and reflection: names of services and symbols.
+const MAX_OPEN_BYTES: usize = 4 * 1024;
+
 /// Collects the services of a [`Server`].
 #[derive(Debug)]
 pub struct ServerBuilder {
@@ -140,11 +143,12 @@ impl ServerBuilder {
         self.check_policies()?;
 
         let reporter = HealthReporter::new();
-        self.routes.add_service(tonic_health::pb::health_server::HealthServer::new(
-            HealthService::from_health_reporter(reporter.clone()),
-        ));
-        self.routes.add_service(self.reflection().build_v1()?);
-        self.routes.add_service(self.reflection().build_v1alpha()?);
+        let health = HealthService::from_health_reporter(reporter.clone());
+        let health = tonic_health::pb::health_server::HealthServer::new(health);
+        // Whoever reaches this server may call these, and its limit of calls does not count them: a message must not take much.
+        self.routes.add_service(health.max_decoding_message_size(MAX_OPEN_BYTES));
+        self.routes.add_service(self.reflection().build_v1()?.max_decoding_message_size(MAX_OPEN_BYTES));
+        self.routes.add_service(self.reflection().build_v1alpha()?.max_decoding_message_size(MAX_OPEN_BYTES));
         let services: Vec<_> = self.services.iter().copied().chain([HEALTH]).chain(REFLECTION).collect();
         let platform = [
             tonic_health::pb::FILE_DESCRIPTOR_SET,

@@ -28,6 +28,17 @@ pub struct ServerConfig {
     )]
     pub max_calls: usize,
 
+    /// Most memory that the messages of calls in progress may take, as they come, in KiB; more are refused with
+    /// RESOURCE_EXHAUSTED. Decoded, most take as much again; a payload given as a Struct can take ten times as much
+    #[arg(
+        long = "rpc-max-request-kib",
+        env = "CHATFN_RPC_MAX_REQUEST_KIB",
+        value_name = "KIB",
+        default_value_t = 256 * 1024,
+        value_parser = clap::value_parser!(u32).range(8 * 1024..=64 * 1024 * 1024)
+    )]
+    pub max_request_kib: u32,
+
     /// When a refused caller is told to try again
     #[arg(long = "rpc-retry-after", env = "CHATFN_RPC_RETRY_AFTER", value_name = "DURATION", value_parser = parse_duration, default_value = "250ms")]
     pub retry_after: Duration,
@@ -113,6 +124,7 @@ impl Default for ServerConfig {
             max_timeout: Duration::from_secs(60),
             min_budget: Duration::from_millis(1),
             max_calls: 1024,
+            max_request_kib: 256 * 1024,
             retry_after: Duration::from_millis(250),
             max_connections: 2048,
             max_connections_per_peer: 512,

@@ -63,8 +63,12 @@ pub(super) fn compose(
     let methods = Arc::new(methods);
     let limit = config.max_calls.min(Semaphore::MAX_PERMITS);
     let set = |count| Arc::new(Semaphore::new(count));
-    let permits =
-        Permits { calls: set(limit), reserve: set(limit.div_ceil(RESERVE)), open_streams: set(limit) };
+    let permits = Permits {
+        calls: set(limit),
+        reserve: set(limit.div_ceil(RESERVE)),
+        open_streams: set(limit),
+        request_kib: set(config.max_request_kib as usize),
+    };
     let watched = [
         (Arc::clone(&permits.calls), limit),
         (Arc::clone(&permits.reserve), limit.div_ceil(RESERVE)),

@@ -17,7 +17,6 @@ use crate::support::{
     watch, within,
 };
 use futures_util::StreamExt;
-use http_body_util::BodyExt as _;
 
 const SHORT: Duration = Duration::from_millis(200);
 const ANY_PORT: &str = "127.0.0.1:0";

@@ -43,6 +43,38 @@ async fn a_full_server_refuses_at_once_and_health_still_answers() {
 }
 
 #[tokio::test]
+async fn messages_of_calls_in_progress_are_bounded_together() {
+    let (began, mut begun) = mpsc::channel(1);
+    let config = ServerConfig { max_request_kib: 8, ..ServerConfig::default() };
+    let server = start_with(
+        Probe::new().unary(move |request| {
+            let began = began.clone();
+            async move {
+                let text = request.into_inner().text;
+                if text.starts_with("hold") {
+                    began.send(()).await.expect("the test listens");
+                    std::future::pending::<()>().await;
+                }
+                Ok(note(text))
+            }
+        }),
+        config,
+    )
+    .await;
+    let client = server.client();
+    let large = |text: &str| long(&format!("{text}{}", "x".repeat(5_000)));
+    let (holder, request) = (client.clone(), large("hold"));
+    let holding = tokio::spawn(async move { unary(&holder, request).await });
+    within(begun.recv()).await.expect("the handler has its message");
+    let refused = unary(&client, large("")).await.expect_err("ten of eight KiB");
+    assert_eq!(ErrorReport::from_status(&refused).reason.as_deref(), Some(reasons::SERVER_BUSY.name()));
+    assert_eq!(classify(&refused), RetryClass::Safe);
+    unary(&client, long("small")).await.expect("room for this one");
+    holding.abort();
+    eventually(async || unary(&client, large("")).await.ok()).await;
+}
+
+#[tokio::test]
 async fn streams_that_anyone_may_open_are_bounded_and_take_no_place_from_calls() {
     let server = start_with(Probe::new(), one_call()).await;
     server.health.set_ready().await;
