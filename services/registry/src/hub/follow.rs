@@ -1,6 +1,10 @@
 //! Reads what changed.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +18,10 @@ const POLL: Duration = Duration::from_millis(250);
 /// Longest look at the database: a connection whose other end has vanished answers nothing, ever.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
+/// A registry that has not been able to look for so long sends its watchers away. Another one may see what is deployed; if none
+/// does, watchers know at least that they do not.
+const BLIND: Duration = Duration::from_secs(10);
+
 /// Publishes every change of the deployments after the revision `seen` until `stop` fires. Outlives outages of
 /// the database: it goes on from where it was.
 pub(crate) async fn follow(
@@ -22,7 +30,7 @@ pub(crate) async fn follow(
     mut seen: Revision,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut is_failing = false;
+    let mut failing_since = None;
     hub.has_seen(seen.number);
     loop {
         let look = tokio::time::timeout(LONGEST_LOOK, look(&hub, &db, &mut seen));
@@ -32,16 +40,24 @@ pub(crate) async fn follow(
         };
         hub.has_seen(seen.number);
         match result {
-            Ok(()) if is_failing => {
-                tracing::info!(revision = seen.number, "deployments are followed again");
-                is_failing = false;
+            Ok(()) => {
+                if failing_since.take().is_some() {
+                    tracing::info!(revision = seen.number, "deployments are followed again");
+                }
             }
-            Err(error) if !is_failing => {
-                let error = chatfn_pg::error::describe(&error);
-                tracing::warn!(error, "deployments cannot be followed: watchers stay as they are");
-                is_failing = true;
+            Err(error) => {
+                let since: &mut Instant = failing_since.get_or_insert_with(|| {
+                    let error = chatfn_pg::error::describe(&error);
+                    tracing::warn!(
+                        error,
+                        "deployments cannot be followed: watchers are sent away if that lasts"
+                    );
+                    Instant::now()
+                });
+                if since.elapsed() >= BLIND {
+                    hub.publish(Event::Blind);
+                }
             }
-            _ => {}
         }
         tokio::select! {
             () = hub.bell.notified() => {}

@@ -36,6 +36,8 @@ pub(crate) enum Event {
     Changed(Arc<Deployment>),
     /// The revision went back: the database was replaced by an older one. Nobody can go on from where they are.
     WentBack,
+    /// The database has not been seen for a while, and may have changes.
+    Blind,
 }
 
 impl Hub {

@@ -8,7 +8,9 @@ use std::{
 use chatfn_proto::registry::v1::{
     Propagation, WatchAck, WatchStart, watch_deployments_request::Message, watch_deployments_response::Change,
 };
+use chatfn_rpc::{ErrorReport, reasons};
 use futures_util::future::join_all;
+use sqlx::AssertSqlSafe;
 use tonic::Code;
 
 use crate::{
@@ -317,6 +319,23 @@ async fn a_watch_outlives_lost_connections_to_postgres() {
         patiently(deploy).await;
         watcher.follow(&mut seen, |seen| seen.version(START) == version).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_sees_no_changes_any_more_sends_its_watchers_away() {
+    let world = World::start().await;
+    let mut watcher = Watcher::start(&world.registry, false).await;
+    watcher.snapshot().await;
+    let rename = |from: &str, to: &str| AssertSqlSafe(format!("ALTER TABLE registry.{from} RENAME TO {to}"));
+    sqlx::query(rename("deployment_log", "elsewhere")).execute(world.database.pool()).await.unwrap();
+    let report = ErrorReport::from_status(&watcher.end().await);
+    assert_eq!(
+        (report.code, report.reason.as_deref()),
+        (Code::Unavailable, Some(reasons::STORE_UNAVAILABLE.name()))
+    );
+
+    sqlx::query(rename("elsewhere", "deployment_log")).execute(world.database.pool()).await.unwrap();
+    Watcher::start(&world.registry, false).await.snapshot().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,6 +58,7 @@ impl Feed<'_> {
                 // The last look at the database has seen it.
                 Ok(Event::Changed(_)) => {}
                 Ok(Event::WentBack) => return Err(RegistryError::RevisionWentBack),
+                Ok(Event::Blind) => return Err(RegistryError::Store(sqlx::Error::PoolTimedOut)),
                 Err(RecvError::Lagged(_)) => return Err(RegistryError::WatcherTooSlow),
                 Err(RecvError::Closed) => return Ok(()),
             }
