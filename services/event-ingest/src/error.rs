@@ -131,10 +131,12 @@ pub(crate) fn template_not_found(template: &TemplateName) -> ApiError {
 
 /// An id is used for two different events.
 pub(crate) fn event_id_reused(delivery: &DeliveryName) -> ApiError {
-    ApiError::already_exists(reasons::EVENT_ID_REUSED, "delivery", &delivery.to_string()).field(
-        "event.event_id",
-        "names another event that was published before: choose a new id, or publish that event unchanged",
-    )
+    let what =
+        "names another event that was published before: choose a new id, or publish that event unchanged";
+    let message = format!("the event_id of {delivery} {what}");
+    ApiError::new(tonic::Code::AlreadyExists, reasons::EVENT_ID_REUSED, message)
+        .resource("delivery", delivery.to_string())
+        .field("event.event_id", what)
 }
 
 /// There is no event of this id.
@@ -220,9 +222,18 @@ pub(crate) fn tail_too_slow() -> ApiError {
 pub(crate) fn invalid_page_token() -> ApiError {
     ApiError::invalid_argument(
         reasons::INVALID_PAGE_TOKEN,
-        "the page token does not belong to this list and filter",
+        "page_token is not one of this list and filter; leave it empty to start from the first page",
     )
     .field("page_token", "must be the next_page_token of the page before, with the same filter")
+}
+
+/// A token that no stream of these deliveries gave.
+pub(crate) fn invalid_resume_token() -> ApiError {
+    ApiError::invalid_argument(
+        reasons::INVALID_PAGE_TOKEN,
+        "resume_token is not one of this account's deliveries and filter; leave it empty to begin with what happens now",
+    )
+    .field("resume_token", "must be the resume_token of a response, with the same filter")
 }
 
 /// A payload that no template could accept. `field` is where it stands in the request.

@@ -135,7 +135,11 @@ impl DeliveryService for DeliveryHandler {
         let row = deliveries::get(&self.pool, &name.account, &name.event_id).await.map_err(error::store)?;
         let row = row.ok_or_else(|| error::delivery_not_found(&name))?;
         if row.state != DeliveryState::Halted as i16 {
-            return Err(error::not_halted(&request.name, None).into());
+            let conversation = row.conversation_id.parse().map_err(ApiError::internal)?;
+            let halted =
+                deliveries::halted(&self.pool, &name.account, &conversation).await.map_err(error::store)?;
+            let at = halted.as_ref().map(delivery_name).transpose()?;
+            return Err(error::not_halted(&request.name, at.as_ref()).into());
         }
         let delivery = Some(self.ask(row, &name, Action::Skip, &actor).await?);
         Ok(Response::new(SkipEventResponse { delivery }))

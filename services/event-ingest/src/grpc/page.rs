@@ -80,7 +80,7 @@ pub(super) fn numbers(list: &[&str], token: &str, count: usize) -> Result<Option
             position.split('.').map(|number| i64::from_str_radix(number, 16)).collect();
         numbers.ok().filter(|numbers| numbers.len() == count)
     };
-    read().map(Some).ok_or_else(error::invalid_page_token)
+    read().map(Some).ok_or_else(error::invalid_resume_token)
 }
 
 fn seal(list: &[&str], position: &str) -> String {

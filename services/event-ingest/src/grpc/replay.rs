@@ -214,12 +214,20 @@ fn filter(parent: AccountName, wire: ReplayFilter) -> Result<Filter, Violations>
     }
     states.sort_unstable();
     states.dedup();
+    let start_time = time("replay.filter.start_time", wire.start_time.as_ref())?.unwrap_or(Time::MIN);
+    let end_time = time("replay.filter.end_time", wire.end_time.as_ref())?.unwrap_or(Time::MAX);
+    if end_time <= start_time {
+        return Err(Violations::one(
+            "replay.filter.end_time",
+            "must be after start_time: no event could match",
+        ));
+    }
     Ok(Filter {
         account: parent.account,
         states,
         template: optional("replay.filter.template", &wire.template)?,
         conversation_id: optional("replay.filter.conversation_id", &wire.conversation_id)?,
-        start_time: time("replay.filter.start_time", wire.start_time.as_ref())?.unwrap_or(Time::MIN),
-        end_time: time("replay.filter.end_time", wire.end_time.as_ref())?.unwrap_or(Time::MAX),
+        start_time,
+        end_time,
     })
 }

@@ -86,10 +86,15 @@ impl Intake {
 
     fn check_schema(&self, template: &Arc<Template>, payload: &Value) -> Result<(), ApiError> {
         let problems = self.schemas.check(template, payload).map_err(ApiError::internal)?;
-        if problems.is_empty() {
-            return Ok(());
-        }
-        let message = format!("the payload does not satisfy the schema of {}", template.name);
+        let Some(first) = problems.first() else { return Ok(()) };
+        let more = match problems.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let message = format!(
+            "the payload does not satisfy the schema of {}: {}: {}{more}",
+            template.name, first.field, first.description
+        );
         let error = ApiError::invalid_argument(reasons::PAYLOAD_SCHEMA, message);
         Err(problems.into_iter().fold(error, |error, SchemaProblem { field, description }| {
             error.field(format!("event.{field}"), description)

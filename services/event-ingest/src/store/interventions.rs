@@ -86,28 +86,42 @@ pub(crate) async fn pending(
     read_to: i64,
     rows: i64,
 ) -> Result<Vec<Asked>, sqlx::Error> {
-    // All that this depends on is written by the lane's owner alone, who asks.
-    let rows = sqlx::query!(
-        r#"
-        SELECT i.sequence, i.action, e.account AS "account?", e.conversation_id AS "conversation_id?",
-               CASE i.action
-                   WHEN 1 THEN coalesce((SELECT o.state FROM ingest.outcomes o
-                       WHERE o.lane = i.lane AND o.sequence = i.sequence), 5) <> 5
-                   ELSE coalesce((SELECT p.kind FROM ingest.parked p
-                       WHERE p.lane = i.lane AND p.sequence = i.sequence), 0) = 1
-               END AS "makes_sense!"
-        FROM (
-            SELECT * FROM ingest.interventions WHERE lane = $1 ORDER BY sequence > $2, number LIMIT $3
-        ) i
-        LEFT JOIN LATERAL (
-            SELECT account, conversation_id FROM ingest.events
-            WHERE lane = i.lane AND sequence = i.sequence LIMIT 1
-        ) e ON true
-        ORDER BY i.sequence > $2, i.number
-        "#,
+    // First what is asked for: the events are looked for in those days only. All that this depends on is written by the lane's
+    // owner alone, who asks.
+    let asked = sqlx::query!(
+        "SELECT sequence, action FROM ingest.interventions WHERE lane = $1 ORDER BY sequence > $2, number LIMIT $3",
         lane,
         read_to,
         rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (first, last) = span(asked.iter().map(|row| row.sequence));
+    let rows = sqlx::query!(
+        r#"
+        SELECT i.sequence AS "sequence!", i.action AS "action!", e.account AS "account?",
+               e.conversation_id AS "conversation_id?",
+               CASE i.action
+                   WHEN 1 THEN coalesce((SELECT o.state FROM ingest.outcomes o
+                       WHERE o.lane = $1 AND o.sequence = i.sequence AND o.sequence BETWEEN $4 AND $5), 5) <> 5
+                   ELSE coalesce((SELECT p.kind FROM ingest.parked p
+                       WHERE p.lane = $1 AND p.sequence = i.sequence), 0) = 1
+               END AS "makes_sense!"
+        FROM unnest($2::bigint[], $3::smallint[]) WITH ORDINALITY AS i(sequence, action, position)
+        LEFT JOIN LATERAL (
+            SELECT account, conversation_id FROM ingest.events
+            WHERE lane = $1 AND sequence = i.sequence AND sequence BETWEEN $4 AND $5 LIMIT 1
+        ) e ON true
+        ORDER BY i.position
+        "#,
+        lane,
+        &asked.iter().map(|row| row.sequence).collect::<Vec<_>>(),
+        &asked.iter().map(|row| row.action).collect::<Vec<_>>(),
+        first,
+        last,
     )
     .fetch_all(pool)
     .await?;

@@ -11,7 +11,7 @@
 //! | [`replays`] | replays and how far they are: `replays` |
 //! | [`deliveries`] | the account of events for callers: the view `deliveries`, `attempts`, `superseded` |
 //! | [`ledger`] | how the counts add up: the view `deliveries`, `lanes`, `parked` |
-//! | [`tail`] | deliveries as they change: `events`, the view `deliveries`, `parked` |
+//! | [`tail`] | deliveries as they change: `events`, `outcomes`, `attempts`, `parked` |
 //! | `session` | a connection that is kept, for those who write all the time |
 
 pub(crate) mod days;

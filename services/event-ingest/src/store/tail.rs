@@ -94,24 +94,38 @@ pub(crate) async fn waiting(
 ) -> Result<Vec<(Place, bool)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT p.lane, p.sequence, p.kind = 1 AS "is_halted!"
-        FROM (
-            SELECT lane, sequence, kind FROM ingest.parked
-            WHERE account = $1 AND kind IN (0, 1) AND ($2::text IS NULL OR conversation_id = $2)
-            ORDER BY sequence DESC LIMIT $4
-        ) p
-        WHERE $3::text IS NULL OR $3 = (SELECT e.template FROM ingest.events e
-            WHERE e.lane = p.lane AND e.sequence = p.sequence)
+        SELECT lane, sequence, kind = 1 AS "is_halted!" FROM ingest.parked
+        WHERE account = $1 AND kind IN (0, 1) AND ($2::text IS NULL OR conversation_id = $2)
+        ORDER BY sequence DESC LIMIT $3
         "#,
         filter.account.as_str(),
         filter.conversation_id.as_ref().map(ConversationId::as_str),
-        filter.template.as_ref().map(TemplateName::as_str),
         most,
     )
     .fetch_all(pool)
     .await?;
     let place = |lane, sequence| Place { lane, sequence };
-    Ok(rows.into_iter().map(|row| (place(row.lane, row.sequence), row.is_halted)).collect())
+    let waiting: Vec<_> =
+        rows.into_iter().map(|row| (place(row.lane, row.sequence), row.is_halted)).collect();
+    let Some(template) = filter.template.as_ref().filter(|_| !waiting.is_empty()) else { return Ok(waiting) };
+    // Afterwards, when it is known in which days these are.
+    let (first, last) = span(waiting.iter().map(|(place, _)| place.sequence));
+    let is_wanted = sqlx::query_scalar!(
+        r#"
+        SELECT coalesce((SELECT e.template = $3 FROM ingest.events e
+            WHERE e.lane = w.lane AND e.sequence = w.sequence AND e.sequence BETWEEN $4 AND $5), false) AS "is_wanted!"
+        FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS w(lane, sequence, position)
+        ORDER BY w.position
+        "#,
+        &waiting.iter().map(|(place, _)| place.lane).collect::<Vec<_>>(),
+        &waiting.iter().map(|(place, _)| place.sequence).collect::<Vec<_>>(),
+        template.as_str(),
+        first,
+        last,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(waiting.into_iter().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted).map(|(row, _)| row).collect())
 }
 
 /// Up to `most` of the deliveries that the filter wants and that come after one of these places in its conversation, the oldest
@@ -165,6 +179,7 @@ pub(crate) struct State {
 /// The states of the deliveries in these places; what retention has dropped is left out.
 pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<State>, sqlx::Error> {
     let (first, last) = span(places.iter().map(|place| place.sequence));
+    // States as the view `deliveries` has them, which would look for outcomes in the partitions of all days.
     let rows = sqlx::query!(
         r#"
         SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.state AS "state!",
@@ -173,8 +188,14 @@ pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<State>
                      AND p.lane = d.lane AND p.sequence < d.sequence) AS "is_behind_halted!"
         FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
         CROSS JOIN LATERAL (
-            SELECT v.lane, v.sequence, v.account, v.conversation_id, v.state FROM ingest.deliveries v
-            WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
+            SELECT e.lane, e.sequence, e.account, e.conversation_id,
+                   coalesce((SELECT o.state FROM ingest.outcomes o
+                           WHERE o.lane = e.lane AND o.sequence = e.sequence AND o.sequence BETWEEN $3 AND $4),
+                       (SELECT CASE p.kind WHEN 2 THEN 1 WHEN 1 THEN 8 ELSE 2 END::smallint FROM ingest.parked p
+                           WHERE p.lane = e.lane AND p.sequence = e.sequence),
+                       1::smallint) AS state
+            FROM ingest.events e
+            WHERE e.lane = wanted.lane AND e.sequence = wanted.sequence AND e.sequence BETWEEN $3 AND $4 LIMIT 1
         ) d
         "#,
         &places.iter().map(|place| place.lane).collect::<Vec<_>>(),

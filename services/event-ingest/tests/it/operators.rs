@@ -44,6 +44,33 @@ async fn halted(world: &World) {
     assert_eq!(world.replica.delivery("next").await.unwrap().state(), DeliveryState::Pending);
 }
 
+/// More of them than are looked at in one read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_goes_on_after_many_events_that_are_finished() {
+    let mut world = World::start_with(halting(1), |_| {}).await;
+    world.invoker.script("bad", [Answer::Throws]);
+    world.replica.publish(event("c", "bad")).await.unwrap();
+    world.replica.reaches("bad", DeliveryState::Halted).await;
+    world.replica.stop().await;
+    for statement in [
+        "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+         SELECT lane, sequence + n, account, 'done' || n, template, conversation_id, payload, content_hash
+         FROM ingest.events, generate_series(1, 5000) n WHERE event_id = 'bad'",
+        "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+         SELECT lane, sequence, 3, 1, account, accept_time FROM ingest.events WHERE event_id <> 'bad'",
+        "UPDATE ingest.lane_heads h SET next_sequence = next_sequence + 5000
+         FROM ingest.events e WHERE e.lane = h.lane AND e.event_id = 'bad'",
+    ] {
+        sqlx::query(statement).execute(world.database.pool()).await.unwrap();
+    }
+    let replica = Replica::start(world.config(|_| {}), world.deployments()).await;
+    replica.publish(event("c", "last")).await.unwrap();
+    resume(&replica, "c", "bad").await.unwrap();
+    replica.reaches("last", DeliveryState::Succeeded).await;
+    assert_eq!(world.invoker.runs_of("last").len(), 1);
+    assert_eq!(world.invoker.runs_of("done5000").len(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_halted_conversation_goes_on_with_its_event_when_it_is_resumed() {
     let world = World::start_with(halting(2), |_| {}).await;

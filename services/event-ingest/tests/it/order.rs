@@ -1,7 +1,7 @@
 //! Order within a conversation, and none between conversations.
 
 use chatfn_domain::lane::lane_of;
-use chatfn_proto::ingest::v1::{DeliveryState, event::PayloadKind};
+use chatfn_proto::ingest::v1::{DeliveryState, Event, event::PayloadKind};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,13 @@ use crate::{
 fn neighbours(count: usize) -> Vec<String> {
     let lane = |id: &String| lane_of(&ACME.parse().unwrap(), &id.parse().unwrap());
     (0..).map(|n| format!("c{n}")).filter(|id| lane(id) == 0).take(count).collect()
+}
+
+/// An event of which a lane keeps a few in memory.
+fn large_event(conversation: &str, id: &str) -> Event {
+    let text = "x".repeat(200 * 1024);
+    let payload = format!("{{\"text\":\"{text}\"}}");
+    Event { payload_kind: Some(PayloadKind::PayloadJson(payload)), ..event(conversation, id) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,6 +107,28 @@ async fn a_conversation_that_runs_or_waits_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_conversation_of_large_events_holds_up_no_other() {
+    let world = World::start().await;
+    let conversations = neighbours(2);
+    let ids: Vec<String> = (0..10).map(|n| format!("e{n}")).collect();
+    let release = CancellationToken::new();
+    world.invoker.script(&ids[0], [Answer::ReturnsAfter(release.clone())]);
+    world.replica.publish(large_event(&conversations[0], &ids[0])).await.unwrap();
+    world.invoker.started(&ids[0], 1).await;
+    for id in &ids[1..] {
+        world.replica.publish(large_event(&conversations[0], id)).await.unwrap();
+    }
+    // It is read, and read again for its second attempt.
+    world.invoker.script("other", [Answer::Throws]);
+    world.replica.publish(event(&conversations[1], "other")).await.unwrap();
+    world.replica.reaches("other", DeliveryState::Succeeded).await;
+    assert_eq!(world.replica.delivery(&ids[0]).await.unwrap().state(), DeliveryState::Pending);
+    release.cancel();
+    world.replica.reaches(&ids[9], DeliveryState::Succeeded).await;
+    assert_in_order(&world.invoker.runs(), &conversations[0], &ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_conversation_is_read_on_in_order() {
     let world = World::start().await;
     // Far more than is kept in memory for one conversation.
@@ -121,7 +150,6 @@ async fn a_long_conversation_is_read_on_in_order() {
 async fn large_events_are_read_a_few_at_a_time_and_all_of_them() {
     let world = World::start().await;
     // More than a lane keeps in memory, and more than is read at once in a conversation.
-    let text = "x".repeat(200 * 1024);
     let release = CancellationToken::new();
     let conversations = neighbours(2);
     for conversation in &conversations {
@@ -131,8 +159,7 @@ async fn large_events_are_read_a_few_at_a_time_and_all_of_them() {
     }
     for n in 0..12 {
         for conversation in &conversations {
-            let mut sent = event(conversation, &format!("{conversation}-{n}"));
-            sent.payload_kind = Some(PayloadKind::PayloadJson(format!("{{\"text\":\"{text}\"}}")));
+            let sent = large_event(conversation, &format!("{conversation}-{n}"));
             world.replica.publish(sent).await.unwrap();
         }
     }

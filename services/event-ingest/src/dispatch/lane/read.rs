@@ -20,14 +20,18 @@ use crate::store::{
     reading::{self, ParkedEvent, PassedOver, Range, Resume, Resumed, StoredEvent},
 };
 
-/// Rows of one read, and events of a lane that are kept in memory.
+/// Rows of one read, and events of a lane in memory from which on it reads no further: of those that could start, or no event
+/// would start before a slow one has ended. So memory is bounded by this, one read, one of reading on, and what the queue
+/// keeps behind events that run.
 const WINDOW: usize = 256;
-/// Bytes of one read, and bytes of a lane's events in memory from which on it reads no further.
+/// The same of their bytes.
 const READ_BYTES: i64 = 1024 * 1024;
 /// Conversations that are read on in together.
 const LOADS: usize = 16;
 /// The same as [`READ_BYTES`] of reading on in one conversation, apart from its first event.
 const LOAD_BYTES: i64 = READ_BYTES / LOADS as i64;
+/// Events of one conversation that are looked at in reading on: the same as [`READ_SPAN`] of it.
+const LOOKED_AT: i64 = 2000;
 /// Sequence numbers that one read covers: bounds the work where most events are finished.
 const READ_SPAN: i64 = 10_000;
 /// Conversations with events that may run, in memory; beyond, the lane reads no further.
@@ -122,8 +126,9 @@ impl Lane {
 
     pub(super) fn has_room(&self) -> bool {
         let pending: usize = self.pending.iter().map(Queued::bytes).sum();
-        let bytes = i64::try_from(self.queue.bytes_in_memory() + pending).unwrap_or(i64::MAX);
-        self.queue.in_memory() + self.pending.len() < WINDOW && bytes < READ_BYTES
+        let (events, bytes) = self.queue.may_start();
+        let bytes = i64::try_from(bytes + pending).unwrap_or(i64::MAX);
+        events + self.pending.len() < WINDOW && bytes < READ_BYTES
     }
 
     /// Takes what was just recorded here, as far as nothing is missing before it and there is room. Not while a read goes on, which
@@ -230,6 +235,8 @@ impl Lane {
     /// Reads on in conversations that are due, or of which not everything was kept.
     pub(super) fn read_on(&mut self) -> BoxFuture<'static, Loaded> {
         let loads = self.queue.take_loads(Instant::now(), LOADS);
+        // What there will be no room for is not read, or it would be read again and again.
+        let most = 1 + self.queue.room_behind() / loads.len().max(1);
         let wanted: Vec<Resume> = loads
             .iter()
             .map(|load| Resume {
@@ -237,14 +244,15 @@ impl Lane {
                 conversation_id: load.conversation.1.clone(),
                 from: load.from,
                 to: load.to,
-                rows: i64::try_from(load.rows).unwrap_or(i64::MAX),
+                looked_at: LOOKED_AT,
+                rows: i64::try_from(load.rows.min(most)).unwrap_or(i64::MAX),
                 bytes: LOAD_BYTES,
             })
             .collect();
         let (reads, lane, epoch) = (self.shared.reads.clone(), self.lease.lane(), self.lease.epoch());
         async move {
             let asked = Instant::now();
-            let found = reads.ask(reading::resume(reads.pool(), lane, epoch, &wanted)).await;
+            let found = reads.ask_all(2, reading::resume(reads.pool(), lane, epoch, &wanted)).await;
             (asked, loads, found)
         }
         .boxed()
@@ -254,7 +262,11 @@ impl Lane {
         match found {
             Ok(found) => {
                 self.is_failing = false;
-                for (load, Resumed { events, is_complete }) in loads.iter().zip(found) {
+                for (load, Resumed { events, is_complete, looked_to }) in loads.iter().zip(found) {
+                    if events.is_empty() && !is_complete {
+                        self.queue.found_nothing(load, looked_to);
+                        continue;
+                    }
                     let events = events.into_iter().map(|event| LaneEvent::new(event, asked)).collect();
                     self.queue.loaded(load, events, is_complete);
                 }

@@ -24,18 +24,22 @@ impl<E: Queued> LaneQueue<E> {
         !self.to_load.is_empty() || self.next_due().is_some_and(|due| due <= now)
     }
 
-    /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`].
+    /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`],
+    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`].
     pub(crate) fn take_loads(&mut self, now: Instant, most: usize) -> Vec<Load> {
+        // Behind each other, so that what fails again and again holds up nobody for more than its turn.
+        while self.to_load.len() < most && self.next_due().is_some_and(|due| due <= now) {
+            let Some((_, key)) = self.waiting.pop_first() else { break };
+            self.to_load.push_back(key);
+        }
         let mut loads = Vec::new();
         while loads.len() < most {
-            let key = if let Some(key) = self.to_load.pop_front() {
-                key
-            } else if self.next_due().is_some_and(|due| due <= now) {
-                let Some((_, key)) = self.waiting.pop_first() else { break };
-                key
-            } else {
+            // Or others would fail with it for ever.
+            let is_alone = self.to_load.front().is_some_and(|key| self.was_put_back(key));
+            if is_alone && !loads.is_empty() {
                 break;
-            };
+            }
+            let Some(key) = self.to_load.pop_front() else { break };
             let Some(conversation) = self.conversations.get_mut(&key) else { continue };
             let from = conversation.first;
             let to = if conversation.is_detour { from } else { self.read_to.max(from) };
@@ -44,13 +48,28 @@ impl<E: Queued> LaneQueue<E> {
             let rows =
                 if conversation.head.is_some() || conversation.is_detour { 1 } else { PER_CONVERSATION };
             loads.push(Load { conversation: key, from, to, rows });
+            if is_alone {
+                break;
+            }
         }
         loads
     }
 
-    /// Puts a load back that could not be done.
+    /// Whether a conversation that is to be loaded was being loaded before.
+    fn was_put_back(&self, key: &ConversationKey) -> bool {
+        self.conversations.get(key).is_some_and(|it| matches!(it.phase, Phase::Loading(to) if to > 0))
+    }
+
+    /// Puts a load back that could not be done; it is tried again without others.
     pub(crate) fn put_back(&mut self, load: Load) {
         self.to_load.push_back(load.conversation);
+    }
+
+    /// A load found nothing unfinished up to here, and looked no further: the next one goes on from there.
+    pub(crate) fn found_nothing(&mut self, load: &Load, looked_to: i64) {
+        let Some(conversation) = self.conversations.get_mut(&load.conversation) else { return };
+        conversation.skipped_to = conversation.skipped_to.max(load.to);
+        self.go_on(&load.conversation, looked_to);
     }
 
     /// Adds the unfinished events that a load found, in their order. `is_complete`: there are no others up to
@@ -92,5 +111,85 @@ impl<E: Queued> LaneQueue<E> {
         // Nothing is loaded while there is something in memory.
         conversation.queue.extend(events);
         self.ready.push_back(key.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{super::Head, *};
+
+    #[derive(Debug)]
+    struct Event(i64, &'static str);
+
+    impl Queued for Event {
+        fn sequence(&self) -> i64 {
+            self.0
+        }
+
+        fn conversation(&self) -> ConversationKey {
+            key(self.1)
+        }
+
+        fn bytes(&self) -> usize {
+            1
+        }
+
+        fn remember(&mut self, _head: &Head) {}
+    }
+
+    fn key(conversation: &str) -> ConversationKey {
+        Arc::new(("acme".parse().unwrap(), conversation.parse().unwrap()))
+    }
+
+    /// A queue in which these conversations, of one event each, are to be loaded.
+    fn to_load(conversations: &[&'static str]) -> LaneQueue<Event> {
+        let now = Instant::now();
+        let mut queue = LaneQueue::new(0, 100);
+        let events = (1..).zip(conversations).map(|(n, id)| Event(n, id));
+        queue.offer(events.collect(), 100);
+        while let Some(Event(sequence, id)) = queue.next_ready() {
+            let head = Head { sequence, attempts: 1, died: false, refusals: 0, denials: 0 };
+            queue.wait(&key(id), head, now, true);
+        }
+        queue
+    }
+
+    #[test]
+    fn what_failed_is_loaded_again_without_others() {
+        let mut queue = to_load(&["a", "b", "c", "d"]);
+        let now = Instant::now();
+        for load in queue.take_loads(now, 2) {
+            queue.put_back(load);
+        }
+        // One of them fails for ever.
+        let mut take = || {
+            let loads = queue.take_loads(now, 16);
+            let names: Vec<_> = loads.iter().map(|load| load.conversation.1.to_string()).collect();
+            for load in loads.into_iter().filter(|load| load.conversation == key("b")) {
+                queue.put_back(load);
+            }
+            names
+        };
+        let taken: Vec<_> = (0..5).map(|_| take()).collect();
+        // What has not failed is loaded together.
+        assert_eq!(taken, [vec!["a"], vec!["b"], vec!["c", "d"], vec!["b"], vec!["b"]]);
+    }
+
+    #[test]
+    fn a_conversation_goes_on_from_where_a_load_found_nothing() {
+        let mut queue = to_load(&["a"]);
+        let now = Instant::now();
+        for (from, looked_to) in [(1, 40), (41, 80)] {
+            let load = queue.take_loads(now, 1).remove(0);
+            assert_eq!((load.from, load.to), (from, 100));
+            queue.found_nothing(&load, looked_to);
+            assert_eq!(queue.cursor(), looked_to);
+        }
+        let load = queue.take_loads(now, 1).remove(0);
+        assert_eq!((load.from, load.to), (81, 100));
+        queue.loaded(&load, Vec::new(), true);
+        assert_eq!((queue.cursor(), queue.conversations()), (100, 0));
     }
 }

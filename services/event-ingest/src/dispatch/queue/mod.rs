@@ -3,7 +3,9 @@
 //! Events are offered in the lane's order. Within a conversation they leave in that order, one at a time;
 //! conversations do not wait for each other. A conversation that waits, for another attempt or for an operator, keeps
 //! nothing in memory but its place: the rest is read from the store again when it goes on
-//! ([`LaneQueue::take_loads`]), so that those who wait take no room from those who run.
+//! ([`LaneQueue::take_loads`]), so that those who wait take no room from those who run. A conversation that runs keeps what
+//! follows only as far as a small share of the memory allows, which all of these have together: it may run for long, and
+//! must not take the room of those that could start.
 //!
 //! An event that an operator takes up again after its outcome is a *detour*: it runs when the event has ended whose
 //! turn it is, is read by itself, and then the conversation goes on where it was. Reading the conversation from that
@@ -29,6 +31,10 @@ pub(crate) use self::{loads::Load, operators::Parked, places::CatchUp};
 
 /// Events of one conversation that are kept in memory; a burst in one conversation must not fill the lane.
 const PER_CONVERSATION: usize = 16;
+/// Events of a lane that are kept in memory behind those that run.
+const BEHIND: usize = 128;
+/// Bytes of them.
+const BEHIND_BYTES: usize = 256 * 1024;
 
 /// Names a conversation.
 pub(crate) type ConversationKey = Arc<(AccountId, ConversationId)>;
@@ -75,6 +81,8 @@ pub(crate) struct LaneQueue<E> {
     read_to: i64,
     in_memory: usize,
     bytes_in_memory: usize,
+    /// Those of them whose conversation runs.
+    behind: Behind,
     halted: usize,
     /// Conversations that there is room for.
     places: usize,
@@ -86,6 +94,30 @@ pub(crate) struct LaneQueue<E> {
     catching_up: Option<CatchingUp>,
     /// The account that last began to catch up.
     caught_up: Option<AccountId>,
+}
+
+/// Events in memory that cannot start before another one has ended.
+#[derive(Debug, Default)]
+struct Behind {
+    events: usize,
+    bytes: usize,
+}
+
+impl Behind {
+    /// Adds an event, if there is room for it.
+    fn add(&mut self, bytes: usize) -> bool {
+        let fits = self.events < BEHIND && self.bytes + bytes <= BEHIND_BYTES;
+        if fits {
+            self.events += 1;
+            self.bytes += bytes;
+        }
+        fits
+    }
+
+    fn remove(&mut self, (events, bytes): (usize, usize)) {
+        self.events -= events;
+        self.bytes -= bytes;
+    }
 }
 
 #[derive(Debug)]
@@ -136,13 +168,19 @@ impl<E: Queued> Conversation<E> {
         }
     }
 
-    /// Keeps nothing in memory: it is to be loaded. Gives how many events and bytes that frees.
-    fn forget(&mut self) -> (usize, usize) {
-        if let Some(last) = self.queue.back() {
+    /// How many events and bytes it keeps in memory.
+    fn kept(&self) -> (usize, usize) {
+        (self.queue.len(), self.queue.iter().map(Queued::bytes).sum())
+    }
+
+    /// Keeps only the first `most` events in memory: the others are to be loaded. Gives how many events and bytes that frees.
+    fn forget(&mut self, most: usize) -> (usize, usize) {
+        // With nothing kept, not even the room for it is.
+        let others = if most == 0 { std::mem::take(&mut self.queue) } else { self.queue.split_off(most) };
+        if let Some(last) = others.back() {
             self.skipped_to = self.skipped_to.max(last.sequence());
         }
-        let bytes = self.queue.iter().map(Queued::bytes).sum();
-        (std::mem::take(&mut self.queue).len(), bytes)
+        (others.len(), others.iter().map(Queued::bytes).sum())
     }
 }
 
@@ -159,6 +197,7 @@ impl<E: Queued> LaneQueue<E> {
             read_to: cursor,
             in_memory: 0,
             bytes_in_memory: 0,
+            behind: Behind::default(),
             halted: 0,
             places,
             held: HashMap::new(),
@@ -213,8 +252,13 @@ impl<E: Queued> LaneQueue<E> {
             self.pass_over(&key.0, sequence);
             return;
         }
-        let keeps = matches!(conversation.phase, Phase::Ready | Phase::Running);
-        if keeps && conversation.skipped_to == 0 && conversation.queue.len() < PER_CONVERSATION {
+        let may_keep = conversation.skipped_to == 0 && conversation.queue.len() < PER_CONVERSATION;
+        let keeps = match conversation.phase {
+            Phase::Ready => may_keep,
+            Phase::Running => may_keep && self.behind.add(event.bytes()),
+            _ => false,
+        };
+        if keeps {
             self.in_memory += 1;
             self.bytes_in_memory += event.bytes();
             conversation.queue.push_back(event);
@@ -230,8 +274,10 @@ impl<E: Queued> LaneQueue<E> {
         let conversation = self.conversations.get_mut(&key)?;
         conversation.phase = Phase::Running;
         let event = conversation.queue.pop_front()?;
-        self.in_memory -= 1;
-        self.bytes_in_memory -= event.bytes();
+        let followers = conversation.queue.iter().take_while(|follower| self.behind.add(follower.bytes()));
+        let (events, bytes) = conversation.forget(followers.count());
+        self.in_memory -= 1 + events;
+        self.bytes_in_memory -= event.bytes() + bytes;
         Some(event)
     }
 
@@ -253,13 +299,14 @@ impl<E: Queued> LaneQueue<E> {
         if conversation.phase == Phase::Halted {
             self.halted -= 1;
         }
+        self.behind.remove(conversation.kept());
         conversation.head = None;
         conversation.is_detour = false;
         conversation.done_to = conversation.done_to.max(sequence);
         let next = conversation.queue.front().map_or(i64::MAX, Queued::sequence);
         if let Some(detour) = conversation.reopened.first().copied().filter(|detour| *detour < next) {
             // Or what is kept would wait for the detour, and the detour for room.
-            let (events, bytes) = conversation.forget();
+            let (events, bytes) = conversation.forget(0);
             self.in_memory -= events;
             self.bytes_in_memory -= bytes;
             conversation.first = detour;
@@ -294,9 +341,10 @@ impl<E: Queued> LaneQueue<E> {
             self.uncovered.remove(&(conversation.first, key.clone()));
             conversation.parked = true;
         }
-        let (events, bytes) = conversation.forget();
+        let (events, bytes) = conversation.forget(0);
         self.in_memory -= events;
         self.bytes_in_memory -= bytes;
+        self.behind.remove((events, bytes));
         conversation.head = Some(head);
         conversation.phase = Phase::Waiting(due);
         self.waiting.insert((due, key.clone()));
@@ -316,14 +364,14 @@ impl<E: Queued> LaneQueue<E> {
         self.read_to
     }
 
-    /// Events in memory that have not been taken.
-    pub(crate) fn in_memory(&self) -> usize {
-        self.in_memory
+    /// Events in memory whose conversation may go on as soon as it is its turn, and bytes of them.
+    pub(crate) fn may_start(&self) -> (usize, usize) {
+        (self.in_memory - self.behind.events, self.bytes_in_memory - self.behind.bytes)
     }
 
-    /// Bytes of these events.
-    pub(crate) fn bytes_in_memory(&self) -> usize {
-        self.bytes_in_memory
+    /// How many more events there is room for behind those that run.
+    pub(crate) fn room_behind(&self) -> usize {
+        if self.behind.bytes < BEHIND_BYTES { BEHIND - self.behind.events } else { 0 }
     }
 
     /// The event that [`LaneQueue::next_ready`] would take.

@@ -24,7 +24,7 @@ impl Queued for Event {
     }
 
     fn bytes(&self) -> usize {
-        usize::try_from(self.sequence % 5).unwrap() + 1
+        usize::try_from(self.sequence % 5).unwrap() * LARGE + 1
     }
 
     fn remember(&mut self, head: &Head) {
@@ -35,6 +35,9 @@ impl Queued for Event {
 fn key(number: u8) -> ConversationKey {
     Arc::new((format!("a{}", number % 2).parse().unwrap(), format!("c{number}").parse().unwrap()))
 }
+
+/// So large that not everything finds room behind what runs.
+const LARGE: usize = BEHIND_BYTES / 10;
 
 /// Few, so that some of what is read finds none.
 const PLACES: usize = 4;
@@ -227,7 +230,7 @@ impl Model {
                 .collect();
             let (mut bytes, rows) = (0, found.len());
             found.retain(|event| {
-                let fits = bytes < 16;
+                let fits = bytes < 12 * LARGE;
                 bytes += event.bytes();
                 fits
             });
@@ -422,6 +425,21 @@ impl Model {
         }
     }
 
+    /// What is in memory is counted, and what is behind events that run is no more than may be.
+    fn check_room(&self) {
+        let (mut all, mut behind) = ((0, 0), (0, 0));
+        for conversation in self.queue.conversations.values() {
+            let (events, bytes) = conversation.kept();
+            all = (all.0 + events, all.1 + bytes);
+            if conversation.phase == Phase::Running {
+                behind = (behind.0 + events, behind.1 + bytes);
+            }
+        }
+        assert_eq!((self.queue.in_memory, self.queue.bytes_in_memory), all);
+        assert_eq!((self.queue.behind.events, self.queue.behind.bytes), behind);
+        assert!(behind.0 <= BEHIND && behind.1 <= BEHIND_BYTES);
+    }
+
     fn is_done(&self) -> bool {
         let cursor = self.queue.cursor();
         self.queue.conversations() == 0 && cursor == self.head() && self.journal.is_empty()
@@ -448,6 +466,7 @@ fn run(steps: impl Iterator<Item = Step>) {
             Step::Tick => model.now += Duration::from_secs(1),
             Step::TakeOver => model.take_over(),
         }
+        model.check_room();
     }
     // Everything ends when nothing fails any more and operators resume what is halted.
     for _ in 0..10_000 {
@@ -470,7 +489,7 @@ fn run(steps: impl Iterator<Item = Step>) {
         model.queue
     );
     assert_eq!(model.queue.conversations(), 0, "{:?}", model.queue);
-    assert_eq!((model.queue.in_memory(), model.queue.bytes_in_memory()), (0, 0));
+    assert_eq!((model.queue.in_memory, model.queue.bytes_in_memory), (0, 0));
     assert_eq!((model.queue.active(), model.queue.halted), (0, 0));
     assert!(model.queue.held.is_empty() && model.queue.passed_over.is_empty(), "{:?}", model.queue);
     assert_eq!(model.queue.cursor(), model.head());
@@ -492,15 +511,67 @@ fn a_waiting_conversation_takes_no_room_and_stops_nobody() {
     let mut queue = LaneQueue::new(0, PLACES);
     let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer((1..=100).map(|sequence| event(sequence, 0)).collect(), 100);
-    assert!(queue.in_memory() <= PER_CONVERSATION);
+    assert!(queue.in_memory <= PER_CONVERSATION);
     let first = queue.next_ready().unwrap();
     queue.wait(&first.conversation, head(first.sequence, 1), now + Duration::from_secs(60), true);
-    assert_eq!((queue.in_memory(), queue.bytes_in_memory(), queue.active()), (0, 0, 0));
+    assert_eq!((queue.in_memory, queue.bytes_in_memory, queue.active()), (0, 0, 0));
     assert_eq!(queue.cursor(), 100);
     queue.offer(vec![event(101, 1)], 101);
     assert_eq!(queue.next_ready().unwrap().sequence, 101);
     assert!(!queue.has_loads(now));
     assert!(queue.has_loads(now + Duration::from_secs(60)));
+}
+
+#[test]
+fn what_follows_on_slow_events_takes_no_room_from_others_and_is_not_forgotten() {
+    let now = Instant::now();
+    let mut queue = LaneQueue::new(0, 100);
+    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
+    queue.offer((1..=8).map(|sequence| event(sequence, 0)).collect(), 8);
+    let slow = queue.next_ready().unwrap();
+    let kept = queue.in_memory;
+    assert!((1..7).contains(&kept), "what came with it is kept as far as there is room: {kept}");
+    assert_eq!(queue.may_start(), (0, 0));
+    queue.offer((9..=50).map(|sequence| event(sequence, 0)).chain([event(51, 1)]).collect(), 51);
+    assert_eq!(queue.may_start(), (1, event(51, 1).bytes()));
+    assert!(queue.bytes_in_memory <= BEHIND_BYTES + event(51, 1).bytes());
+    assert_eq!(queue.next_ready().unwrap().sequence, 51);
+
+    queue.finished(&slow.conversation, 1);
+    let mut ran = vec![1];
+    loop {
+        if let Some(event) = queue.next_ready() {
+            assert_eq!(queue.may_start(), (0, 0));
+            queue.finished(&event.conversation, event.sequence);
+            ran.push(event.sequence);
+        } else if let Some(load) = queue.take_loads(now, 1).pop() {
+            let to = load.to.min(50);
+            let found: Vec<_> = (load.from..=to).map(|it| event(it, 0)).take(load.rows).collect();
+            queue.loaded(&load, found.clone(), found.len() < load.rows);
+        } else {
+            break;
+        }
+    }
+    assert_eq!(ran, (1..=50).collect::<Vec<_>>());
+    assert_eq!((queue.behind.events, queue.behind.bytes), (0, 0));
+}
+
+#[test]
+fn many_slow_conversations_have_a_share_of_the_memory_together() {
+    let mut queue = LaneQueue::new(0, 1000);
+    // The smallest that there are.
+    let event = |n: u8, conversation| Event {
+        sequence: i64::from(n) * 5,
+        conversation: key(conversation),
+        attempts: 0,
+    };
+    for conversation in 0..20 {
+        let first = conversation * 10;
+        queue.offer((first..first + 10).map(|n| event(n, conversation)).collect(), i64::from(first + 9) * 5);
+        assert!(queue.next_ready().is_some());
+        assert_eq!(queue.may_start(), (0, 0));
+    }
+    assert_eq!((queue.in_memory, queue.room_behind()), (BEHIND, 0));
 }
 
 #[test]
@@ -594,11 +665,11 @@ fn what_waits_for_a_detour_takes_no_room() {
     let event = |sequence| Event { sequence, conversation: key(0), attempts: 0 };
     queue.offer((2..=6).map(event).collect(), 6);
     let running = queue.next_ready().unwrap();
-    assert_eq!((running.sequence, queue.in_memory()), (2, 4));
+    assert_eq!((running.sequence, queue.in_memory), (2, 4));
     queue.reopen(&key(0), 1);
     queue.finished(&key(0), 2);
     // Nothing is loaded without room, and what is in memory goes only when the detour is over.
-    assert_eq!((queue.in_memory(), queue.bytes_in_memory()), (0, 0));
+    assert_eq!((queue.in_memory, queue.bytes_in_memory), (0, 0));
     let load = queue.take_loads(now, 1).remove(0);
     assert_eq!((load.from, load.to), (1, 1));
     queue.loaded(&load, vec![event(1)], true);

@@ -17,6 +17,7 @@ use chatfn_domain::{
 use chatfn_proto::{
     convert::parse,
     ingest::v1::{DeliveryState, TailDeliveriesRequest, TailDeliveriesResponse},
+    validate::Violations,
 };
 use sqlx::PgPool;
 use tokio::{sync::mpsc, time::Instant};
@@ -107,6 +108,11 @@ impl Tails {
         request: TailDeliveriesRequest,
     ) -> Result<ReceiverStream<Result<TailDeliveriesResponse, Status>>, Status> {
         let parent: AccountName = parse("parent", &request.parent)?;
+        if request.states.contains(&DeliveryState::Unspecified.into()) {
+            return Err(
+                Violations::one("states", "must each name a state; leave the list empty for all").into()
+            );
+        }
         let filter = Filter {
             account: parent.account,
             template: optional("template", &request.template)?,

@@ -1,12 +1,13 @@
 //! What the owner of a lane has to run.
 //!
 //! Look-ups beside an event are scalar subqueries on purpose: each is one probe of a primary key, whatever
-//! the planner believes about the sizes of the tables.
+//! the planner believes about the sizes of the tables. Each has bounds of its own that the statement is given: that an
+//! event's are known does not tell the planner which days of another table matter, and all of them would be opened.
 
 /// `query_as!` of a [`Row`]'s columns with the position and the given rest of the statement, where `e` is an unfinished event
-/// of lane `$1`, whose owner's epoch is `$2`, and `p` its place in `parked`.
+/// of lane `$1`, whose owner's epoch is `$2`, and `p` its place in `parked`; `$bounds` say where attempts `a` may be.
 macro_rules! unfinished {
-    ($position:tt, $rest:tt, $($argument:expr),* $(,)?) => {
+    ($position:tt, $bounds:tt, $rest:tt, $($argument:expr),* $(,)?) => {
         sqlx::query_as!(
             Row,
             r#"
@@ -20,9 +21,9 @@ macro_rules! unfinished {
                    p.attempts_before AS "attempts_before?", p.idempotency_key AS "idempotency_key?",
                    coalesce(p.reason = 'RETRY_BUDGET_SPENT', false) AS "is_denied!",
                    coalesce((SELECT max(a.number) FROM ingest.attempts a
-                       WHERE a.lane = $1 AND a.sequence = e.sequence), 0) AS "attempts!",
+                       WHERE a.lane = $1 AND a.sequence = e.sequence AND "# + $bounds + r#"), 0) AS "attempts!",
                    EXISTS (SELECT FROM ingest.attempts a
-                       WHERE a.lane = $1 AND a.sequence = e.sequence
+                       WHERE a.lane = $1 AND a.sequence = e.sequence AND "# + $bounds + r#"
                          AND a.finish_time IS NULL AND a.epoch < $2) AS "died!",
                    e.found AS "found!", "# + $position + r#" AS "position!"
             "# + $rest,
@@ -35,6 +36,8 @@ mod conversations;
 mod parked;
 mod passed_over;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::{mem, time::Duration};
 

@@ -32,22 +32,35 @@ pub(crate) async fn parked(
     after: i64,
     rows: i64,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+    // First where they are: attempts are looked for in those days only. Nobody but the owner, who asks, changes what is parked.
+    let span = sqlx::query!(
+        r#"
+        SELECT min(sequence) AS first, max(sequence) AS last
+        FROM (SELECT sequence FROM ingest.parked WHERE lane = $1 AND sequence > $2 ORDER BY sequence LIMIT $3) p
+        "#,
+        lane,
+        after,
+        rows,
+    )
+    .fetch_one(pool)
+    .await?;
+    let (Some(first), Some(last)) = (span.first, span.last) else { return Ok(Vec::new()) };
     let rows = sqlx::query!(
         r#"
         SELECT p.sequence, p.account, p.conversation_id, p.kind,
                p.reason = 'RETRY_BUDGET_SPENT' AS "is_denied!",
                (extract(epoch FROM p.next_attempt_time - now()) * 1000)::float8 AS "due_in_ms!",
                coalesce((SELECT max(a.number) FROM ingest.attempts a
-                   WHERE a.lane = $1 AND a.sequence = p.sequence), 0) AS "attempts!",
+                   WHERE a.lane = $1 AND a.sequence = p.sequence AND a.sequence BETWEEN $3 AND $4), 0) AS "attempts!",
                EXISTS (SELECT FROM ingest.attempts a
-                   WHERE a.lane = $1 AND a.sequence = p.sequence
+                   WHERE a.lane = $1 AND a.sequence = p.sequence AND a.sequence BETWEEN $3 AND $4
                      AND a.finish_time IS NULL AND a.epoch < $2) AS "died!"
-        FROM ingest.parked p WHERE p.lane = $1 AND p.sequence > $3 ORDER BY p.sequence LIMIT $4
+        FROM ingest.parked p WHERE p.lane = $1 AND p.sequence BETWEEN $3 AND $4 ORDER BY p.sequence
         "#,
         lane,
         epoch,
-        after,
-        rows,
+        first,
+        last,
     )
     .fetch_all(pool)
     .await?;

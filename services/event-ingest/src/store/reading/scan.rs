@@ -44,13 +44,15 @@ pub(crate) async fn scan(pool: &PgPool, range: Range) -> Result<(Vec<StoredEvent
 async fn begun(pool: &PgPool, range: Range) -> Result<Vec<Row>, sqlx::Error> {
     unfinished!(
         "0::bigint",
+        "a.sequence > $3 AND a.sequence <= $4",
         "FROM (
              SELECT *, sum(size) OVER (ORDER BY sequence) - size AS before, count(*) OVER () AS found
              FROM (
                  SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
                  WHERE lane = $1 AND sequence > $3 AND sequence <= $4
                    AND (SELECT o.state FROM ingest.outcomes o
-                        WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+                        WHERE o.lane = $1 AND o.sequence = events.sequence
+                          AND o.sequence > $3 AND o.sequence <= $4) IS NULL
                  ORDER BY sequence LIMIT $5
              ) unfinished
          ) e
@@ -89,7 +91,8 @@ async fn fresh(pool: &PgPool, range: Range) -> Result<Vec<Row>, sqlx::Error> {
                 SELECT *, octet_length(payload) + coalesce(octet_length(headers), 0) AS size FROM ingest.events
                 WHERE lane = $1 AND sequence > $2 AND sequence <= $3
                   AND (SELECT o.state FROM ingest.outcomes o
-                       WHERE o.lane = $1 AND o.sequence = events.sequence) IS NULL
+                       WHERE o.lane = $1 AND o.sequence = events.sequence
+                         AND o.sequence > $2 AND o.sequence <= $3) IS NULL
                 ORDER BY sequence LIMIT $4
             ) unfinished
         ) e

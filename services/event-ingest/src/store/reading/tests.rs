@@ -1,0 +1,218 @@
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+
+use chatfn_pg::{PoolConfig, testing::TestDatabase};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::{
+    super::{
+        interventions::{self, Action},
+        tail,
+    },
+    *,
+};
+use crate::with_session;
+
+const LANE: i16 = 5;
+const EPOCH: i64 = 1;
+/// Days with partitions, of which the last is today.
+const DAYS: i32 = 60;
+
+/// Some days, and events of one conversation: today's of lane [`LANE`].
+struct World {
+    /// Of one connection.
+    pool: PgPool,
+    /// The number before today's first event.
+    start: i64,
+    _database: TestDatabase,
+}
+
+impl World {
+    async fn start(days: i32) -> Self {
+        let database = TestDatabase::create().await;
+        let config = PoolConfig {
+            max_connections: 1,
+            statement_timeout: Duration::from_secs(60),
+            idle_in_transaction_session_timeout: Duration::from_secs(60),
+            acquire_timeout: Duration::from_secs(60),
+            ..PoolConfig::new(database.url().clone())
+        };
+        let pool = with_session(chatfn_pg::connect(&config).await.unwrap());
+        let world = Self { pool, start: 0, _database: database };
+        let today = "(now() AT TIME ZONE 'UTC')::date";
+        for age in (0..days).rev() {
+            world.execute(&format!("SELECT ingest.prepare_day({today} - {age})")).await;
+        }
+        let start = format!("SELECT ingest.first_sequence({today})");
+        let start = sqlx::query_scalar(AssertSqlSafe(start)).fetch_one(&world.pool).await.unwrap();
+        Self { start, ..world }
+    }
+
+    async fn execute(&self, statement: &str) {
+        sqlx::query(AssertSqlSafe(statement)).execute(&self.pool).await.unwrap();
+    }
+
+    /// Records so many events, from today's first one on.
+    async fn record(&self, count: i64) {
+        self.execute(&format!(
+            "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
+                                        content_hash)
+             SELECT {LANE}, {} + n, 'acme', 'e' || n, 'chat.message', 'c', '{{}}', ''
+             FROM generate_series(1, {count}) n",
+            self.start
+        ))
+        .await;
+    }
+
+    /// Finishes the events from this one to that one.
+    async fn finish(&self, first: i64, last: i64) {
+        self.execute(&format!(
+            "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+             SELECT {LANE}, {} + n, 3, {EPOCH}, 'acme', now() FROM generate_series({first}, {last}) n",
+            self.start
+        ))
+        .await;
+    }
+
+    fn resume(&self, to: i64, looked_at: i64) -> Resume {
+        Resume {
+            account: "acme".parse().unwrap(),
+            conversation_id: "c".parse().unwrap(),
+            from: self.start + 1,
+            to: self.start + to,
+            looked_at,
+            rows: 16,
+            bytes: 1024,
+        }
+    }
+
+    /// Asserts that what is asked opens no partitions but today's, and gives the answer.
+    async fn opens_today<T: Debug>(
+        &self,
+        what: &str,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> T {
+        // Whatever uses the pool's only connection is part of this: its locks stay.
+        self.execute("BEGIN").await;
+        let answer = asked.await.unwrap();
+        let opened: Vec<String> = sqlx::query_scalar(
+            "SELECT c.relname::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+             WHERE l.pid = pg_backend_pid() AND c.relkind = 'r' AND c.relname ~ '^(events|outcomes|attempts)_'",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        self.execute("ROLLBACK").await;
+        let days: BTreeSet<&str> = opened.iter().filter_map(|name| Some(name.rsplit_once('_')?.1)).collect();
+        assert_eq!(days.len(), 1, "{what} opens partitions of several days, or none: {days:?}");
+        answer
+    }
+}
+
+fn numbers(world: &World, events: &[StoredEvent]) -> Vec<i64> {
+    events.iter().map(|event| event.sequence - world.start).collect()
+}
+
+/// A lane asks all the time: what that costs must not rise with the days that are kept.
+#[tokio::test]
+async fn what_is_asked_about_events_of_one_day_opens_the_partitions_of_that_day() {
+    let world = World::start(DAYS).await;
+    let (pool, start) = (&world.pool, world.start);
+    world.record(4).await;
+    world.finish(1, 1).await;
+    for statement in [
+        "INSERT INTO ingest.attempts (lane, sequence, number, epoch) VALUES ({lane}, {second}, 1, 0)",
+        "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time)
+         VALUES ({lane}, {second}, 'acme', 'c', 1, now())",
+    ] {
+        let statement = statement.replace("{lane}", &LANE.to_string());
+        world.execute(&statement.replace("{second}", &(start + 2).to_string())).await;
+    }
+    for (sequence, action) in [(start + 1, Action::Replay), (start + 2, Action::Resume)] {
+        interventions::ask(pool, LANE, sequence, action, "me").await.unwrap();
+    }
+
+    let range = Range {
+        lane: LANE,
+        epoch: EPOCH,
+        after: start,
+        to: start + 4,
+        newest: start + 4,
+        rows: 16,
+        bytes: 1024,
+        fresh_from: i64::MAX,
+    };
+    let (events, to) = world.opens_today("scan", scan(pool, range)).await;
+    assert_eq!((numbers(&world, &events), to), (vec![2, 3, 4], start + 4));
+    assert!(events[0].died && events[0].attempts == 1);
+    let fresh = Range { fresh_from: start, ..range };
+    let (events, _) = world.opens_today("scan of what is fresh", scan(pool, fresh)).await;
+    assert_eq!(numbers(&world, &events), [2, 3, 4]);
+    let nothing = Range { to: start + 1, ..range };
+    assert_eq!(world.opens_today("scan of nothing", scan(pool, nothing)).await.1, start + 1);
+
+    for looked_at in [16, 3] {
+        let wanted = [world.resume(4, looked_at)];
+        let resumed = world.opens_today("resume", resume(pool, LANE, EPOCH, &wanted)).await;
+        assert_eq!(numbers(&world, &resumed[0].events), (2..=4.min(looked_at)).collect::<Vec<_>>());
+        assert!(resumed[0].events[0].died && resumed[0].events[0].attempts == 1);
+    }
+
+    let waits = world.opens_today("parked", parked(pool, LANE, EPOCH, 0, 16)).await;
+    assert!(
+        matches!(&waits[..], [event] if event.sequence == start + 2 && event.died && event.attempts == 1)
+    );
+    let part = Part { lane: LANE, from: start + 1, to: start + 4, looked_at: 16, rows: 16 };
+    let account = "acme".parse().unwrap();
+    let passed = world.opens_today("passed_over", passed_over(pool, &account, part)).await;
+    assert_eq!(passed.events.len(), 3);
+
+    let pending = interventions::pending(pool, LANE, start + 4, 16);
+    let asked = world.opens_today("interventions::pending", pending).await;
+    let wanted: Vec<_> =
+        asked.iter().map(|it| (it.sequence - start, it.wanted.as_ref().unwrap().0)).collect();
+    assert_eq!(wanted, [(1, Action::Replay), (2, Action::Resume)]);
+
+    let mut filter = tail::Filter {
+        account,
+        template: Some("chat.message".parse().unwrap()),
+        conversation_id: Some("c".parse().unwrap()),
+    };
+    let parts = [tail::Part { lane: LANE, after: start, to: start + 4 }];
+    world.opens_today("tail::shortened", tail::shortened(pool, &parts, 2)).await;
+    let places = world.opens_today("tail::accepted", tail::accepted(pool, &filter, &parts)).await;
+    assert_eq!(places.len(), 4);
+    let halted = world.opens_today("tail::waiting", tail::waiting(pool, &filter, 16)).await;
+    assert!(matches!(halted[..], [(place, true)] if place == places[1]), "{halted:?}");
+    let behind = tail::behind(pool, &filter, &places[1..2], 16);
+    assert_eq!(world.opens_today("tail::behind", behind).await, places[2..]);
+    let states = world.opens_today("tail::states", tail::states(pool, &places)).await;
+    assert_eq!(states.iter().map(|it| it.state).collect::<Vec<_>>(), [3, 8, 1, 1]);
+    filter.template = Some("chat.other".parse().unwrap());
+    assert_eq!(world.opens_today("tail::waiting", tail::waiting(pool, &filter, 16)).await, []);
+}
+
+/// Else a conversation with more finished events than can be looked at in time would never go on.
+#[tokio::test]
+async fn a_long_conversation_is_looked_at_in_parts() {
+    let world = World::start(1).await;
+    let pool = &world.pool;
+    world.record(10).await;
+    world.finish(1, 7).await;
+    let mut wanted = world.resume(10, 3);
+    let mut looked = Vec::new();
+    loop {
+        // Beside one that needs no more than one look.
+        let both = [wanted.clone(), Resume { from: world.start + 9, looked_at: 100, ..wanted.clone() }];
+        let [part, other] = resume(pool, LANE, EPOCH, &both).await.unwrap().try_into().unwrap();
+        assert_eq!((numbers(&world, &other.events), other.is_complete), (vec![9, 10], true));
+        looked.push((numbers(&world, &part.events), part.looked_to - world.start, part.is_complete));
+        if part.is_complete {
+            break;
+        }
+        wanted.from = part.looked_to + 1;
+    }
+    assert_eq!(
+        looked,
+        [(vec![], 3, false), (vec![], 6, false), (vec![8, 9], 9, false), (vec![10], 10, true)]
+    );
+}
