@@ -34,7 +34,7 @@ pub trait NamesAccounts {
 
 /// What a caller names is not there for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} {:?} was not found", self.kind().0, .name)]
+#[error("{}", self.kind().1.message(self.kind().0, .name, "was not found"))]
 pub struct NotFound {
     /// Its resource name.
     pub name: String,
@@ -144,7 +144,7 @@ mod tests {
         ] {
             let status = Status::from(NotFound { name: name.into() });
             assert_eq!(status.code(), Code::NotFound);
-            assert_eq!(status.message(), format!("{kind} {name:?} was not found"));
+            assert!(status.message().starts_with(&format!("{kind} {name:?} was not found. ")));
             assert_eq!(status.get_details_error_info().expect("details").reason, reason);
             assert_eq!(status.get_details_resource_info().expect("details").resource_type, kind);
         }

@@ -116,18 +116,17 @@ fn runs_fit_into_the_memory_of_an_invoker() {
 #[test]
 fn the_database_has_room_for_what_the_readme_says() {
     let production = Overlay::all().into_iter().find(|it| it.name == "production").expect("an overlay");
-    // Of each replica, and how many replicas there are while a release rolls out.
+    // Of each replica, and how many replicas there may be, all of which drain while a release rolls out.
     let [(of_registry, registries), (of_ingest, ingests)] = ["registry", "event-ingest"].map(|service| {
         let settings = Settings::read(service, &environment(container(production.pod(service))));
         let scaler = &production.get("HorizontalPodAutoscaler", service)["spec"];
-        let surge = &production.get("Deployment", service)["spec"]["strategy"]["rollingUpdate"]["maxSurge"];
-        let replicas = scaler["maxReplicas"].as_u64().expect("a number") + surge.as_u64().expect("a number");
-        (u64::from(settings.connections), replicas)
+        (u64::from(settings.connections), scaler["maxReplicas"].as_u64().expect("a number"))
     });
     let sum = of_registry * registries + of_ingest * ingests;
     for (file, says) in [
         ("README.md", format!("{of_registry} connections per registry and {of_ingest} per event-ingest")),
         ("README.md", format!("{registries} × {of_registry} + {ingests} × {of_ingest} = {sum} ")),
+        ("README.md", format!("2 × {sum} + 1 = {} at most", 2 * sum + 1)),
         ("base/event-ingest.yaml", format!("Each replica has {of_ingest} connections to Postgres.")),
     ] {
         let text = std::fs::read_to_string(super::manifests::folder().join(file)).unwrap();

@@ -69,6 +69,11 @@ impl Reason {
         self.0.cure
     }
 
+    /// What is the matter with a thing, and what to do about it: the message of errors that say it of things of all kinds.
+    pub fn message(self, kind: &str, name: &str, what: &str) -> String {
+        format!("{kind} {name:?} {what}. {}", self.cure().trim_end_matches('.'))
+    }
+
     /// Keys of the metadata that may go with it.
     pub const fn metadata(self) -> &'static [&'static str] {
         self.0.metadata

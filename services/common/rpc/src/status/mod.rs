@@ -72,9 +72,7 @@ impl ApiError {
     }
 
     fn about(code: Code, reason: Reason, resource_type: &str, name: &str, what: &str) -> Self {
-        let cure = reason.cure().trim_end_matches('.');
-        Self::new(code, reason, format!("{resource_type} {name:?} {what}. {cure}"))
-            .resource(resource_type, name)
+        Self::new(code, reason, reason.message(resource_type, name, what)).resource(resource_type, name)
     }
 
     /// `FAILED_PRECONDITION`: not until someone changes the state of the system.
