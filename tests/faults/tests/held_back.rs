@@ -16,12 +16,12 @@ use tonic::{Code, Request, Response, Status};
 
 /// Tells what it is asked to run.
 #[derive(Clone)]
-struct Tells(mpsc::UnboundedSender<String>);
+struct Tells(mpsc::Sender<String>);
 
 #[tonic::async_trait]
 impl InvokerService for Tells {
     async fn invoke(&self, request: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
-        self.0.send(request.into_inner().function).expect("the test listens");
+        self.0.send(request.into_inner().function).await.expect("the test listens");
         Ok(Response::new(InvokeResponse::default()))
     }
 
@@ -39,7 +39,7 @@ impl InvokerService for Tells {
 
 #[tokio::test]
 async fn a_call_that_arrives_when_its_time_is_up_does_nothing() {
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (tell, mut told) = mpsc::channel(100);
     let server =
         Server::builder(ServerConfig::default()).service(InvokerServiceServer::new(Tells(tell))).build();
     let listener = bind("127.0.0.1:0".parse().unwrap(), &SecurityConfig::default()).await.unwrap();
