@@ -1,11 +1,16 @@
 //! A TCP proxy that does to a link what networks do.
 
-use std::{io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::pin,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
@@ -16,7 +21,7 @@ use tokio::{
 /// Bytes that are on the way in one direction of a connection.
 const BUFFER: usize = 16 * 1024;
 /// Connections of a link.
-const CONNECTIONS: usize = 2048;
+const CONNECTIONS: u32 = 2048;
 /// How long the other end may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
@@ -51,7 +56,10 @@ impl Proxy {
     /// # Errors
     /// There is no free port.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        // Those beyond it would wait here, and not for what is tested.
+        let listener = socket.listen(CONNECTIONS)?;
         let address = listener.local_addr()?;
         let weather = watch::Sender::new(Weather::Clear);
         let mut task = JoinSet::new();
@@ -86,7 +94,7 @@ async fn serve(
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         while connections.try_join_next().is_some() {}
-        if connections.len() < CONNECTIONS {
+        if connections.len() < CONNECTIONS as usize {
             connections.spawn(connection(stream, target, weather.clone(), died.clone()));
         }
     }

@@ -20,7 +20,7 @@ reasons! {
         "Too little time was left to start; nothing was done." =>
         "Give the call a later deadline.";
     SERVER_BUSY: "RESOURCE_EXHAUSTED", "every service", Yes,
-        "As many calls as allowed (`--rpc-max-calls`) are in progress." =>
+        "As many calls as allowed (`--rpc-max-calls`) are in progress, or their messages take as much as they may (`--rpc-max-request-kib`)." =>
         "Try again after `RetryInfo.retry_delay`. If it lasts, add replicas.";
     SERVER_DRAINING: "UNAVAILABLE", "every service", Idempotent,
         "The server shuts down and ended the call, which may have had effects." =>

@@ -2,9 +2,13 @@
 
 use std::{io, net::SocketAddr};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{SecurityConfig, SecurityError};
+
+/// Connections that the system keeps until they are accepted, or fewer if it says so (`net.core.somaxconn`). Of those beyond it a client
+/// may take itself for connected, and, if it says nothing, waits without end.
+const BACKLOG: u32 = 4096;
 
 /// Why a server does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +58,39 @@ pub fn check_listen(addr: SocketAddr, security: &SecurityConfig) -> Result<(), B
 pub async fn bind(addr: SocketAddr, security: &SecurityConfig) -> Result<TcpListener, BindError> {
     security.validate()?;
     check_listen(addr, security)?;
-    TcpListener::bind(addr).await.map_err(|source| BindError::Listen { addr, source })
+    listen(addr).map_err(|source| BindError::Listen { addr, source })
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As TcpListener::bind does: a port is free again at once when a server ends.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn many_may_connect_before_any_is_accepted() {
+        let most: usize =
+            std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+        let addr = "127.0.0.1:0".parse().unwrap();
+        let listener = bind(addr, &SecurityConfig::default()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut connected = Vec::new();
+        for _ in 0..most.min(400) {
+            let connect = tokio::net::TcpStream::connect(addr);
+            connected.push(
+                tokio::time::timeout(std::time::Duration::from_secs(60), connect)
+                    .await
+                    .expect("room")
+                    .unwrap(),
+            );
+        }
+    }
 
     #[test]
     fn only_loopback() {
