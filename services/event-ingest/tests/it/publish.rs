@@ -67,6 +67,7 @@ async fn the_same_event_is_recorded_and_run_once() {
     other.payload_kind = Some(PayloadKind::PayloadJson(r#"{"text":"bye"}"#.to_owned()));
     let report = refused(world.replica.publish(other).await, Code::AlreadyExists, "EVENT_ID_REUSED");
     assert_eq!(report.fields[0].field, "event.event_id");
+    assert!(report.message.contains("choose a new id"), "{report:?}");
     refused(world.replica.publish(event("d", "e")).await, Code::AlreadyExists, "EVENT_ID_REUSED");
 
     // What comes after it in its conversation shows that there is nothing else before.
@@ -126,7 +127,12 @@ async fn a_bad_event_does_not_sink_its_neighbours() {
         (6, Code::InvalidArgument, "INVALID_REQUEST"),
         (7, Code::NotFound, "TEMPLATE_NOT_FOUND"),
     ] {
-        refused(results[bad].clone(), code, reason);
+        let report = refused(results[bad].clone(), code, reason);
+        if reason == "PAYLOAD_SCHEMA" {
+            let first = &report.fields[0];
+            let what = format!("{}: {}", first.field.trim_start_matches("event."), first.description);
+            assert!(report.message.contains(&what), "{report:?}");
+        }
     }
     world.replica.reaches("last", DeliveryState::Succeeded).await;
     let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();

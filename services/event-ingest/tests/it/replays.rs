@@ -11,6 +11,7 @@ use chatfn_proto::{
     invoker::v1::{RunReport, run_report::Outcome},
 };
 use prost::Message as _;
+use prost_types::Timestamp;
 use tonic::{Code, Status};
 
 use crate::{
@@ -163,6 +164,13 @@ async fn what_cannot_run_again_is_refused() {
         assert_eq!(report.fields[0].field, "replay.filter.states[0]");
     }
     refused(create(&world.replica, of(&[]), true).await, Code::InvalidArgument, "INVALID_REQUEST");
+    let mut reversed = dead();
+    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let filter = reversed.filter.as_mut().unwrap();
+    (filter.start_time, filter.end_time) = (at(2_000_000_000), at(1_000_000_000));
+    let report =
+        refused(create(&world.replica, reversed, false).await, Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(report.fields[0].field, "replay.filter.end_time");
     let name = format!("accounts/{ACME}/replays/00000000-0000-7000-8000-000000000000");
     let unknown = world.replica.replays().get_replay(GetReplayRequest { name: name.clone() }).await;
     refused(unknown, Code::NotFound, "REPLAY_NOT_FOUND");

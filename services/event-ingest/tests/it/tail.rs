@@ -117,7 +117,11 @@ async fn a_resumed_stream_misses_nothing() {
     until(&mut stream, &expected).await;
 
     let foreign = TailDeliveriesRequest { template: UNUSED.to_owned(), ..resumed };
-    refused(tail(&world.replica, foreign).await, Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+    let report = refused(tail(&world.replica, foreign).await, Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+    assert_eq!(report.fields[0].field, "resume_token");
+    let no_state = TailDeliveriesRequest { states: vec![0], ..all() };
+    let report = refused(tail(&world.replica, no_state).await, Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(report.fields[0].field, "states");
 }
 
 #[tokio::test(flavor = "multi_thread")]
