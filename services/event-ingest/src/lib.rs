@@ -85,7 +85,7 @@ use uuid::Uuid;
 use self::{
     background::Background,
     committer::Committers,
-    dispatch::{Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
+    dispatch::{Accounts, Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
@@ -204,6 +204,7 @@ async fn serve(
         deployments: deployments.clone(),
         invoker: Invoker::new(invoker, traces.clone()),
         gate: Gate::new(config.dispatch.max_runs),
+        accounts: Accounts::default(),
         budgets: RetryBudgets::default(),
         journal: Journal::spawn(
             config.dispatch.journal_writers,

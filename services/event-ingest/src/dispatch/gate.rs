@@ -65,6 +65,8 @@ pub(crate) enum Verdict {
     Took,
     /// It refused for a reason that concerns this run alone.
     Declined,
+    /// It refused because the run's account has enough to do.
+    Busy,
     /// It refused because it has enough to do.
     Overloaded,
     /// It could not be reached, or cannot run anything.
@@ -158,7 +160,7 @@ impl Permit {
         let mut state = gate.state();
         let now = Instant::now();
         match verdict {
-            Verdict::Declined => state.is_up(is_trial),
+            Verdict::Declined | Verdict::Busy => state.is_up(is_trial),
             Verdict::Took => {
                 state.is_up(is_trial);
                 state.limit = (state.limit + 1.0 / state.limit).min(gate.0.most as f64);

@@ -37,10 +37,8 @@ const NOT_LET_IN: [&str; 5] = [
     reasons::METHOD_UNKNOWN.name(),
 ];
 
-/// The invoker's snapshot differs from ours for a moment, one account runs too much, or one function does not load: others need
-/// not slow down.
-const NOT_NOW: [&str; 3] =
-    [reasons::FUNCTION_NOT_DEPLOYED.name(), reasons::ACCOUNT_BUSY.name(), reasons::LOADING_TOO_SLOW.name()];
+/// The invoker's snapshot differs from ours for a moment, or one function does not load: others need not slow down.
+const NOT_NOW: [&str; 2] = [reasons::FUNCTION_NOT_DEPLOYED.name(), reasons::LOADING_TOO_SLOW.name()];
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,6 +158,9 @@ fn failed(status: &Status) -> CallEnd {
     if reason.is_some_and(|reason| NOT_NOW.contains(&reason)) {
         return refused(Verdict::Declined);
     }
+    if reason == Some(reasons::ACCOUNT_BUSY.name()) {
+        return refused(Verdict::Busy);
+    }
     if reason.is_some_and(|reason| NOT_LET_IN.contains(&reason)) {
         tracing::error!(
             reason,
@@ -235,7 +236,7 @@ mod tests {
             (ApiError::permission_denied(reasons::ROLE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),
             (ApiError::resource_exhausted(reasons::OVERLOADED, "", second), Some(Verdict::Overloaded)),
-            (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Declined)),
+            (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Busy)),
             (ApiError::resource_exhausted(reasons::LOADING_TOO_SLOW, "", second), Some(Verdict::Declined)),
             (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Declined)),
             (ApiError::not_found(reasons::FUNCTION_NOT_DEPLOYED, "function", "f"), Some(Verdict::Declined)),

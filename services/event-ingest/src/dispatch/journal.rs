@@ -2,7 +2,8 @@
 //!
 //! As with the committers there is no timer: a writer takes whatever has queued while its last
 //! transaction ran. What a lane records is written in the order in which the lane recorded it; a lane
-//! always has the same writer. A write that fails is repeated until it succeeds or the lane is lost.
+//! always has the same writer. A write that fails is repeated until it succeeds or the lane is lost; one of which that is not known
+//! cannot come later, after those that follow.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -123,7 +124,7 @@ impl Journal {
     ) -> Self {
         let writers = (0..writers.max(1)).map(|_| {
             let (sender, queue) = mpsc::channel(QUEUE);
-            let (session, metrics) = (sessions.open(), metrics.clone());
+            let (session, metrics) = (sessions.open_in_order(), metrics.clone());
             let writer = Writer { queue, carry: None, owner, session, is_failing: false, metrics };
             tasks.spawn("journal", |stop| writer.run(stop));
             sender

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use chatfn_proto::invoker::v1::{
     invoker_service_server::{InvokerService, InvokerServiceServer},
     run_report::Outcome,
 };
-use chatfn_rpc::{ApiError, RequestExt as _, Server, ServerConfig, Shutdown};
+use chatfn_rpc::{ApiError, RequestExt as _, Server, ServerConfig, Shutdown, reasons};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -66,17 +66,35 @@ pub(crate) struct FakeInvoker {
     script: Arc<Mutex<HashMap<String, VecDeque<Answer>>>>,
     runs: Arc<watch::Sender<Vec<Run>>>,
     fails_all: Arc<AtomicBool>,
+    places: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
 }
 
 impl FakeInvoker {
     pub(crate) fn new() -> Self {
         let runs = Arc::new(watch::Sender::new(Vec::new()));
-        Self { script: Arc::default(), runs, fails_all: Arc::default() }
+        Self {
+            script: Arc::default(),
+            runs,
+            fails_all: Arc::default(),
+            places: Arc::new(AtomicUsize::new(usize::MAX)),
+            refused: Arc::default(),
+        }
     }
 
     /// Whether runs without a scripted answer throw.
     pub(crate) fn fail_all(&self, fails: bool) {
         self.fails_all.store(fails, Ordering::Relaxed);
+    }
+
+    /// Takes so many runs at once, and refuses those beyond because of their account.
+    pub(crate) fn take(&self, places: usize) {
+        self.places.store(places, Ordering::Relaxed);
+    }
+
+    /// How many runs it refused for that reason.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Serves until `shutdown`.
@@ -138,6 +156,12 @@ impl InvokerService for FakeInvoker {
     async fn invoke(&self, request: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
         let start = Instant::now();
         let context = request.context();
+        let running = self.runs.borrow().iter().filter(|run| run.end.is_none()).count();
+        if running >= self.places.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            let pause = Duration::from_millis(20);
+            return Err(ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", pause).into());
+        }
         let request = request.into_inner();
         let event = request.event.unwrap();
         let answer = self.script.lock().unwrap().get_mut(&event.event_id).and_then(VecDeque::pop_front);

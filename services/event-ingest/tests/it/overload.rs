@@ -92,6 +92,25 @@ async fn a_flood_of_one_account_leaves_room_to_others() {
     assert!(sequences(&flooded).len() >= 981, "what was accepted of the flood is recorded");
 }
 
+/// Each start is durable before the invoker is asked: asking in vain would cost the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_account_is_not_started_in_vain() {
+    const EVENTS: usize = 300;
+    let world = World::start_with(settings(3), |config| config.dispatch.max_runs = 20).await;
+    world.invoker.take(2);
+    let ids: Vec<_> = (0..EVENTS).map(|n| format!("e{n}")).collect();
+    let published = ids.iter().enumerate().map(|(n, id)| event(&format!("c{n}"), id));
+    for result in patiently(world.replica.publish_all(published.collect())).await {
+        result.unwrap();
+    }
+    for id in &ids {
+        world.replica.reaches(id, DeliveryState::Succeeded).await;
+    }
+    let refused = world.invoker.refused();
+    assert!(refused < EVENTS / 2, "{refused} of {EVENTS} were refused");
+    assert!(world.invoker.runs().iter().all(|run| run.attempt == 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_much_memory_in_queues_refuses_too() {
     let world = World::start_with(settings(3), |config| {

@@ -8,6 +8,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     super::{
+        accounts::Place,
         decide::{AttemptEnd, TimeLimit},
         gate::{Permit, Verdict},
         invoke::{CallEnd, Invoker, encode},
@@ -26,6 +27,8 @@ pub(super) struct Attempt {
     /// What the run may take in all.
     pub(super) budget: Duration,
     pub(super) limit: Option<(Instant, TimeLimit)>,
+    /// Leave for it, of its account.
+    pub(super) place: Place,
 }
 
 /// An attempt that is over.
@@ -54,7 +57,7 @@ impl Attempt {
         permit: Permit,
         metrics: IngestMetrics,
     ) -> Done {
-        let Self { event, deployment, number, budget, limit } = self;
+        let Self { event, deployment, number, budget, limit, place } = self;
         if durable.await.is_err() {
             // Not recorded: the lease is lost, which ends this future.
             lease.lost().await;
@@ -74,8 +77,16 @@ impl Attempt {
         let end = invoker.invoke(&event.event, &deployment, number, deadline).await;
         failpoint::edge("attempt.made");
         match &end {
-            CallEnd::Refused { verdict, .. } => permit.leave(*verdict),
-            CallEnd::Ended(AttemptEnd::Reported(_)) => permit.leave(Verdict::Took),
+            CallEnd::Refused { verdict, .. } => {
+                if *verdict == Verdict::Busy {
+                    place.was_refused();
+                }
+                permit.leave(*verdict);
+            }
+            CallEnd::Ended(AttemptEnd::Reported(_)) => {
+                place.was_taken();
+                permit.leave(Verdict::Took);
+            }
             // Whether the invoker is up shows at the next run.
             CallEnd::Ended(AttemptEnd::Unknown { .. }) => drop(permit),
         }

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::event::LaneEvent;
 use super::{
+    accounts::Accounts,
     budget::RetryBudgets,
     gate::{Gate, Permit},
     heads::Heads,
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) deployments: Deployments,
     pub(crate) invoker: Invoker,
     pub(crate) gate: Gate,
+    pub(crate) accounts: Accounts,
     pub(crate) budgets: RetryBudgets,
     pub(crate) journal: Journal,
     pub(crate) heads: Heads,
@@ -159,8 +161,12 @@ impl Lane {
                     scan = Some(read).into();
                     is_scanning = true;
                 }
-                if !is_loading && self.has_room() && self.queue.has_loads(Instant::now()) {
-                    load = Some(self.read_on()).into();
+                if !is_loading
+                    && self.has_room()
+                    && self.queue.has_loads(Instant::now())
+                    && let Some(read) = self.read_on()
+                {
+                    load = Some(read).into();
                     is_loading = true;
                 }
                 if let Some(read) = self.catch_up().await {
@@ -199,16 +205,16 @@ impl Lane {
                 Some(scanned) = &mut scan => {
                     is_scanning = false;
                     scan = None.into();
-                    self.scanned(scanned).await;
+                    self.scanned(scanned);
                 }
                 Some(loaded) = &mut load => {
                     is_loading = false;
                     load = None.into();
-                    self.loaded(loaded).await;
+                    self.loaded(loaded);
                 }
                 Some(caught_up) = &mut catch_up => {
                     catch_up = None.into();
-                    self.caught_up(caught_up).await;
+                    self.caught_up(caught_up);
                 }
                 // The senders live as long as `shared`.
                 _ = head.changed() => {}

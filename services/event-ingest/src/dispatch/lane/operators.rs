@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     super::{journal::Record, queue::ConversationKey},
     Lane,
+    read::or_pause,
 };
 use crate::metrics::Intervened;
 use crate::store::interventions::{self, Action, Asked};
@@ -42,7 +43,7 @@ impl Lane {
         let (reads, lane, read_to) = (self.shared.reads.clone(), self.lease.lane(), self.queue.read_to());
         let read = async move {
             let pending = interventions::pending(reads.pool(), lane, read_to, TOGETHER);
-            Step::Read(reads.ask(pending).await)
+            Step::Read(or_pause(reads.ask(pending)).await)
         };
         Some(read.boxed())
     }
@@ -56,7 +57,7 @@ impl Lane {
             }
             Step::Read(Err(error)) => {
                 self.may_be_asked = true;
-                self.read_failed(&error).await;
+                self.read_failed(&error);
                 None
             }
             Step::Durable(done) => {

@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     super::{
-        queue::{CatchUp, Head, Load, Parked, Queued},
+        queue::{CatchUp, Head, Load, Parked, Queued, refusal_pause},
         recent::{After, Piece},
     },
     Lane,
@@ -41,12 +41,23 @@ const MAX_ACTIVE: usize = 4096;
 pub(super) const PLACES: usize = 16_384;
 /// Pause between two reads for accounts that catch up.
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);
-/// Pause after a failed read.
+/// Pause after a failed read before another one.
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) type Scanned = (Instant, Result<(Vec<StoredEvent>, i64), sqlx::Error>);
 pub(super) type CaughtUp = Result<PassedOver, sqlx::Error>;
 pub(super) type Loaded = (Instant, Vec<Load>, Result<Vec<Resumed>, sqlx::Error>);
+
+/// Reads; a failure is told after a pause, which holds up nothing but the next read.
+pub(super) async fn or_pause<T>(
+    read: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let read = read.await;
+    if read.is_err() {
+        tokio::time::sleep(READ_PAUSE).await;
+    }
+    read
+}
 
 impl Lane {
     /// Finds out what earlier owners have left, before anything runs.
@@ -54,12 +65,12 @@ impl Lane {
         // Asked after the take-over: nothing that an earlier owner wrote comes later, and what it had read was recorded before.
         loop {
             let reads = &self.shared.reads;
-            match reads.ask(lanes::head(reads.pool(), self.lease.lane())).await {
+            match or_pause(reads.ask(lanes::head(reads.pool(), self.lease.lane()))).await {
                 Ok(head) => {
                     self.fresh_from = head;
                     break;
                 }
-                Err(error) => self.read_failed(&error).await,
+                Err(error) => self.read_failed(&error),
             }
         }
         self.take_parked().await;
@@ -72,7 +83,7 @@ impl Lane {
         loop {
             let (lane, epoch) = (self.lease.lane(), self.lease.epoch());
             let reads = &self.shared.reads;
-            match reads.ask(reading::parked(reads.pool(), lane, epoch, after, rows)).await {
+            match or_pause(reads.ask(reading::parked(reads.pool(), lane, epoch, after, rows))).await {
                 Ok(parked) => {
                     self.is_failing = false;
                     let now = Instant::now();
@@ -89,7 +100,7 @@ impl Lane {
                         break;
                     }
                 }
-                Err(error) => self.read_failed(&error).await,
+                Err(error) => self.read_failed(&error),
             }
         }
         reopened.into_iter().for_each(|event| self.add_parked(event, Instant::now()));
@@ -112,7 +123,7 @@ impl Lane {
         self.queue.add_parked(Arc::new((event.account, event.conversation_id)), head, parked);
     }
 
-    pub(super) async fn read_failed(&mut self, error: &sqlx::Error) {
+    pub(super) fn read_failed(&mut self, error: &sqlx::Error) {
         if !std::mem::replace(&mut self.is_failing, true) {
             tracing::warn!(
                 lane = self.lease.lane(),
@@ -121,7 +132,6 @@ impl Lane {
                 chatfn_pg::error::describe(error)
             );
         }
-        tokio::time::sleep(READ_PAUSE).await;
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -163,16 +173,19 @@ impl Lane {
             fresh_from: self.fresh_from,
         };
         let reads = self.shared.reads.clone();
-        Some(async move { (Instant::now(), reads.ask(reading::scan(reads.pool(), range)).await) }.boxed())
+        Some(
+            async move { (Instant::now(), or_pause(reads.ask(reading::scan(reads.pool(), range))).await) }
+                .boxed(),
+        )
     }
 
-    pub(super) async fn scanned(&mut self, (asked, scanned): Scanned) {
+    pub(super) fn scanned(&mut self, (asked, scanned): Scanned) {
         match scanned {
             Ok((events, to)) => {
                 self.is_failing = false;
                 self.offer(events, to, asked);
             }
-            Err(error) => self.read_failed(&error).await,
+            Err(error) => self.read_failed(&error),
         }
     }
 
@@ -211,12 +224,12 @@ impl Lane {
                 lost.lose();
                 lost.lost().await;
             }
-            reads.ask(reading::passed_over(reads.pool(), &account, part)).await
+            or_pause(reads.ask(reading::passed_over(reads.pool(), &account, part))).await
         };
         Some(read.boxed())
     }
 
-    pub(super) async fn caught_up(&mut self, read: CaughtUp) {
+    pub(super) fn caught_up(&mut self, read: CaughtUp) {
         match read {
             Ok(PassedOver { events, looked_to }) => {
                 self.is_failing = false;
@@ -226,15 +239,21 @@ impl Lane {
             }
             Err(error) => {
                 self.queue.give_up_catch_up();
-                self.read_failed(&error).await;
+                self.read_failed(&error);
             }
         }
         self.catch_up_at = Instant::now() + CATCH_UP_PAUSE;
     }
 
     /// Reads on in conversations that are due, or of which not everything was kept.
-    pub(super) fn read_on(&mut self) -> BoxFuture<'static, Loaded> {
-        let loads = self.queue.take_loads(Instant::now(), LOADS);
+    pub(super) fn read_on(&mut self) -> Option<BoxFuture<'static, Loaded>> {
+        let accounts = &self.shared.accounts;
+        let loads = self.queue.take_loads(Instant::now(), LOADS, |account, refusals| {
+            accounts.is_busy(account).then(|| refusal_pause(refusals, rand::random()))
+        });
+        if loads.is_empty() {
+            return None;
+        }
         // What there will be no room for is not read, or it would be read again and again.
         let most = 1 + self.queue.room_behind() / loads.len().max(1);
         let wanted: Vec<Resume> = loads
@@ -250,15 +269,15 @@ impl Lane {
             })
             .collect();
         let (reads, lane, epoch) = (self.shared.reads.clone(), self.lease.lane(), self.lease.epoch());
-        async move {
+        let read = async move {
             let asked = Instant::now();
-            let found = reads.ask_all(2, reading::resume(reads.pool(), lane, epoch, &wanted)).await;
+            let found = or_pause(reads.ask_all(2, reading::resume(reads.pool(), lane, epoch, &wanted))).await;
             (asked, loads, found)
-        }
-        .boxed()
+        };
+        Some(read.boxed())
     }
 
-    pub(super) async fn loaded(&mut self, (asked, loads, found): Loaded) {
+    pub(super) fn loaded(&mut self, (asked, loads, found): Loaded) {
         match found {
             Ok(found) => {
                 self.is_failing = false;
@@ -275,7 +294,7 @@ impl Lane {
                 for load in loads {
                     self.queue.put_back(load);
                 }
-                self.read_failed(&error).await;
+                self.read_failed(&error);
             }
         }
     }

@@ -72,6 +72,10 @@ impl Lane {
             self.expire(&event, None, limit).await;
             return None;
         }
+        if self.shared.accounts.is_busy(&event.event.account) {
+            self.hold_back(&event, limit);
+            return None;
+        }
         if event.denials > 0 {
             if !self.shared.budgets.pay(&event.function()) {
                 self.shared.metrics.retry(true);
@@ -90,10 +94,12 @@ impl Lane {
     /// Starts the first pending event that is still to run.
     pub(super) async fn start(&mut self, permit: Permit) -> Option<BoxFuture<'static, Done>> {
         // What was checked may have changed while it waited.
-        let (event, deployment) = loop {
+        let (event, deployment, place) = loop {
             let event = self.pending.pop_front()?;
-            if let Some(checked) = self.check(event).await {
-                break checked;
+            let Some((event, deployment)) = self.check(event).await else { continue };
+            match self.shared.accounts.enter(&event.event.account) {
+                Some(place) => break (event, deployment, place),
+                None => self.hold_back(&event, event.time_limit(&deployment.settings.retry)),
             }
         };
         let number = event.event.attempts + 1;
@@ -102,7 +108,7 @@ impl Lane {
         let start = Record::Start { number, hold: self.lease.hold_for(budget), durable };
         self.record(event.event.sequence, start).await;
         let limit = event.time_limit(&deployment.settings.retry);
-        let attempt = Attempt { event, deployment, number, budget, limit };
+        let attempt = Attempt { event, deployment, number, budget, limit, place };
         let run = attempt.run(
             self.shared.invoker.clone(),
             self.lease.clone(),
@@ -113,6 +119,15 @@ impl Lane {
         Some(run.boxed())
     }
 
+    /// Has the event wait without a start, as the invoker would refuse it now.
+    fn hold_back(&mut self, event: &LaneEvent, limit: Option<(Instant, TimeLimit)>) {
+        let pause = refusal_pause(event.refusals, rand::random());
+        let pause = left(limit).map_or(pause, |(left, _)| pause.min(left));
+        let refusals = event.refusals.saturating_add(1);
+        let head = Head { refusals, denials: event.denials, ..event.head(event.event.attempts) };
+        self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
+    }
+
     pub(super) async fn settle(&mut self, done: Done) {
         let Done { event, deployment, number, end } = done;
         match end {
@@ -121,7 +136,7 @@ impl Lane {
                 self.shared.metrics.attempted(Attempted::NotTaken);
                 let pause = refusal_pause(event.refusals, rand::random());
                 let pause = retry_after.map_or(pause, |asked| pause.max(asked.min(LONGEST_ASKED_PAUSE)));
-                let head = Head { refusals: event.refusals + 1, ..event.head(number - 1) };
+                let head = Head { refusals: event.refusals.saturating_add(1), ..event.head(number - 1) };
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
                 self.record(event.event.sequence, Record::Void { number }).await;
             }

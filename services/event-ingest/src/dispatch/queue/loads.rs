@@ -1,5 +1,8 @@
 //! What is read again from the store: conversations that go on after a wait, or of which not all was kept.
 
+use std::time::Duration;
+
+use chatfn_domain::name::AccountId;
 use tokio::time::Instant;
 
 use super::{ConversationKey, LaneQueue, PER_CONVERSATION, Phase, Queued};
@@ -25,12 +28,27 @@ impl<E: Queued> LaneQueue<E> {
     }
 
     /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`],
-    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`].
-    pub(crate) fn take_loads(&mut self, now: Instant, most: usize) -> Vec<Load> {
+    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`]. What could not start is not read: of each account, with how often
+    /// in a row that was so, `held_back` says how long its conversation waits on.
+    pub(crate) fn take_loads(
+        &mut self,
+        now: Instant,
+        most: usize,
+        mut held_back: impl FnMut(&AccountId, u32) -> Option<Duration>,
+    ) -> Vec<Load> {
         // Behind each other, so that what fails again and again holds up nobody for more than its turn.
         while self.to_load.len() < most && self.next_due().is_some_and(|due| due <= now) {
             let Some((_, key)) = self.waiting.pop_first() else { break };
-            self.to_load.push_back(key);
+            if let Some(conversation) = self.conversations.get_mut(&key)
+                && let Some(head) = &mut conversation.head
+                && let Some(pause) = held_back(&key.0, head.refusals)
+            {
+                head.refusals = head.refusals.saturating_add(1);
+                conversation.phase = Phase::Waiting(now + pause);
+                self.waiting.insert((now + pause, key));
+            } else {
+                self.to_load.push_back(key);
+            }
         }
         let mut loads = Vec::new();
         while loads.len() < most {
@@ -110,7 +128,7 @@ impl<E: Queued> LaneQueue<E> {
         self.bytes_in_memory += events.iter().map(Queued::bytes).sum::<usize>();
         // Nothing is loaded while there is something in memory.
         conversation.queue.extend(events);
-        self.ready.push_back(key.clone());
+        self.ready.push(key.clone());
     }
 }
 
@@ -139,6 +157,10 @@ mod tests {
         fn remember(&mut self, _head: &Head) {}
     }
 
+    fn nobody(_: &AccountId, _: u32) -> Option<Duration> {
+        None
+    }
+
     fn key(conversation: &str) -> ConversationKey {
         Arc::new(("acme".parse().unwrap(), conversation.parse().unwrap()))
     }
@@ -160,12 +182,12 @@ mod tests {
     fn what_failed_is_loaded_again_without_others() {
         let mut queue = to_load(&["a", "b", "c", "d"]);
         let now = Instant::now();
-        for load in queue.take_loads(now, 2) {
+        for load in queue.take_loads(now, 2, nobody) {
             queue.put_back(load);
         }
         // One of them fails for ever.
         let mut take = || {
-            let loads = queue.take_loads(now, 16);
+            let loads = queue.take_loads(now, 16, nobody);
             let names: Vec<_> = loads.iter().map(|load| load.conversation.1.to_string()).collect();
             for load in loads.into_iter().filter(|load| load.conversation == key("b")) {
                 queue.put_back(load);
@@ -182,14 +204,36 @@ mod tests {
         let mut queue = to_load(&["a"]);
         let now = Instant::now();
         for (from, looked_to) in [(1, 40), (41, 80)] {
-            let load = queue.take_loads(now, 1).remove(0);
+            let load = queue.take_loads(now, 1, nobody).remove(0);
             assert_eq!((load.from, load.to), (from, 100));
             queue.found_nothing(&load, looked_to);
             assert_eq!(queue.cursor(), looked_to);
         }
-        let load = queue.take_loads(now, 1).remove(0);
+        let load = queue.take_loads(now, 1, nobody).remove(0);
         assert_eq!((load.from, load.to), (81, 100));
         queue.loaded(&load, Vec::new(), true);
         assert_eq!((queue.cursor(), queue.conversations()), (100, 0));
+    }
+
+    #[test]
+    fn what_could_not_start_is_not_loaded() {
+        let mut queue = to_load(&["a", "b"]);
+        let start = Instant::now();
+        let mut asked = Vec::new();
+        let loads = queue.take_loads(start, 16, |account, refusals| {
+            asked.push((account.to_string(), refusals));
+            (asked.len() == 1).then_some(Duration::from_secs(1))
+        });
+        assert_eq!(loads.iter().map(|load| load.conversation.clone()).collect::<Vec<_>>(), [key("b")]);
+        assert_eq!(asked, [("acme".to_owned(), 0), ("acme".to_owned(), 0)]);
+        assert!(!queue.has_loads(start));
+        let due = queue.next_due().unwrap();
+        assert_eq!(due, start + Duration::from_secs(1));
+        let mut again = Vec::new();
+        let loads = queue.take_loads(due, 16, |_, refusals| {
+            again.push(refusals);
+            None
+        });
+        assert_eq!((loads.len(), again), (1, vec![1]), "it is known how often it waited");
     }
 }

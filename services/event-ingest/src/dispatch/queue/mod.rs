@@ -16,6 +16,7 @@
 mod loads;
 mod operators;
 mod places;
+mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -26,8 +27,11 @@ use std::{
 use chatfn_domain::name::{AccountId, ConversationId};
 use tokio::time::Instant;
 
-use self::places::{CatchingUp, PassedOver};
 pub(crate) use self::{loads::Load, operators::Parked, places::CatchUp};
+use self::{
+    places::{CatchingUp, PassedOver},
+    turns::Turns,
+};
 
 /// Events of one conversation that are kept in memory; a burst in one conversation must not fill the lane.
 const PER_CONVERSATION: usize = 16;
@@ -69,7 +73,7 @@ pub(crate) struct Head {
 #[derive(Debug)]
 pub(crate) struct LaneQueue<E> {
     conversations: HashMap<ConversationKey, Conversation<E>>,
-    ready: VecDeque<ConversationKey>,
+    ready: Turns,
     waiting: BTreeSet<(Instant, ConversationKey)>,
     /// Parked since before the take-over, at a place that reading has not reached yet, with the time from which on they may
     /// be loaded. A read that is under way could else offer them again after their outcome.
@@ -189,7 +193,7 @@ impl<E: Queued> LaneQueue<E> {
     pub(crate) fn new(cursor: i64, places: usize) -> Self {
         Self {
             conversations: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Turns::default(),
             waiting: BTreeSet::new(),
             ahead: BTreeMap::new(),
             to_load: VecDeque::new(),
@@ -235,7 +239,7 @@ impl<E: Queued> LaneQueue<E> {
                 return;
             }
             self.uncovered.insert((sequence, key.clone()));
-            self.ready.push_back(key.clone());
+            self.ready.push(key.clone());
             self.in_memory += 1;
             self.bytes_in_memory += event.bytes();
             let mut conversation = Conversation::new(Phase::Ready, sequence);
@@ -270,7 +274,7 @@ impl<E: Queued> LaneQueue<E> {
     /// Takes the next event that may run. Its conversation waits until [`LaneQueue::finished`],
     /// [`LaneQueue::wait`] or [`LaneQueue::halt`].
     pub(crate) fn next_ready(&mut self) -> Option<E> {
-        let key = self.ready.pop_front()?;
+        let key = self.ready.pop()?;
         let conversation = self.conversations.get_mut(&key)?;
         conversation.phase = Phase::Running;
         let event = conversation.queue.pop_front()?;
@@ -322,7 +326,7 @@ impl<E: Queued> LaneQueue<E> {
             conversation.first = next.sequence();
             conversation.phase = Phase::Ready;
             self.uncovered.insert((conversation.first, key.clone()));
-            self.ready.push_back(key.clone());
+            self.ready.push(key.clone());
         } else if conversation.skipped_to > conversation.done_to {
             conversation.first = conversation.done_to + 1;
             conversation.phase = Phase::Loading(0);
@@ -376,7 +380,7 @@ impl<E: Queued> LaneQueue<E> {
 
     /// The event that [`LaneQueue::next_ready`] would take.
     pub(crate) fn next_in_turn(&self) -> Option<&E> {
-        self.conversations.get(self.ready.front()?)?.queue.front()
+        self.conversations.get(self.ready.next()?)?.queue.front()
     }
 
     /// How many conversations there are, how many of them wait for another attempt, and how many are halted.
