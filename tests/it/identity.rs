@@ -300,7 +300,7 @@ async fn only_tokens_that_are_in_order_are_accepted() {
 }
 
 /// How a stream ends, whatever comes before.
-async fn end<T>(stream: &mut Streaming<T>) -> Status {
+pub(crate) async fn end<T>(stream: &mut Streaming<T>) -> Status {
     loop {
         match stream.message().await {
             Ok(message) => assert!(message.is_some(), "it ends with a reason"),

@@ -1,6 +1,7 @@
 //! Black-box tests of the running cluster.
 
 mod bad_input;
+mod certificates;
 mod egress_policy;
 mod faults;
 mod health;

@@ -8,11 +8,11 @@
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
+use chatfn_pg::Background;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::Background,
     metrics::IngestMetrics,
     store::{
         interventions::Place,

@@ -39,7 +39,6 @@
 //! lanes. All SQL is in `store/`, but for the function that records events (`migrations/0014_record_events_faster.sql`); the tables with
 //! their reasons are in `migrations/0002_ingest.sql` and `migrations/0006_operators.sql`.
 
-mod background;
 mod cli;
 mod committer;
 mod config;
@@ -66,7 +65,7 @@ use std::{convert::Infallible, time::Duration};
 
 use anyhow::Context as _;
 use chatfn_deployments::{Deployments, WatchConfig};
-use chatfn_pg::{PoolConfig, budget};
+use chatfn_pg::{Background, PoolConfig, budget};
 use chatfn_proto::ingest::v1::{
     delivery_service_server::{self, DeliveryServiceServer},
     event_ingest_service_server::EventIngestServiceServer,
@@ -82,8 +81,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::{
+    cli::{Cli, Command},
+    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
+    metrics::METRICS,
+    quota::{QuotaConfig, QuotaError},
+};
 use self::{
-    background::Background,
     committer::Committers,
     dispatch::{Accounts, Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
@@ -93,12 +97,6 @@ use self::{
     publisher::Publisher,
     quota::Quotas,
     store::{Session, Sessions, events::DedupeDays},
-};
-pub use self::{
-    cli::{Cli, Command},
-    config::{CommitterConfig, Config, ConfigError, DispatchConfig, RetentionConfig, StreamConfig},
-    metrics::METRICS,
-    quota::{QuotaConfig, QuotaError},
 };
 
 /// Where metrics are served, unless the settings say otherwise.

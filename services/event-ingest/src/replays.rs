@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use chatfn_pg::Background;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::Background,
     dispatch::Interventions,
     store::replays::{self, Step},
 };

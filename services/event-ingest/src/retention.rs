@@ -10,11 +10,11 @@
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use chatfn_domain::lane::LANES;
+use chatfn_pg::Background;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::Background,
     config::RetentionConfig,
     metrics::IngestMetrics,
     store::{

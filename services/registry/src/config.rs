@@ -8,6 +8,7 @@ use chatfn_rpc::{
 };
 use chatfn_settings::Problems;
 use chatfn_telemetry::{EndpointArgs, FLUSH_LIMIT, TracesArgs};
+use clap::{CommandFactory as _, FromArgMatches as _, builder::Resettable};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -145,12 +146,6 @@ pub struct SecretsConfig {
     pub serve_secret_access: bool,
 }
 
-impl Default for SecretsConfig {
-    fn default() -> Self {
-        Self { secret_keys_file: None, secret_keys: None, serve_secret_access: true }
-    }
-}
-
 impl SecretsConfig {
     /// The keys, if there are to be secrets.
     pub(crate) fn keys(&self) -> Result<Option<KeyRing>, KeysError> {
@@ -182,24 +177,17 @@ impl Config {
         problems.check(self.traces.validate());
     }
 
-    /// The defaults of the command line, for a database and an invoker.
+    /// The defaults of the command line, for a database and an invoker. Reads no environment.
+    ///
+    /// # Panics
+    /// A default is not one that its own setting takes.
     pub fn new(database: PoolConfig, invoker: Uri) -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
-            invoker,
-            templates: None,
-            watch_backlog: 256,
-            watch_stall: Duration::from_secs(10),
-            watch_connections: 4,
-            request_retention_hours: 24,
-            audit_retention_days: 400,
-            secrets: SecretsConfig::default(),
-            database,
-            security: SecurityConfig::default(),
-            rpc: ServerConfig::default(),
-            endpoint: EndpointArgs::default(),
-            traces: TracesArgs::default(),
-        }
+        let program = Self::command().mut_args(|arg| arg.env(Resettable::Reset));
+        let defaults = program
+            .try_get_matches_from(["chatfn-registry", "--database-url", database.url.expose()])
+            .and_then(|defaults| Self::from_arg_matches(&defaults))
+            .expect("every other setting has a default");
+        Self { database, invoker, ..defaults }
     }
 }
 
@@ -210,11 +198,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_defaults_are_those_of_new() {
-        let parsed = Config::parse_from(["x", "--database-url", "postgres://me@db/chat"]);
-        let uri = Uri::from_static("http://127.0.0.1:50052");
-        let built = Config::new(PoolConfig::new("postgres://me@db/chat".into()), uri);
-        assert_eq!(format!("{parsed:?}"), format!("{built:?}"));
+    fn every_setting_but_the_database_has_a_default() {
+        let config =
+            Config::new(PoolConfig::new("postgres://me@db/chat".into()), Uri::from_static("http://there"));
+        assert_eq!((config.invoker.host(), config.listen.port()), (Some("there"), 50051));
     }
 
     #[test]

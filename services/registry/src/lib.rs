@@ -41,7 +41,7 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use chatfn_pg::{PoolConfig, budget};
+use chatfn_pg::{Background, PoolConfig, budget};
 use chatfn_proto::registry::v1::{
     audit_service_server::{self, AuditServiceServer},
     deployment_watch_service_server::DeploymentWatchServiceServer,
@@ -105,31 +105,32 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
 
     let db = chatfn_pg::connect(&config.database).await?;
     chatfn_pg::migrate::require_current(&db).await?;
-    let watch_db = chatfn_pg::connect(&PoolConfig {
-        max_connections: config.watch_connections,
-        application_name: format!("{}-watch", config.database.application_name),
-        ..config.database
-    })
-    .await?;
-    let seen = deployments::revision(&mut *watch_db.acquire().await?)
+    let background = Background::new(db.clone(), &config.database);
+    // One of the connections for watches listens.
+    let watching = for_watches(&config.database, "watch", config.watch_connections - 1);
+    let watch_db = Background::new(chatfn_pg::connect(&watching).await?, &watching);
+    let seen = watch_db
+        .ask(deployments::revision(watch_db.pool()))
         .await
         .context("the deployments cannot be read")?;
 
-    chatfn_pg::metrics::observe(telemetry.metrics(), [("calls", db.clone()), ("watches", watch_db.clone())]);
+    let pools = [("calls", db.clone()), ("watches", watch_db.pool().clone())];
+    chatfn_pg::metrics::observe(telemetry.metrics(), pools);
     let hub = Arc::new(Hub::new(config.watch_backlog.try_into()?));
     RegistryMetrics::watch(telemetry.metrics(), &hub);
     let tasks = TaskGroup::new("registry", &shutdown);
-    tasks.spawn("follow", |stop| hub::follow(Arc::clone(&hub), watch_db.clone(), seen, stop));
-    tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), watch_db.clone(), stop));
+    tasks.spawn("follow", |stop| hub::follow(Arc::clone(&hub), watch_db.pool().clone(), seen, stop));
+    let listening = for_watches(&config.database, "listen", 1);
+    tasks.spawn("listen", |stop| hub::listen(Arc::clone(&hub), listening, stop));
 
     let retention = Retention {
         requests: Duration::from_secs(u64::from(config.request_retention_hours) * 3_600),
         audit: Duration::from_secs(u64::from(config.audit_retention_days) * 86_400),
     };
-    tasks.spawn("retention", |stop| retention.keep(db.clone(), stop));
+    tasks.spawn("retention", |stop| retention.keep(background.clone(), stop));
 
     let serves_secret_access = config.secrets.serve_secret_access;
-    let secrets = Secrets::start(config.secrets, db.clone(), &tasks)?;
+    let secrets = Secrets::start(config.secrets, &background, &tasks)?;
 
     let watch = WatchHandler {
         catalogue: Arc::clone(&catalogue),
@@ -193,7 +194,16 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
 
     let stopped = tasks.stop(GRACE).await;
     // Polite, but not worth waiting for: Postgres notices closed sockets by itself.
-    let _ = tokio::time::timeout(GRACE, async { tokio::join!(db.close(), watch_db.close()) }).await;
+    let _ = tokio::time::timeout(GRACE, async { tokio::join!(db.close(), watch_db.pool().close()) }).await;
     traces.finish().await;
     Ok(stopped?)
+}
+
+/// Apart from the calls, which a crowd of watchers must not shut out.
+fn for_watches(config: &PoolConfig, purpose: &str, max_connections: u32) -> PoolConfig {
+    PoolConfig {
+        max_connections,
+        application_name: format!("{}-{purpose}", config.application_name),
+        ..config.clone()
+    }
 }

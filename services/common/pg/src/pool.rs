@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::budget;
 
 /// Longest way of an answer that the server has given in time.
-const WAY: Duration = Duration::from_secs(1);
+pub(crate) const WAY: Duration = Duration::from_secs(1);
 
 /// Where the database is, and how long a service is willing to wait for it.
 ///

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chatfn_pg::Background;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +10,7 @@ use super::{
     per_lane::PerLane,
     recent::{Following, Piece, Recent},
 };
-use crate::{background::Background, store};
+use crate::store;
 
 /// Pause between looks while events arrive that other replicas recorded.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use chatfn_pg::Background;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::per_lane::PerLane;
-use crate::{background::Background, store};
+use crate::store;
 
 /// Pause between looks: how late an owner learns what was asked through another replica.
 const PAUSE: Duration = Duration::from_millis(250);

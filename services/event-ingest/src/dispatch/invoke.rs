@@ -29,9 +29,10 @@ const MAX_REPORT_BYTES: usize = 128 * 1024;
 const MAX_TEXT_BYTES: usize = 16 * 1024;
 /// Why the invoker lets nobody in. It says so before anything runs, and an operator has to mend it: meanwhile events
 /// wait, as they do for an invoker that is down, and lose no attempt.
-const NOT_LET_IN: [&str; 5] = [
+const NOT_LET_IN: [&str; 6] = [
     reasons::TOKEN_MISSING.name(),
     reasons::TOKENS_NOT_ACCEPTED.name(),
+    reasons::CERTIFICATE_EXPIRED.name(),
     reasons::SERVICE_REQUIRED.name(),
     reasons::ROLE_REQUIRED.name(),
     reasons::METHOD_UNKNOWN.name(),
@@ -232,6 +233,7 @@ mod tests {
             (ApiError::unavailable(reasons::DRAINING, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unauthenticated, reasons::TOKEN_MISSING, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unauthenticated, reasons::TOKENS_NOT_ACCEPTED, ""), Some(Verdict::Down)),
+            (ApiError::new(Code::Unauthenticated, reasons::CERTIFICATE_EXPIRED, ""), Some(Verdict::Down)),
             (ApiError::permission_denied(reasons::SERVICE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::permission_denied(reasons::ROLE_REQUIRED, ""), Some(Verdict::Down)),
             (ApiError::new(Code::Unimplemented, reasons::METHOD_UNKNOWN, ""), Some(Verdict::Down)),

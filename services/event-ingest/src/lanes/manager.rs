@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
+use chatfn_pg::background::within;
 use sqlx::PgPool;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,6 @@ use super::{
     share::{self, Change},
 };
 use crate::{
-    background::within,
     dispatch::{Ended, Shared, run_lane},
     failpoint,
     store::lanes,

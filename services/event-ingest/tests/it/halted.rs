@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use chatfn_domain::retry::AfterLastAttempt;
 use chatfn_event_ingest::Config;
+use chatfn_pg::testing::Proxy;
 use chatfn_proto::ingest::v1::{DeliveryState, SkipEventRequest};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,6 @@ use crate::{
     harness::{ACME, PATIENCE, Replica, World, event, eventually, patiently, settings},
     invoker::Answer,
     obstacle::Obstacle,
-    proxy::Proxy,
 };
 
 /// Longer than a test waits: what its session has locked must not last as long as the setting for all sessions says.

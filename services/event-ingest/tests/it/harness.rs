@@ -13,7 +13,10 @@ use chatfn_domain::{
     settings::FunctionSettings,
 };
 use chatfn_event_ingest::Config;
-use chatfn_pg::{DatabaseUrl, PoolConfig, testing::TestDatabase};
+use chatfn_pg::{
+    DatabaseUrl, PoolConfig,
+    testing::{Proxy, TestDatabase},
+};
 use chatfn_proto::ingest::v1::{
     Acknowledgement, Delivery, DeliveryState, Event, GetDeliveryRequest, PublishEventRequest,
     PublishEventsRequest, delivery_service_client::DeliveryServiceClient, event::PayloadKind,
@@ -26,7 +29,7 @@ use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Code, Request, Status};
 
-use crate::{invoker::FakeInvoker, proxy::Proxy};
+use crate::invoker::FakeInvoker;
 
 /// How long a test waits for what must happen. Never reached on a machine that works.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -22,7 +22,6 @@ mod order;
 mod outage;
 mod outcomes;
 mod overload;
-mod proxy;
 mod publish;
 mod replays;
 mod replicas;

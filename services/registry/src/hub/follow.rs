@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chatfn_pg::background::within;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +16,9 @@ use crate::store::deployments::{self, Revision};
 /// Longest time for which a change of another process stays unseen when nothing rings.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Longest look at the database: a connection whose other end has vanished answers nothing, ever.
-const LONGEST_LOOK: Duration = Duration::from_secs(10);
+/// Longest wait for an answer of the database, which a connection that has died without a word never gives: short enough that
+/// another connection is tried before anybody is sent away.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A registry that has not been able to look for so long sends its watchers away. Another one may see what is deployed; if none
 /// does, watchers know at least that they do not.
@@ -33,9 +35,9 @@ pub(crate) async fn follow(
     let mut failing_since = None;
     hub.has_seen(seen.number);
     loop {
-        let look = tokio::time::timeout(LONGEST_LOOK, look(&hub, &db, &mut seen));
+        let began = Instant::now();
         let result = tokio::select! {
-            result = look => result.unwrap_or(Err(sqlx::Error::PoolTimedOut)),
+            result = look(&hub, &db, &mut seen) => result,
             () = stop.cancelled() => return Ok(()),
         };
         hub.has_seen(seen.number);
@@ -52,7 +54,7 @@ pub(crate) async fn follow(
                         error,
                         "deployments cannot be followed: watchers are sent away if that lasts"
                     );
-                    Instant::now()
+                    began
                 });
                 if since.elapsed() >= BLIND {
                     hub.publish(Event::Blind);
@@ -69,8 +71,7 @@ pub(crate) async fn follow(
 
 /// Publishes what changed after `seen`, and moves `seen` along with it.
 async fn look(hub: &Hub, db: &PgPool, seen: &mut Revision) -> sqlx::Result<()> {
-    let mut connection = db.acquire().await?;
-    let (now, went_back) = deployments::revision_since(&mut connection, *seen).await?;
+    let (now, went_back) = within(LONGEST_WAIT, deployments::revision_since(db, *seen)).await?;
     if went_back {
         tracing::warn!(
             seen = seen.number,
@@ -81,8 +82,10 @@ async fn look(hub: &Hub, db: &PgPool, seen: &mut Revision) -> sqlx::Result<()> {
         hub.publish(Event::WentBack);
         return Ok(());
     }
+    let mut limit = deployments::FIRST_ROWS;
     while seen.number < now.number {
-        let batch = deployments::changed_after(&mut connection, seen.number, true).await?;
+        let batch = within(LONGEST_WAIT, deployments::changed_after(db, seen.number, true, limit)).await?;
+        limit = batch.next_rows;
         for row in batch.rows {
             *seen = row.revision();
             hub.publish(Event::Changed(Arc::new(row)));

@@ -15,6 +15,7 @@ use chatfn_domain::{
     caller::Caller,
     name::{AccountId, SecretName},
 };
+use chatfn_pg::Background;
 use chatfn_proto::registry::v1::{self as wire, AuditAction};
 use chatfn_rpc::TaskGroup;
 use futures_util::TryStreamExt as _;
@@ -50,7 +51,12 @@ pub(crate) struct Secrets {
 
 impl Secrets {
     /// Reads the keys, and starts to follow their file and to rotate.
-    pub(crate) fn start(config: SecretsConfig, db: PgPool, tasks: &TaskGroup) -> Result<Self, KeysError> {
+    pub(crate) fn start(
+        config: SecretsConfig,
+        background: &Background,
+        tasks: &TaskGroup,
+    ) -> Result<Self, KeysError> {
+        let db = background.pool().clone();
         let Some(keys) = config.keys()? else {
             tracing::info!("secrets are off: no --secret-keys-file");
             return Ok(Self { db, keys: None });
@@ -60,7 +66,7 @@ impl Secrets {
         if let Some(path) = config.secret_keys_file {
             tasks.spawn("secret-keys", |stop| keys::follow(path, sender, stop));
         }
-        tasks.spawn("secret-rotation", |stop| rotate::rotate(db.clone(), receiver.clone(), stop));
+        tasks.spawn("secret-rotation", |stop| rotate::rotate(background.clone(), receiver.clone(), stop));
         Ok(Self { db, keys: Some(receiver) })
     }
 

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, slice, sync::Arc, time::Duration};
 
 use chatfn_domain::name::SecretName;
+use chatfn_pg::Background;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,9 @@ use crate::store::secrets::{self, Wrapped};
 
 /// Secrets of one transaction.
 const BATCH: i64 = 100;
+
+/// Statements of one transaction.
+const STATEMENTS: u32 = 4;
 
 /// Pause after everything is done: a registry with other keys may have added something.
 const IDLE: Duration = Duration::from_secs(60);
@@ -23,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// processes may do so at once: a row is another's while it is locked, and done when it names the active key, so
 /// that a process that dies leaves nothing to clean up.
 pub(crate) async fn rotate(
-    db: PgPool,
+    db: Background,
     mut keys: watch::Receiver<Arc<KeyRing>>,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
@@ -64,24 +68,20 @@ struct Progress {
 }
 
 /// Goes once through all secrets of retired keys; whether none is left of which the key is known.
-async fn pass(db: &PgPool, keys: &KeyRing, progress: &mut Progress) -> sqlx::Result<bool> {
+async fn pass(db: &Background, keys: &KeyRing, progress: &mut Progress) -> sqlx::Result<bool> {
     let (active, retired) = (&keys.active().id, keys.retired());
     let (mut done, mut damaged) = (0, 0);
     let mut after = (String::new(), String::new());
     loop {
-        let mut transaction = db.begin().await?;
-        let rows = secrets::lock_wrapped(&mut transaction, &retired, (&after.0, &after.1), BATCH).await?;
-        let Some(last) = rows.last() else { break };
-        after = (last.account.clone(), last.key.clone());
-        let read = rows.len();
-        let rewrapped: Vec<_> = rows.into_iter().filter_map(|row| rewrap(keys, row)).collect();
-        secrets::rewrap(&mut transaction, &rewrapped).await?;
-        transaction.commit().await?;
-        done += rewrapped.len();
-        damaged += read - rewrapped.len();
+        let batch = db.ask_all(STATEMENTS, rewrap_batch(db.pool(), keys, &retired, &after)).await?;
+        let Some(Batch { last, read, rewrapped }) = batch else { break };
+        after = last;
+        done += rewrapped;
+        damaged += read - rewrapped;
         tracing::info!(active, done, "bringing secrets under the active key");
     }
-    let (left, missing): (Vec<_>, Vec<_>) = secrets::under_other_keys(db, active)
+    let (left, missing): (Vec<_>, Vec<_>) = db
+        .ask(secrets::under_other_keys(db.pool(), active))
         .await?
         .into_iter()
         .partition(|(key_id, ..)| retired.contains(key_id));
@@ -115,6 +115,31 @@ async fn pass(db: &PgPool, keys: &KeyRing, progress: &mut Progress) -> sqlx::Res
     Ok(is_complete)
 }
 
+/// What one transaction did.
+struct Batch {
+    /// Where the next one goes on: the account and the key.
+    last: (String, String),
+    read: usize,
+    rewrapped: usize,
+}
+
+/// Rewraps some of the secrets of retired keys after an account's key; `None` when there is none.
+async fn rewrap_batch(
+    db: &PgPool,
+    keys: &KeyRing,
+    retired: &[String],
+    after: &(String, String),
+) -> sqlx::Result<Option<Batch>> {
+    let mut transaction = db.begin().await?;
+    let rows = secrets::lock_wrapped(&mut transaction, retired, (&after.0, &after.1), BATCH).await?;
+    let Some(last) = rows.last().map(|row| (row.account.clone(), row.key.clone())) else { return Ok(None) };
+    let read = rows.len();
+    let rewrapped: Vec<_> = rows.into_iter().filter_map(|row| rewrap(keys, row)).collect();
+    secrets::rewrap(&mut transaction, &rewrapped).await?;
+    transaction.commit().await?;
+    Ok(Some(Batch { last, read, rewrapped: rewrapped.len() }))
+}
+
 /// The row under the active key; `None`, and a line in the log, when it does not decrypt.
 fn rewrap(keys: &KeyRing, row: Wrapped) -> Option<Wrapped> {
     let text = format!("accounts/{}/secrets/{}", row.account, row.key);
@@ -130,7 +155,7 @@ fn rewrap(keys: &KeyRing, row: Wrapped) -> Option<Wrapped> {
 
 #[cfg(test)]
 mod tests {
-    use chatfn_pg::testing::TestDatabase;
+    use chatfn_pg::{PoolConfig, testing::TestDatabase};
     use chatfn_telemetry::testing::Log;
 
     use super::{super::keys::testing::ring, *};
@@ -139,9 +164,11 @@ mod tests {
     async fn that_keys_are_not_needed_is_told_once_for_each_set_of_them() {
         let (log, _guard) = Log::of_thread("info");
         let database = TestDatabase::create().await;
+        let config = PoolConfig::new(database.url().clone());
+        let db = Background::new(database.pool().clone(), &config);
         let mut progress = Progress::default();
         let mut told = async |keys: &[&str]| {
-            assert!(pass(database.pool(), &ring(keys), &mut progress).await.unwrap());
+            assert!(pass(&db, &ring(keys), &mut progress).await.unwrap());
             let log = log.take();
             let line = log.lines().find(|line| line.contains("all secrets are under the active key"));
             line.map(|line| line.split_once("active=").expect("it names the key").1.to_owned())

@@ -20,6 +20,7 @@ mod secret_log;
 mod secret_rotation;
 mod secrets;
 mod service;
+mod silent;
 mod templates;
 mod watch;
 mod watcher;

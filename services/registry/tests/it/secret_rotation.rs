@@ -24,7 +24,7 @@ async fn under(world: &World, key_id: &str) -> i64 {
         .unwrap()
 }
 
-async fn until_under(world: &World, key_id: &str, count: usize) {
+pub(crate) async fn until_under(world: &World, key_id: &str, count: usize) {
     patiently(async {
         while under(world, key_id).await != i64::try_from(count).unwrap() {
             tokio::time::sleep(Duration::from_millis(20)).await;

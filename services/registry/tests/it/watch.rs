@@ -1,12 +1,17 @@
 //! What watchers of the deployments see.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
+use chatfn_domain::settings::{
+    MAX_ENVIRONMENT, MAX_ENVIRONMENT_VALUE_CHARS, MAX_SKILL_CHARS, MAX_SKILLS, MAX_SOURCE_CHARS,
+};
 use chatfn_proto::registry::v1::{
-    Propagation, WatchAck, WatchStart, watch_deployments_request::Message, watch_deployments_response::Change,
+    Function, FunctionSettings, Propagation, UpdateFunctionRequest, WatchAck, WatchStart,
+    watch_deployments_request::Message, watch_deployments_response::Change,
 };
 use chatfn_rpc::{ErrorReport, reasons};
 use futures_util::future::join_all;
@@ -111,6 +116,40 @@ async fn a_large_snapshot_comes_whole() {
         let deployment = &seen.functions[&format!("accounts/a{account}/functions/chat.start")];
         assert_eq!(deployment.source, long_source(account));
     }
+}
+
+/// Everything that has a limit at its limit, in the characters that take up most.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_deployments_come_whole() {
+    let world = World::start().await;
+    let wide = |count| "\u{1f600}".repeat(count);
+    let source = format!("function lambda() {{}}//{}", wide(MAX_SOURCE_CHARS - 22));
+    let environment = (0..MAX_ENVIRONMENT).map(|n| (format!("V{n:063}"), wide(MAX_ENVIRONMENT_VALUE_CHARS)));
+    let skills = (0..MAX_SKILLS).map(|n| format!("{n:03}{}", wide(MAX_SKILL_CHARS - 3)));
+    let settings = FunctionSettings {
+        environment: environment.collect(),
+        skills: skills.collect(),
+        ..FunctionSettings::default()
+    };
+    let mut deployed = BTreeMap::new();
+    for account in 0..3 {
+        let name = world.registry.create(&format!("accounts/a{account}"), "chat.start").await.unwrap().name;
+        let function = Function {
+            name: name.clone(),
+            source: source.clone(),
+            settings: Some(settings.clone()),
+            ..Default::default()
+        };
+        let request = UpdateFunctionRequest { function: Some(function), ..Default::default() };
+        world.registry.functions().update_function(request).await.unwrap();
+        world.registry.deploy(&name).await.unwrap();
+        deployed.insert(name.clone(), world.registry.get(&name).await.unwrap().settings);
+    }
+    let seen = Watcher::start(&world.registry, true).await.snapshot().await;
+    assert!(seen.functions.values().all(|deployment| deployment.source == source));
+    let seen: BTreeMap<_, _> =
+        seen.functions.into_iter().map(|(name, deployment)| (name, deployment.settings)).collect();
+    assert_eq!(seen, deployed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

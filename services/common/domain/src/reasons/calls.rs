@@ -61,6 +61,9 @@ reasons! {
     TOKEN_CLAIMS_INVALID: "UNAUTHENTICATED", "every service", No,
         "The token lacks a claim, or one has not the form that it must have." =>
         "Have its issuer put `iss`, `aud`, `exp`, `sub`, `account` and `roles` into it, as SECURITY.md says.";
+    CERTIFICATE_EXPIRED: "UNAUTHENTICATED", "every service", No,
+        "The service's certificate has expired since it connected; a stream ends with it, too." =>
+        "Put a new certificate in place; the service reads it, and connects again, by itself.";
     ROLE_REQUIRED: "PERMISSION_DENIED", "every service", No,
         "The token has none of the roles that the method, or the change of this field, is for." =>
         "Use a token with a role of `roles`, or have someone with that role do it; leave the field `field` as it is.",

@@ -3,6 +3,7 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use chatfn_domain::caller::Caller;
@@ -18,7 +19,7 @@ use crate::{
     method::{Methods, TimeLimit},
     metrics::{RefusedCall, ServerMetrics},
     reasons,
-    security::{Peer, Security, Tokens, access, expired},
+    security::{Peer, Security, Tokens, access, certificate_expired, token_expired},
 };
 
 #[derive(Clone, Debug)]
@@ -32,8 +33,27 @@ pub(crate) struct AuthenticationService<S> {
 /// Who makes a call.
 struct Identified {
     caller: Caller,
-    /// When that is over; `None` for who has no token.
-    until: Option<Deadline>,
+    /// When that is over, unless it never is.
+    until: Option<Expiry>,
+}
+
+/// The end of what proves who makes a call.
+struct Expiry {
+    at: Deadline,
+    /// What is said then.
+    refusal: fn() -> ApiError,
+}
+
+impl Identified {
+    /// Proved for what remains, if anything does.
+    fn proved(
+        caller: &Caller,
+        remaining: Option<Duration>,
+        refusal: fn() -> ApiError,
+    ) -> Result<Self, ApiError> {
+        let at = Deadline::after(remaining.ok_or_else(refusal)?);
+        Ok(Self { caller: caller.clone(), until: Some(Expiry { at, refusal }) })
+    }
 }
 
 impl<S> AuthenticationService<S> {
@@ -50,10 +70,12 @@ impl<S> AuthenticationService<S> {
             (Some(token), _) => {
                 let tokens = tokens(self.security.tokens.as_ref())?;
                 let valid = tokens.check(token)?;
-                let until = Deadline::after(tokens.remaining(&valid).unwrap_or_default());
-                Identified { caller: valid.caller.clone(), until: Some(until) }
+                Identified::proved(&valid.caller, tokens.remaining(&valid), token_expired)?
             }
-            (None, Some(Peer(Some(service)))) => Identified { caller: service.clone(), until: None },
+            // A connection may outlive the certificate that it began with.
+            (None, Some(Peer(Some(service)))) => {
+                Identified::proved(&service.caller, service.remaining(), certificate_expired)?
+            }
             (None, _) => return Err(missing()),
         };
         access::check(request.uri().path(), &identified.caller)?;
@@ -61,15 +83,15 @@ impl<S> AuthenticationService<S> {
     }
 }
 
-/// Ends a stream when its caller's token expires, as a new call would be refused then.
-async fn until_expiry(response: impl Future<Output = Answer>, until: Deadline) -> Answer {
+/// Ends a stream when its caller's token or certificate expires, as a new call would be refused then.
+async fn until_expiry(response: impl Future<Output = Answer>, until: Expiry) -> Answer {
+    let Expiry { at, refusal } = until;
     let response = tokio::select! {
         biased;
         Ok(response) = response => response,
-        () = until.expired() => return Ok(refuse(expired())),
+        () = at.expired() => return Ok(refuse(refusal())),
     };
-    Ok(response
-        .map(|body| Body::new(GuardedBody::new(body, Cut::Trailers, Some(until)).expiring_as(expired))))
+    Ok(response.map(|body| Body::new(GuardedBody::new(body, Cut::Trailers, Some(at)).expiring_as(refusal))))
 }
 
 /// The token of the call, if it has one.
@@ -142,5 +164,106 @@ impl<S: Layered> Service<Request<Body>> for AuthenticationService<S> {
             None => Box::pin(response),
             Some(until) => Box::pin(until_expiry(response, until)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use chatfn_domain::caller::Service::{Invoker, Registry};
+    use futures_util::stream;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use rcgen::{CertificateParams, KeyPair, SanType};
+    use tokio_util::sync::CancellationToken;
+    use tonic::Status;
+
+    use super::*;
+    use crate::{ErrorReport, MethodPolicy, SecurityConfig, security::Certified};
+
+    const WATCH: &str = "chatfn.registry.v1.DeploymentWatchService/WatchDeployments";
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Answers each call with a stream that has no end.
+    #[derive(Clone)]
+    struct Endless;
+
+    impl Service<Request<Body>> for Endless {
+        type Response = Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Answer>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let nothing = stream::pending::<Result<http_body::Frame<bytes::Bytes>, Status>>();
+            std::future::ready(Ok(Response::new(Body::new(StreamBody::new(nothing)))))
+        }
+    }
+
+    /// A server that asks who calls.
+    fn closed() -> Security {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.subject_alt_names.push(SanType::URI("spiffe://chatfn/registry".try_into().expect("ASCII")));
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            Some(path)
+        };
+        let config = SecurityConfig {
+            tls_cert: file("crt", &certificate),
+            tls_key: file("key", &key.serialize_pem()),
+            tls_ca: file("ca", &certificate),
+            ..SecurityConfig::default()
+        };
+        // Nothing reads the files again.
+        let stop = CancellationToken::new();
+        stop.cancel();
+        Security::start(&config, Registry, &stop).expect("files that fit")
+    }
+
+    /// The answer to an invoker that watches by a certificate that expires in this second.
+    async fn watch(expires: u64) -> Response<Body> {
+        let mut methods = Methods::default();
+        methods.set(WATCH, MethodPolicy::long_lived());
+        let metrics = ServerMetrics::new(&chatfn_telemetry::Metrics::new(), &[], &[]);
+        let mut layer = AuthenticationService::new(Endless, closed(), Arc::new(methods), metrics);
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = format!("/{WATCH}").parse().expect("a path");
+        let caller = Caller::service("spiffe://chatfn/invoker", Invoker);
+        request.extensions_mut().insert(Peer(Some(Certified { caller, expires })));
+        let Ok(answer) = layer.call(request).await;
+        answer
+    }
+
+    fn now() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+    }
+
+    #[track_caller]
+    fn is_expired(headers: &HeaderMap) {
+        let report = ErrorReport::from_status(&Status::from_header_map(headers).expect("a status"));
+        assert_eq!(
+            (report.code, report.reason.as_deref()),
+            (Code::Unauthenticated, Some(reasons::CERTIFICATE_EXPIRED.name()))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_its_certificate_expires() {
+        let mut body = watch(now() + MINUTE.as_secs()).await.into_body();
+        assert!(tokio::time::timeout(MINUTE / 2, body.frame()).await.is_err(), "it goes on until then");
+        let end = tokio::time::timeout(MINUTE, body.frame()).await.expect("it ends").expect("by a frame");
+        is_expired(end.expect("no error").trailers_ref().expect("trailers"));
+    }
+
+    #[tokio::test]
+    async fn an_expired_certificate_is_nobodys() {
+        is_expired(watch(now() - 1).await.headers());
     }
 }

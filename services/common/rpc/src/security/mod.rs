@@ -9,22 +9,33 @@ mod follow;
 mod tls;
 mod tokens;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use chatfn_domain::caller::Service;
 use chatfn_settings::Problems;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub(crate) use self::tls::Certified;
 pub use self::{
     config::{SecurityConfig, SecurityError},
     tls::{ClientTls, TlsError},
     tokens::{KeysError, dev},
 };
 pub(crate) use self::{
-    tls::{H2, Peer, Tls},
-    tokens::{Tokens, expired},
+    tls::{H2, Peer, Tls, expired as certificate_expired},
+    tokens::{Tokens, expired as token_expired},
 };
+
+/// For how long something is valid that expires in this second since 1970, which counts; `None` if it has expired.
+fn remaining(expires: u64) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    expires.checked_sub(now).map(|left| Duration::from_secs(left.saturating_add(1)))
+}
 
 /// What a process proves of itself and asks of its callers: the current contents of the files that
 /// [`SecurityConfig`] names. Clones share them.

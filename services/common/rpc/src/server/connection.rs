@@ -132,6 +132,8 @@ impl Connections {
     ) {
         let Self { http2, stack, handshake_timeout, max_age, ends, metrics, .. } = self;
         let (peer, arrivals) = (info.remote_addr, Arrivals::new());
+        // A peer that has a new certificate by then comes with it, and none of its calls is refused.
+        let age = with_jitter(identity.cap(max_age));
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
             request.extensions_mut().insert(identity.clone());
@@ -146,7 +148,7 @@ impl Connections {
         let mut connection = pin!(http2.serve_connection(io, service));
         let mut handshake = pin!(tokio::time::sleep_until(spoken_by));
         let mut handshake_over = false;
-        let mut aged = pin!(tokio::time::sleep(with_jitter(max_age)));
+        let mut aged = pin!(tokio::time::sleep(age));
         let mut going_away = false;
 
         loop {

@@ -17,6 +17,7 @@ mod settle;
 use std::collections::VecDeque;
 
 use chatfn_deployments::Deployments;
+use chatfn_pg::Background;
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, OptionFuture},
@@ -39,7 +40,6 @@ use super::{
     recent::Following,
 };
 use crate::{
-    background::Background,
     failpoint,
     lanes::Lease,
     metrics::{IngestMetrics, LaneTold},

@@ -14,6 +14,7 @@ use chatfn_domain::{
     lane::LANES,
     name::{AccountId, AccountName},
 };
+use chatfn_pg::Background;
 use chatfn_proto::{
     convert::parse,
     ingest::v1::{DeliveryState, TailDeliveriesRequest, TailDeliveriesResponse},
@@ -29,7 +30,6 @@ use super::{
     page,
 };
 use crate::{
-    background::Background,
     error,
     shares::Shares,
     store::{

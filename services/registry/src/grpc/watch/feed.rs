@@ -6,10 +6,10 @@
 //! through the hub. So none is missed, however long the beginning takes, and nothing is buffered for the watcher meanwhile.
 //! Whether the database is still the one that the watcher was told of is looked up after that, too.
 
+use chatfn_pg::Background;
 use chatfn_proto::registry::v1::{
     Resumed, SnapshotComplete, WatchDeploymentsResponse, watch_deployments_response::Change,
 };
-use sqlx::PgPool;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Teller, token};
@@ -24,7 +24,7 @@ use crate::{
 /// Tells one watcher what is live.
 pub(super) struct Feed<'a> {
     pub(super) catalogue: &'a Catalogue,
-    pub(super) db: &'a PgPool,
+    pub(super) db: &'a Background,
     pub(super) hub: &'a Hub,
     pub(super) include_source: bool,
     pub(super) teller: &'a Teller,
@@ -68,14 +68,14 @@ impl Feed<'_> {
     /// Refuses to go on from where the revision went back since the watcher was told: before the subscription nobody says so,
     /// and changes of lower numbers would be taken for known ones.
     async fn check(&self, told: Revision) -> Result<(), RegistryError> {
-        let (_, went_back) = deployments::revision_since(&mut *self.db.acquire().await?, told).await?;
+        let (_, went_back) = self.db.ask(deployments::revision_since(self.db.pool(), told)).await?;
         if went_back { Err(RegistryError::RevisionWentBack) } else { Ok(()) }
     }
 
     /// The revision up to which the watcher has been told all, if its token says one that it can go on from.
     async fn known(&self, resume_token: &str) -> Result<Option<Revision>, RegistryError> {
         let Some((number, id)) = token::revision(resume_token) else { return Ok(None) };
-        let logged = deployments::logged_id(&mut *self.db.acquire().await?, number).await?;
+        let logged = self.db.ask(deployments::logged_id(self.db.pool(), number)).await?;
         Ok((logged == Some(id)).then_some(Revision { number, id: logged }))
     }
 
@@ -90,14 +90,15 @@ impl Feed<'_> {
     /// Tells all that there is.
     async fn snapshot(&self) -> Result<Revision, RegistryError> {
         // Read before the deployments: what changes meanwhile is told again, as a change after this revision.
-        let told = deployments::revision(&mut *self.db.acquire().await?).await?;
+        let told = self.db.ask(deployments::revision(self.db.pool())).await?;
         self.templates(told).await?;
         let (mut account, mut template) = (String::new(), String::new());
+        let mut limit = deployments::FIRST_ROWS;
         loop {
             let after = (account.as_str(), template.as_str());
-            let mut db = self.db.acquire().await?;
-            let batch = deployments::live_after(&mut db, after, self.include_source).await?;
-            drop(db);
+            let read = deployments::live_after(self.db.pool(), after, self.include_source, limit);
+            let batch = self.db.ask(read).await?;
+            limit = batch.next_rows;
             for row in &batch.rows {
                 self.tell(wire::change(row, self.include_source), told, Phase::Beginning).await?;
             }
@@ -117,10 +118,11 @@ impl Feed<'_> {
 
     /// Tells what changed after what is told.
     async fn catch_up(&self, told: &mut Revision, phase: Phase) -> Result<(), RegistryError> {
+        let mut limit = deployments::FIRST_ROWS;
         loop {
-            let mut db = self.db.acquire().await?;
-            let batch = deployments::changed_after(&mut db, told.number, self.include_source).await?;
-            drop(db);
+            let read = deployments::changed_after(self.db.pool(), told.number, self.include_source, limit);
+            let batch = self.db.ask(read).await?;
+            limit = batch.next_rows;
             for row in &batch.rows {
                 self.tell_change(row, told, phase).await?;
             }

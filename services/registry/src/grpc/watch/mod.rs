@@ -6,6 +6,7 @@ mod token;
 
 use std::{sync::Arc, time::Duration};
 
+use chatfn_pg::Background;
 use chatfn_proto::{
     registry::v1::{
         WatchDeploymentsRequest, WatchStart, deployment_watch_service_server::DeploymentWatchService,
@@ -14,7 +15,6 @@ use chatfn_proto::{
     validate::{Validate as _, Violations},
 };
 use chatfn_rpc::{ApiError, RequestExt as _, Service, reasons, unreadable};
-use sqlx::PgPool;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::{
@@ -36,7 +36,7 @@ const START_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct WatchHandler {
     pub(crate) catalogue: Arc<Catalogue>,
     /// Not the pool of the admins' calls: a crowd of watchers that come back must not shut them out.
-    pub(crate) db: PgPool,
+    pub(crate) db: Background,
     pub(crate) hub: Arc<Hub>,
     /// Longest time for which a watcher may read nothing of what waits for it.
     pub(crate) stall: Duration,

@@ -21,7 +21,9 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-pub(crate) use self::peer::Peer;
+#[cfg(test)]
+pub(crate) use self::peer::Certified;
+pub(crate) use self::peer::{Peer, expired};
 
 /// HTTP/2, as ALPN names it.
 pub(crate) const H2: &[u8] = b"h2";

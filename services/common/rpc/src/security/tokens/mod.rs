@@ -11,12 +11,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ::ring::digest::{SHA256, digest};
 use chatfn_domain::caller::{Caller, Role, Scope};
-use jsonwebtoken::{Header, Validation, decode, decode_header, errors::ErrorKind, get_current_timestamp};
+use jsonwebtoken::{Header, Validation, decode, decode_header, errors::ErrorKind};
 use moka::sync::Cache;
 use tonic::Code;
 
 pub use self::keys::KeysError;
 use self::keys::{KeySet, VerifyingKey};
+use super::remaining;
 use crate::{ApiError, reasons};
 
 /// Tokens that are remembered as valid, so that a signature is checked once and not at every call.
@@ -86,10 +87,9 @@ impl Tokens {
         Ok(valid)
     }
 
-    /// For how long the token goes on being valid; `None` if it has expired. In whole seconds, of which the last counts.
+    /// For how long the token goes on being valid; `None` if it has expired.
     pub(crate) fn remaining(&self, valid: &Valid) -> Option<Duration> {
-        let until = valid.expires.saturating_add(self.rules.leeway.as_secs());
-        until.checked_sub(get_current_timestamp()).map(|left| Duration::from_secs(left.saturating_add(1)))
+        remaining(valid.expires.saturating_add(self.rules.leeway.as_secs()))
     }
 
     fn verify(&self, token: &str) -> Result<Valid, ApiError> {

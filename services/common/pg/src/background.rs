@@ -1,18 +1,20 @@
-//! What the service asks the database by itself.
+//! What a service asks the database by itself, with no caller whose deadline would end it ([`budget`](crate::budget) is for
+//! those that have one).
+//!
+//! A connection that dies without a word answers never, whatever the server's own limits are, and the system finds out after a
+//! quarter of an hour, if at all. So what waits for an answer gives up by itself, a little after the server would have ended
+//! the statement; the pool then leaves the connection aside ([`connect`](crate::connect)), and the next statement has another.
 
-use std::{io, time::Duration};
+use std::{future::Future, io, time::Duration};
 
-use chatfn_pg::PoolConfig;
 use sqlx::PgPool;
 use tokio::time::timeout;
 
-/// Longest way of an answer that the server has given in time.
-const WAY: Duration = Duration::from_secs(1);
+use crate::pool::{PoolConfig, WAY};
 
-/// A pool for statements that no caller's deadline ends. A connection that dies without a word answers never, whatever the
-/// server's own limits are: what waits for it must give up by itself. Cheap to clone.
+/// A pool for statements that no caller's deadline ends. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Background {
+pub struct Background {
     pool: PgPool,
     /// How long one statement may take, with the wait for its connection.
     limit: Duration,
@@ -20,11 +22,14 @@ pub(crate) struct Background {
 
 impl Background {
     /// On a pool of `config`.
-    pub(crate) fn new(pool: PgPool, config: &PoolConfig) -> Self {
+    #[must_use]
+    pub fn new(pool: PgPool, config: &PoolConfig) -> Self {
         Self { pool, limit: config.acquire_timeout + config.statement_timeout }
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
+    /// The pool, to give to what is asked.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
@@ -32,7 +37,7 @@ impl Background {
     ///
     /// # Errors
     /// Its own; when no answer comes, that of a lost connection.
-    pub(crate) async fn ask<T>(
+    pub async fn ask<T>(
         &self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
@@ -40,7 +45,10 @@ impl Background {
     }
 
     /// The same with work of several statements, at most about so many.
-    pub(crate) async fn ask_all<T>(
+    ///
+    /// # Errors
+    /// As [`Background::ask`].
+    pub async fn ask_all<T>(
         &self,
         statements: u32,
         work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -49,18 +57,20 @@ impl Background {
     }
 
     /// The same with work that has errors of its own.
-    pub(crate) async fn bound<T>(
-        &self,
-        statements: u32,
-        work: impl Future<Output = T>,
-    ) -> Result<T, sqlx::Error> {
+    ///
+    /// # Errors
+    /// That of a lost connection, when the work has not ended.
+    pub async fn bound<T>(&self, statements: u32, work: impl Future<Output = T>) -> Result<T, sqlx::Error> {
         let limit = self.limit.saturating_mul(statements) + WAY;
         timeout(limit, work).await.map_err(|_elapsed| silence())
     }
 }
 
 /// Does work that is given up after so long, as if its connection was lost: it may have been done.
-pub(crate) async fn within<T>(
+///
+/// # Errors
+/// Its own; when it takes longer, that of a lost connection.
+pub async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
@@ -75,10 +85,10 @@ fn silence() -> sqlx::Error {
 mod tests {
     use std::future::pending;
 
-    use chatfn_pg::{Failure, classify, testing::TestDatabase};
     use tokio::time::Instant;
 
     use super::*;
+    use crate::{Failure, classify, testing::TestDatabase};
 
     #[tokio::test]
     async fn silence_is_a_lost_connection() {

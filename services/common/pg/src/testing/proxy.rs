@@ -8,8 +8,12 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::TestDatabase;
+use crate::pool::DatabaseUrl;
+
 /// Relays connections to one address.
-pub(crate) struct Proxy {
+#[derive(Debug)]
+pub struct Proxy {
     address: SocketAddr,
     target: SocketAddr,
     /// Changes to cut what is connected.
@@ -22,36 +26,54 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    /// Starts to relay to `target`.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
         let (cut, silent, dead) = (watch::Sender::new(0), watch::Sender::new(false), watch::Sender::new(0));
         let mut proxy = Self { address, target, cut, silent, dead, accepting: None };
         proxy.accept(listener);
         proxy
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// One in front of a test's database, and where that is behind it.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub async fn before(database: &TestDatabase) -> (Self, DatabaseUrl) {
+        let options = database.url().connect_options().expect("the URL was good a moment ago");
+        let target = format!("{}:{}", options.get_host(), options.get_port());
+        let proxy = Self::start(target.parse().expect("a test server has an address")).await;
+        let url = database.url().expose().replacen(&target, &proxy.address().to_string(), 1);
+        (proxy, url.into())
+    }
+
+    /// Where it is connected to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Cuts what is connected; whoever connects again is let through.
-    pub(crate) fn sever(&self) {
+    pub fn sever(&self) {
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
     /// Relays nothing any more, and closes nothing: as if either end had been halted.
-    pub(crate) fn fall_silent(&self) {
+    pub fn fall_silent(&self) {
         self.silent.send_replace(true);
     }
 
     /// Relays nothing any more over what is connected, and does not close it; whoever connects again is let through.
-    pub(crate) fn deaden(&self) {
+    pub fn deaden(&self) {
         self.dead.send_modify(|times| *times += 1);
     }
 
     /// Cuts what is connected and refuses connections.
-    pub(crate) async fn down(&mut self) {
+    pub async fn down(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
             let _ = accepting.await;
@@ -60,8 +82,11 @@ impl Proxy {
     }
 
     /// Lets connections through again.
-    pub(crate) async fn up(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+    ///
+    /// # Panics
+    /// If another process listens there by now.
+    pub async fn up(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("its port is still free");
         self.accept(listener);
     }
 

@@ -3,6 +3,10 @@
 //! [`TestDatabase::create`] copies a template database, which the first test that meets a new set of
 //! migrations makes; a copy costs some tens of milliseconds. The server is the one that
 //! `CHATFN_TEST_DATABASE_URL` names, which `chatfn-db private -- …` starts and sets.
+//!
+//! A [`Proxy`] in between can cut connections, or let them die without a word.
+
+mod proxy;
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use uuid::Uuid;
 
+pub use self::proxy::Proxy;
 use crate::error::describe;
 use crate::migrate::{self, MIGRATIONS, RunOptions};
 use crate::pool::DatabaseUrl;
