@@ -445,8 +445,8 @@ async fn a_replay_pauses_while_enough_of_what_it_took_up_is_halted_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_behind_a_halted_event_keeps_no_other_replay_from_ending() {
     let mut world = World::start_with(settings(1), |_| {}).await;
-    let conversation = |n| if n < 600 { "stuck".to_owned() } else { format!("c{n}") };
-    let conversations: Vec<String> = (0..610).map(conversation).collect();
+    let conversation = |n| if n < 520 { "stuck".to_owned() } else { format!("c{n}") };
+    let conversations: Vec<String> = (0..530).map(conversation).collect();
     let replica = halting_after_dead_letters(&mut world, &conversations).await;
     world.invoker.fail_all(false);
     world.invoker.script("e0", [Answer::Throws]);
@@ -458,11 +458,11 @@ async fn what_waits_behind_a_halted_event_keeps_no_other_replay_from_ending() {
     let stuck = create(&replica, of_conversation("stuck"), false).await.unwrap().replay.unwrap().name;
     eventually(async || replica.delivery("e0").await.unwrap().state() == DeliveryState::Halted).await;
     eventually(async || get(&replica, &stuck).await.requested_count >= 500).await;
-    for n in 600..605 {
+    for n in 520..525 {
         assert_eq!(replay(&replica, of_conversation(&format!("c{n}"))).await.requested_count, 1);
         replica.reaches(&format!("e{n}"), DeliveryState::Succeeded).await;
     }
-    eventually(async || get(&replica, &stuck).await.reopened_count == 600).await;
+    eventually(async || get(&replica, &stuck).await.reopened_count == 520).await;
 
     // As if there were too many of them.
     let pool = world.database.pool();
@@ -479,7 +479,7 @@ async fn what_waits_behind_a_halted_event_keeps_no_other_replay_from_ending() {
     sqlx::query("DELETE FROM ingest.parked WHERE lane = 0 AND sequence <= 1000").execute(pool).await.unwrap();
     eventually(async || get(&replica, &rest).await.reopened_count == 5).await;
     skip(&replica, "e0").await.unwrap();
-    for n in [1, 599, 609] {
+    for n in [1, 519, 529] {
         replica.reaches(&format!("e{n}"), DeliveryState::Succeeded).await;
     }
 }
