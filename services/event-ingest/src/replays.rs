@@ -13,7 +13,7 @@ use crate::{
 
 /// Events of a replay are asked for in batches of this time.
 const STEP: Duration = Duration::from_millis(200);
-/// Pause when no replay is due, or the lanes have enough to do.
+/// Pause when no replay is due.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Statements of a step, about.
 const STATEMENTS: u32 = 10;
@@ -34,7 +34,7 @@ pub(crate) async fn run(store: Background, interventions: Interventions, stop: C
                 // The next step says itself when it is due.
                 Duration::ZERO
             }
-            Ok(Step::Nothing | Step::TooMuch) => PAUSE,
+            Ok(Step::Nothing) => PAUSE,
             Ok(Step::Failed { replay, has_ended, error }) => {
                 let next = if has_ended { "it has ended, FAILED" } else { "trying again later" };
                 tracing::warn!(%replay, "a replay cannot go on; {next}: {}", chatfn_pg::error::describe(&error));

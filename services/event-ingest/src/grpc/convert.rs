@@ -114,6 +114,12 @@ pub(super) fn replay(row: ReplayRow) -> Result<Replay, ConvertError> {
         (Some(_), None) if row.failures > 0 => ReplayState::Failed,
         (Some(_), None) => ReplayState::Done,
     };
+    let (failure_message, waiting_message) = match state {
+        _ if row.failures > 0 => (row.failure, String::new()),
+        ReplayState::Running => (String::new(), row.failure),
+        // What it waited for when it was canceled is over.
+        _ => Default::default(),
+    };
     Ok(Replay {
         name: replay_name(&row.account.parse()?, row.replay),
         filter: Some(ReplayFilter {
@@ -130,7 +136,8 @@ pub(super) fn replay(row: ReplayRow) -> Result<Replay, ConvertError> {
         state: state.into(),
         finish_time: row.finish_time.map(Time::to_wire),
         cancel_actor: row.cancel_actor.unwrap_or_default(),
-        failure_message: row.failure,
+        failure_message,
+        waiting_message,
         requested_count: row.requested,
         reopened_count: row.reopened,
         covered_to_time: Some(row.after_time).filter(|time| *time > Time::MIN).map(Time::to_wire),

@@ -79,7 +79,7 @@ pub(crate) async fn ask(
 }
 
 /// What is asked of the owner of a lane, in the order in which it was asked for, up to `rows`; first what is about events
-/// up to `read_to`.
+/// up to `read_to`, and of that what operators ask themselves: a replay may have asked for thousands before.
 pub(crate) async fn pending(
     pool: &PgPool,
     lane: i16,
@@ -89,10 +89,14 @@ pub(crate) async fn pending(
     // First what is asked for: the events are looked for in those days only. All that this depends on is written by the lane's
     // owner alone, who asks.
     let asked = sqlx::query!(
-        "SELECT sequence, action FROM ingest.interventions WHERE lane = $1 ORDER BY sequence > $2, number LIMIT $3",
+        r#"
+        SELECT sequence, action FROM ingest.interventions
+        WHERE lane = $1 ORDER BY sequence > $2, action = $4, number LIMIT $3
+        "#,
         lane,
         read_to,
         rows,
+        Action::Replay as i16,
     )
     .fetch_all(pool)
     .await?;
@@ -271,11 +275,4 @@ pub(super) async fn ask_for_replay(
     .await?;
     lanes.dedup();
     Ok(lanes)
-}
-
-/// Number of interventions that are not done yet.
-pub(super) async fn count_pending(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM ingest.interventions"#)
-        .fetch_one(connection)
-        .await
 }

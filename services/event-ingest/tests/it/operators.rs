@@ -12,7 +12,8 @@ use crate::{
     invoker::Answer,
 };
 
-fn halting(max_attempts: u32) -> FunctionSettings {
+/// Settings of a function whose conversations halt at what fails.
+pub(crate) fn halting(max_attempts: u32) -> FunctionSettings {
     let mut settings = settings(max_attempts);
     settings.retry.after_last_attempt = AfterLastAttempt::Halt;
     settings
@@ -24,7 +25,7 @@ async fn resume(replica: &Replica, conversation: &str, event_id: &str) -> Result
     Ok(replica.deliveries().resume_conversation(request).await?.into_inner().delivery.unwrap())
 }
 
-async fn skip(replica: &Replica, event_id: &str) -> Result<Delivery, Status> {
+pub(crate) async fn skip(replica: &Replica, event_id: &str) -> Result<Delivery, Status> {
     let request = SkipEventRequest { name: format!("accounts/{ACME}/deliveries/{event_id}") };
     Ok(replica.deliveries().skip_event(request).await?.into_inner().delivery.unwrap())
 }
@@ -44,6 +45,42 @@ async fn halted(world: &World) {
     assert_eq!(world.replica.delivery("next").await.unwrap().state(), DeliveryState::Pending);
 }
 
+/// Adds events `done1` … to the conversation of `bad`, which is halted, that have their outcome. While nobody owns its lane.
+async fn add_finished(world: &World, count: i32) {
+    sqlx::query(
+        "WITH added AS (
+             INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
+             SELECT lane, sequence + n, account, 'done' || n, template, conversation_id, payload, content_hash
+             FROM ingest.events, generate_series(1, $1) n WHERE event_id = 'bad'
+             RETURNING lane, sequence, account, accept_time
+         ), finished AS (
+             INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
+             SELECT lane, sequence, 3, 1, account, accept_time FROM added
+         )
+         UPDATE ingest.lane_heads h SET next_sequence = next_sequence + $1
+         FROM ingest.events e WHERE e.lane = h.lane AND e.event_id = 'bad'",
+    )
+    .bind(count)
+    .execute(world.database.pool())
+    .await
+    .unwrap();
+}
+
+fn lane_of(conversation: &str) -> i16 {
+    chatfn_domain::lane::lane_of(&ACME.parse().unwrap(), &conversation.parse().unwrap())
+}
+
+/// Keeps the owner of a conversation's lane from recording anything.
+async fn hold_lane(world: &World, conversation: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut theft = world.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM ingest.lanes WHERE lane = $1 FOR UPDATE")
+        .bind(lane_of(conversation))
+        .execute(&mut *theft)
+        .await
+        .unwrap();
+    theft
+}
+
 /// More of them than are looked at in one read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_goes_on_after_many_events_that_are_finished() {
@@ -52,17 +89,7 @@ async fn a_conversation_goes_on_after_many_events_that_are_finished() {
     world.replica.publish(event("c", "bad")).await.unwrap();
     world.replica.reaches("bad", DeliveryState::Halted).await;
     world.replica.stop().await;
-    for statement in [
-        "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload, content_hash)
-         SELECT lane, sequence + n, account, 'done' || n, template, conversation_id, payload, content_hash
-         FROM ingest.events, generate_series(1, 5000) n WHERE event_id = 'bad'",
-        "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
-         SELECT lane, sequence, 3, 1, account, accept_time FROM ingest.events WHERE event_id <> 'bad'",
-        "UPDATE ingest.lane_heads h SET next_sequence = next_sequence + 5000
-         FROM ingest.events e WHERE e.lane = h.lane AND e.event_id = 'bad'",
-    ] {
-        sqlx::query(statement).execute(world.database.pool()).await.unwrap();
-    }
+    add_finished(&world, 5000).await;
     let replica = Replica::start(world.config(|_| {}), world.deployments()).await;
     replica.publish(event("c", "last")).await.unwrap();
     resume(&replica, "c", "bad").await.unwrap();
@@ -143,14 +170,7 @@ async fn operators_act_on_what_is_halted_only() {
     assert_eq!(world.replica.delivery("bad").await.unwrap().state(), DeliveryState::Halted);
 
     // While its lane has no owner, what was asked for first holds.
-    let lane: i16 = chatfn_domain::lane::lane_of(&ACME.parse().unwrap(), &"c".parse().unwrap());
-    let pool = world.database.pool();
-    let mut theft = pool.begin().await.unwrap();
-    sqlx::query("SELECT 1 FROM ingest.lanes WHERE lane = $1 FOR UPDATE")
-        .bind(lane)
-        .execute(&mut *theft)
-        .await
-        .unwrap();
+    let theft = hold_lane(&world, "c").await;
     resume(&world.replica, "c", "bad").await.unwrap();
     resume(&world.replica, "c", "bad").await.unwrap();
     refused(skip(&world.replica, "bad").await, Code::Aborted, "INTERVENTION_PENDING");
@@ -186,8 +206,7 @@ async fn a_conversation_stays_halted_over_restarts_and_can_be_resumed_through_an
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_in_a_transaction_that_commits_late_is_done_too() {
     let world = World::start_with(halting(1), |_| {}).await;
-    let lane = |id: &str| chatfn_domain::lane::lane_of(&ACME.parse().unwrap(), &id.parse().unwrap());
-    let ids: Vec<String> = (0..).map(|n| format!("c{n}")).filter(|id| lane(id) == 0).take(2).collect();
+    let ids: Vec<String> = (0..).map(|n| format!("c{n}")).filter(|id| lane_of(id) == 0).take(2).collect();
     for id in &ids {
         world.invoker.script(id, [Answer::Throws]);
         world.replica.publish(event(id, id)).await.unwrap();
@@ -204,6 +223,42 @@ async fn what_is_asked_for_in_a_transaction_that_commits_late_is_done_too() {
     late.commit().await.unwrap();
     let first = world.replica.reaches(&ids[0], DeliveryState::Succeeded).await;
     assert_eq!(first.past_states[0].actor, "late");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_ask_is_done_before_what_replays_have_asked() {
+    let mut world = World::start_with(halting(1), |_| {}).await;
+    world.invoker.script("bad", [Answer::Throws]);
+    world.replica.publish(event("c", "bad")).await.unwrap();
+    world.replica.reaches("bad", DeliveryState::Halted).await;
+    world.replica.stop().await;
+    add_finished(&world, 2000).await;
+    let replica = Replica::start(world.config(|_| {}), world.deployments()).await;
+    // What comes after them in their lane has run: they are read.
+    let near = (0..).map(|n| format!("d{n}")).find(|id| lane_of(id) == lane_of("c")).unwrap();
+    replica.publish(event(&near, "proof")).await.unwrap();
+    replica.reaches("proof", DeliveryState::Succeeded).await;
+
+    let theft = hold_lane(&world, "c").await;
+    let pool = world.database.pool();
+    sqlx::query(
+        "INSERT INTO ingest.interventions (lane, sequence, action, actor)
+         SELECT lane, sequence, 1, 'a replay' FROM ingest.events WHERE event_id LIKE 'done%'",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    skip(&replica, "bad").await.unwrap();
+    theft.rollback().await.unwrap();
+    replica.reaches("bad", DeliveryState::DeadLettered).await;
+    let before: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM ingest.superseded
+         WHERE action = 1 AND action_time < (SELECT action_time FROM ingest.superseded WHERE action = 3)",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    assert!(before <= 64, "only those were first that the lane had begun with, not {before}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

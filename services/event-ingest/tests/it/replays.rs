@@ -15,8 +15,12 @@ use prost_types::Timestamp;
 use tonic::{Code, Status};
 
 use crate::{
-    harness::{ACME, Replica, START, UNUSED, World, deployments_with, event, eventually, refused, settings},
+    harness::{
+        ACME, Replica, START, UNUSED, World, deployments, deployments_with, event, eventually, refused,
+        settings,
+    },
     invoker::{Answer, assert_in_order},
+    operators::{halting, skip},
 };
 
 fn of(states: &[DeliveryState]) -> Replay {
@@ -370,6 +374,113 @@ async fn a_replay_waits_while_enough_of_what_it_took_up_has_not_ended() {
     .await;
     for n in [0, EVENTS - 1] {
         world.replica.reaches(&format!("e{n}"), DeliveryState::Succeeded).await;
+    }
+}
+
+/// Dead letters `e0` … in these conversations, then a function whose conversations halt.
+async fn halting_after_dead_letters(world: &mut World, conversations: &[String]) -> Replica {
+    world.invoker.fail_all(true);
+    let events = conversations.iter().zip(0..).map(|(id, n)| event(id, &format!("e{n}")));
+    for batch in events.collect::<Vec<_>>().chunks(300) {
+        assert!(world.replica.publish_all(batch.to_vec()).await.iter().all(Result::is_ok));
+    }
+    let all = i64::try_from(conversations.len()).unwrap();
+    eventually(async || count(world, "SELECT count(*) FROM ingest.outcomes WHERE state = 7").await == all)
+        .await;
+    world.replica.stop().await;
+    Replica::start(world.config(|_| {}), deployments(&halting(1))).await
+}
+
+async fn count(world: &World, statement: &'static str) -> i64 {
+    sqlx::query_scalar(statement).fetch_one(world.database.pool()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_pauses_while_enough_of_what_it_took_up_is_halted_again() {
+    const MOST: i64 = 500;
+    const HALTED: &str = "SELECT count(*) FROM ingest.parked WHERE kind = 1";
+    let mut world = World::start_with(settings(1), |_| {}).await;
+    // Twice as many: when that many are halted, others run.
+    let conversations: Vec<String> = (0..2 * MOST).map(|n| format!("c{n}")).collect();
+    let replica = halting_after_dead_letters(&mut world, &conversations).await;
+    let slower = Replay { events_per_second: 250, ..dead() };
+    let name = create(&replica, slower, false).await.unwrap().replay.unwrap().name;
+    let pauses = |replay: &Replay| replay.waiting_message.contains("are halted again");
+    eventually(async || {
+        let (halted, replay) = (count(&world, HALTED).await, get(&replica, &name).await);
+        pauses(&replay) && replay.requested_count == halted
+    })
+    .await;
+    let paused = get(&replica, &name).await;
+    assert!((MOST..2 * MOST).contains(&paused.requested_count), "{paused:?}");
+    assert_eq!((paused.state(), paused.failure_message.as_str()), (ReplayState::Running, ""));
+    assert!(paused.waiting_message.contains("resume or skip"), "{paused:?}");
+    // So does another one of the account, until that is canceled.
+    let other = create(&replica, dead(), false).await.unwrap().replay.unwrap().name;
+    eventually(async || pauses(&get(&replica, &other).await)).await;
+    let request = CancelReplayRequest { name: other };
+    let canceled = replica.replays().cancel_replay(request).await.unwrap().into_inner().replay.unwrap();
+    assert_eq!((canceled.requested_count, canceled.waiting_message.as_str()), (0, ""));
+    assert_eq!(get(&replica, &name).await.requested_count, paused.requested_count);
+
+    world.invoker.fail_all(false);
+    let halted: Vec<String> = sqlx::query_scalar(
+        "SELECT e.event_id FROM ingest.parked p JOIN ingest.events e USING (lane, sequence) WHERE p.kind = 1",
+    )
+    .fetch_all(world.database.pool())
+    .await
+    .unwrap();
+    for id in &halted[usize::try_from(MOST - 1).unwrap()..] {
+        skip(&replica, id).await.unwrap();
+    }
+    eventually(async || {
+        let replay = get(&replica, &name).await;
+        replay.state() == ReplayState::Done && replay.reopened_count == 2 * MOST
+    })
+    .await;
+    assert_eq!(get(&replica, &name).await.waiting_message, "");
+    assert_eq!(count(&world, HALTED).await, MOST - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_halted_event_keeps_no_other_replay_from_ending() {
+    let mut world = World::start_with(settings(1), |_| {}).await;
+    let conversation = |n| if n < 520 { "stuck".to_owned() } else { format!("c{n}") };
+    let conversations: Vec<String> = (0..530).map(conversation).collect();
+    let replica = halting_after_dead_letters(&mut world, &conversations).await;
+    world.invoker.fail_all(false);
+    world.invoker.script("e0", [Answer::Throws]);
+    let of_conversation = |id: &str| {
+        let mut replay = dead();
+        replay.filter.as_mut().unwrap().conversation_id = id.to_owned();
+        replay
+    };
+    let stuck = create(&replica, of_conversation("stuck"), false).await.unwrap().replay.unwrap().name;
+    eventually(async || replica.delivery("e0").await.unwrap().state() == DeliveryState::Halted).await;
+    eventually(async || get(&replica, &stuck).await.requested_count >= 500).await;
+    for n in 520..525 {
+        assert_eq!(replay(&replica, of_conversation(&format!("c{n}"))).await.requested_count, 1);
+        replica.reaches(&format!("e{n}"), DeliveryState::Succeeded).await;
+    }
+    eventually(async || get(&replica, &stuck).await.reopened_count == 520).await;
+
+    // As if there were too many of them.
+    let pool = world.database.pool();
+    sqlx::query(
+        "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, next_attempt_time, kind, attempts_before)
+         SELECT 0, n, account, conversation_id, now(), 2, 1 FROM ingest.parked, generate_series(1, 1000) n WHERE kind = 1",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let rest = create(&replica, dead(), false).await.unwrap().replay.unwrap().name;
+    eventually(async || get(&replica, &rest).await.waiting_message.contains("wait behind halted")).await;
+    assert_eq!(get(&replica, &rest).await.requested_count, 0);
+    sqlx::query("DELETE FROM ingest.parked WHERE lane = 0 AND sequence <= 1000").execute(pool).await.unwrap();
+    eventually(async || get(&replica, &rest).await.reopened_count == 5).await;
+    skip(&replica, "e0").await.unwrap();
+    for n in [1, 519, 529] {
+        replica.reaches(&format!("e{n}"), DeliveryState::Succeeded).await;
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod look;
 mod step;
+mod taken_up;
 
 use chatfn_domain::name::{AccountId, ConversationId, TemplateName};
 use sqlx::PgPool;
@@ -53,7 +54,9 @@ pub(crate) struct ReplayRow {
     pub(crate) requested: i64,
     pub(crate) finish_time: Option<Time>,
     pub(crate) cancel_actor: Option<String>,
+    /// Steps that failed in a row.
     pub(crate) failures: i32,
+    /// What the last of them failed of; if none did, what the replay waits for.
     pub(crate) failure: String,
     pub(crate) reopened: i64,
 }

@@ -9,16 +9,10 @@ use uuid::Uuid;
 use super::{
     super::{Time, deliveries::Key, interventions, millis},
     Filter, Look, look,
+    taken_up::TakenUp,
 };
 use crate::failpoint;
 
-/// Interventions that are not done yet, over all replays, beyond which none is asked for: the lanes come first.
-const MOST_PENDING: i64 = 2_000;
-/// Events of one account that replays have taken up, or are about to, and that have not had their outcome again: beyond,
-/// its replays wait.
-const MOST_IN_PROGRESS: i64 = 500;
-/// Pause of a replay whose account has that many.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// Steps of a replay that may fail in a row; then it ends.
 const MOST_FAILURES: i32 = 10;
 
@@ -27,8 +21,6 @@ const MOST_FAILURES: i32 = 10;
 pub(crate) enum Step {
     /// No replay is due.
     Nothing,
-    /// The lanes have enough to do.
-    TooMuch,
     /// These lanes were asked for more.
     Asked(Vec<i16>),
     /// This replay cannot go on for a reason of its own; it is tried again later, or has ended.
@@ -72,9 +64,6 @@ pub(crate) async fn step(pool: &PgPool, interval: Duration) -> Result<Step, sqlx
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(due) = due else { return Ok(Step::Nothing) };
-    if interventions::count_pending(&mut transaction).await? >= MOST_PENDING {
-        return Ok(Step::TooMuch);
-    }
     let replay = due.replay;
     match advance(&mut transaction, due, interval).await {
         Ok(asked) => {
@@ -118,7 +107,7 @@ async fn advance(
     row: Due,
     interval: Duration,
 ) -> Result<Vec<i16>, sqlx::Error> {
-    let free = MOST_IN_PROGRESS - in_progress(connection, &row.account).await?;
+    let room = TakenUp::count(connection, &row.account).await?.room();
     let name = |error| sqlx::Error::Decode(Box::<chatfn_domain::name::NameError>::new(error));
     let filter = Filter {
         account: row.account.parse().map_err(name)?,
@@ -129,13 +118,14 @@ async fn advance(
         end_time: row.end_time,
     };
     let after = Key { accept_time: row.after_time, lane: row.after_lane, sequence: row.after_sequence };
-    let (look, pause) = if free > 0 {
-        let most = (f64::from(row.events_per_second) * interval.as_secs_f64()).ceil() as i64;
-        let look = look(connection, &filter, after, Some(row.create_time), most.min(free)).await?;
-        let pause = look.places.len() as f64 / f64::from(row.events_per_second);
-        (look, Duration::from_secs_f64(pause))
-    } else {
-        (Look { places: Vec::new(), next: Some(after) }, BUSY_PAUSE)
+    let (look, pause, waits_for) = match room {
+        Ok(room) => {
+            let most = (f64::from(row.events_per_second) * interval.as_secs_f64()).ceil() as i64;
+            let look = look(connection, &filter, after, Some(row.create_time), most.min(room)).await?;
+            let pause = look.places.len() as f64 / f64::from(row.events_per_second);
+            (look, Duration::from_secs_f64(pause), String::new())
+        }
+        Err(wait) => (Look { places: Vec::new(), next: Some(after) }, wait.pause(), wait.told()),
     };
     let asked =
         interventions::ask_for_replay(connection, row.replay, &row.actor, row.rerun, &look.places).await?;
@@ -145,7 +135,7 @@ async fn advance(
         UPDATE ingest.replays
         SET after_time = $2, after_lane = $3, after_sequence = $4, requested = requested + $5,
             finish_time = CASE WHEN $6 THEN now() END, next_step_time = now() + $7::float8 * interval '1 millisecond',
-            failures = 0, failure = ''
+            failures = 0, failure = $8
         WHERE replay = $1
         "#,
         row.replay,
@@ -155,27 +145,11 @@ async fn advance(
         i64::try_from(look.places.len()).unwrap_or(i64::MAX),
         is_done,
         millis(pause),
+        waits_for,
     )
     .execute(connection)
     .await?;
     Ok(asked)
-}
-
-/// Events of an account that operators have taken up again, or are about to, and that run or will.
-async fn in_progress(connection: &mut PgConnection, account: &str) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"
-        SELECT (SELECT count(*) FROM (
-                   SELECT FROM ingest.parked WHERE account = $1 AND attempts_before IS NOT NULL AND kind <> 1 LIMIT $2
-               ) p)
-             + (SELECT count(*) FROM ingest.interventions i
-                   WHERE (SELECT r.account FROM ingest.replays r WHERE r.replay = i.replay) = $1) AS "count!"
-        "#,
-        account,
-        MOST_IN_PROGRESS,
-    )
-    .fetch_one(connection)
-    .await
 }
 
 /// Keeps what a step failed of, and lets others go first, longer and longer; ends the replay after [`MOST_FAILURES`]. Gives
