@@ -15,10 +15,7 @@ use prost_types::Timestamp;
 use tonic::{Code, Status};
 
 use crate::{
-    harness::{
-        ACME, Replica, START, UNUSED, World, deployments, deployments_with, event, eventually, refused,
-        settings,
-    },
+    harness::{ACME, Replica, START, UNUSED, World, deployments_with, event, eventually, refused, settings},
     invoker::{Answer, assert_in_order},
     operators::{halting, skip},
 };
@@ -377,18 +374,19 @@ async fn a_replay_waits_while_enough_of_what_it_took_up_has_not_ended() {
     }
 }
 
-/// Dead letters `e0` … in these conversations, then a function whose conversations halt.
-async fn halting_after_dead_letters(world: &mut World, conversations: &[String]) -> Replica {
-    world.invoker.fail_all(true);
-    let events = conversations.iter().zip(0..).map(|(id, n)| event(id, &format!("e{n}")));
-    for batch in events.collect::<Vec<_>>().chunks(300) {
+/// Events `e0` … of these conversations that found no function, and then one whose conversations halt.
+async fn halting_after_no_function(world: &mut World, conversations: &[String]) -> Replica {
+    let unused =
+        |(n, id): (usize, &String)| Event { template: UNUSED.to_owned(), ..event(id, &format!("e{n}")) };
+    let events: Vec<Event> = conversations.iter().enumerate().map(unused).collect();
+    for batch in events.chunks(300) {
         assert!(world.replica.publish_all(batch.to_vec()).await.iter().all(Result::is_ok));
     }
-    let all = i64::try_from(conversations.len()).unwrap();
-    eventually(async || count(world, "SELECT count(*) FROM ingest.outcomes WHERE state = 7").await == all)
+    let all = i64::try_from(events.len()).unwrap();
+    eventually(async || count(world, "SELECT count(*) FROM ingest.outcomes WHERE state = 4").await == all)
         .await;
     world.replica.stop().await;
-    Replica::start(world.config(|_| {}), deployments(&halting(1))).await
+    Replica::start(world.config(|_| {}), deployments_with(&halting(1), &[UNUSED])).await
 }
 
 async fn count(world: &World, statement: &'static str) -> i64 {
@@ -399,11 +397,12 @@ async fn count(world: &World, statement: &'static str) -> i64 {
 async fn a_replay_pauses_while_enough_of_what_it_took_up_is_halted_again() {
     const MOST: i64 = 500;
     const HALTED: &str = "SELECT count(*) FROM ingest.parked WHERE kind = 1";
-    let mut world = World::start_with(settings(1), |_| {}).await;
+    let mut world = World::start().await;
     // Twice as many: when that many are halted, others run.
     let conversations: Vec<String> = (0..2 * MOST).map(|n| format!("c{n}")).collect();
-    let replica = halting_after_dead_letters(&mut world, &conversations).await;
-    let slower = Replay { events_per_second: 250, ..dead() };
+    let replica = halting_after_no_function(&mut world, &conversations).await;
+    world.invoker.fail_all(true);
+    let slower = Replay { events_per_second: 250, ..of(&[DeliveryState::NoFunction]) };
     let name = create(&replica, slower, false).await.unwrap().replay.unwrap().name;
     let pauses = |replay: &Replay| replay.waiting_message.contains("are halted again");
     eventually(async || {
@@ -416,7 +415,7 @@ async fn a_replay_pauses_while_enough_of_what_it_took_up_is_halted_again() {
     assert_eq!((paused.state(), paused.failure_message.as_str()), (ReplayState::Running, ""));
     assert!(paused.waiting_message.contains("resume or skip"), "{paused:?}");
     // So does another one of the account, until that is canceled.
-    let other = create(&replica, dead(), false).await.unwrap().replay.unwrap().name;
+    let other = create(&replica, of(&[DeliveryState::NoFunction]), false).await.unwrap().replay.unwrap().name;
     eventually(async || pauses(&get(&replica, &other).await)).await;
     let request = CancelReplayRequest { name: other };
     let canceled = replica.replays().cancel_replay(request).await.unwrap().into_inner().replay.unwrap();
@@ -444,14 +443,13 @@ async fn a_replay_pauses_while_enough_of_what_it_took_up_is_halted_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_behind_a_halted_event_keeps_no_other_replay_from_ending() {
-    let mut world = World::start_with(settings(1), |_| {}).await;
+    let mut world = World::start().await;
     let conversation = |n| if n < 520 { "stuck".to_owned() } else { format!("c{n}") };
     let conversations: Vec<String> = (0..530).map(conversation).collect();
-    let replica = halting_after_dead_letters(&mut world, &conversations).await;
-    world.invoker.fail_all(false);
+    let replica = halting_after_no_function(&mut world, &conversations).await;
     world.invoker.script("e0", [Answer::Throws]);
     let of_conversation = |id: &str| {
-        let mut replay = dead();
+        let mut replay = of(&[DeliveryState::NoFunction]);
         replay.filter.as_mut().unwrap().conversation_id = id.to_owned();
         replay
     };
@@ -473,7 +471,7 @@ async fn what_waits_behind_a_halted_event_keeps_no_other_replay_from_ending() {
     .execute(pool)
     .await
     .unwrap();
-    let rest = create(&replica, dead(), false).await.unwrap().replay.unwrap().name;
+    let rest = create(&replica, of(&[DeliveryState::NoFunction]), false).await.unwrap().replay.unwrap().name;
     eventually(async || get(&replica, &rest).await.waiting_message.contains("wait behind halted")).await;
     assert_eq!(get(&replica, &rest).await.requested_count, 0);
     sqlx::query("DELETE FROM ingest.parked WHERE lane = 0 AND sequence <= 1000").execute(pool).await.unwrap();

@@ -170,7 +170,7 @@ async fn what_is_asked_about_events_of_one_day_opens_the_partitions_of_that_day(
     let asked = world.opens_today("interventions::pending", pending).await;
     let wanted: Vec<_> =
         asked.iter().map(|it| (it.sequence - start, it.wanted.as_ref().unwrap().0)).collect();
-    assert_eq!(wanted, [(1, Action::Replay), (2, Action::Resume)]);
+    assert_eq!(wanted, [(2, Action::Resume), (1, Action::Replay)], "what operators ask comes first");
 
     let mut filter = tail::Filter {
         account,
