@@ -2,9 +2,10 @@
 //! passed has its outcome, or is parked. An event for which neither holds would never run; `Reconcile` would find it, if
 //! somebody asked.
 //!
-//! Each event is looked at about once, when the cursor has passed it, in bounded statements: at most four a minute while
-//! nothing happens, and about one probe of a primary key for each event otherwise. What nothing would run is remembered and
-//! looked at again each time, until it has its outcome; a lane with as much of it as is remembered is not gone on with.
+//! Each event is looked at about once, when the cursor has passed it, in bounded statements: a few for each look, of which there
+//! are four a minute while nothing happens, and about one probe of a primary key for each event otherwise. What nothing would
+//! run is remembered and looked at again each time, until it has its outcome; a lane with as much of it as is remembered is not
+//! gone on with.
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
@@ -24,8 +25,8 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(15);
 /// The same if there is more to see.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Statements of one look, at most.
-const STATEMENTS: u32 = 5;
+/// Statements of one look, about: one more for each two weeks or so that lanes are apart.
+const STATEMENTS: u32 = 8;
 /// Events of a lane that one look covers.
 const ROWS: i64 = 1_000;
 /// Events of a lane that nothing would run and that are remembered.
@@ -107,11 +108,10 @@ impl Bookkeeper {
         let parked = ledger::parked(&self.pool, &owned).await?;
         // Nothing failed: what was seen counts.
         let (mut is_complete, mut checked) = (true, 0);
-        for Looked { lane, events, last, .. } in looked {
-            is_complete &= events < ROWS;
+        for Looked { lane, events, after, has_more, .. } in looked {
+            is_complete &= !has_more;
             checked += u64::try_from(events).unwrap_or_default();
-            let progress = self.lanes.entry(lane).or_default();
-            progress.after = last.unwrap_or(progress.after);
+            self.lanes.entry(lane).or_default().after = after;
         }
         self.lanes.values_mut().for_each(|it| it.unreachable.clear());
         for event in &unreachable {

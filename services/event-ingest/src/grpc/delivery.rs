@@ -85,7 +85,7 @@ impl DeliveryService for DeliveryHandler {
         let request = validated(request)?;
         let name: ConversationName = parse("name", &request.name)?;
         let list = ["conversation", &request.name];
-        let after = page::position(&list, &request.page_token)?.map_or(0, |key| key.sequence);
+        let after = page::position(&list, &request.page_token)?.unwrap_or(Key::at(Time::MIN));
         let size = page::size(request.page_size);
         // One more tells whether there is another page.
         let mut rows =
@@ -93,14 +93,11 @@ impl DeliveryService for DeliveryHandler {
                 .await
                 .map_err(error::store)?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let mut next = (rows.len() > size).then(|| rows[size - 1].sequence);
+        let more = (rows.len() > size).then(|| size - 1);
         rows.truncate(size);
+        let keys: Vec<Key> = rows.iter().map(DeliveryRow::key).collect();
         let (deliveries, cut) = page_of(&self.pool, rows, request.include_logs).await?;
-        if cut.is_some() {
-            next = deliveries.last().map(|delivery| delivery.sequence);
-        }
-        let key = |sequence| Key { accept_time: Time::from_micros(0), lane: 0, sequence };
-        let next_page_token = next.map(|sequence| page::token(&list, key(sequence))).unwrap_or_default();
+        let next_page_token = cut.or(more).map(|at| page::token(&list, keys[at])).unwrap_or_default();
         Ok(Response::new(GetConversationResponse { deliveries, next_page_token }))
     }
 

@@ -16,7 +16,7 @@ use crate::{
     store::{Time, deliveries::Key, ledger},
 };
 
-/// Events that one page counts.
+/// Events that one page counts, at most.
 const PAGE: i64 = 50_000;
 
 /// Counts one page of an account's events.
@@ -25,11 +25,8 @@ pub(super) async fn reconcile(pool: &PgPool, request: ReconcileRequest) -> Resul
     let start = time("start_time", request.start_time.as_ref())?.unwrap_or(Time::MIN);
     let end = time("end_time", request.end_time.as_ref())?.unwrap_or(Time::MAX);
     let list = ["ledger", &request.parent, &start.micros().to_string(), &end.micros().to_string()];
-    let first = Key { accept_time: start, lane: -1, sequence: -1 };
-    let after = page::position(&list, &request.page_token)?.unwrap_or(first);
-    let next = ledger::page_end(pool, &parent.account, after, end, PAGE).await.map_err(error::store)?;
-    let last = next.unwrap_or(Key::START);
-    let counts = ledger::counts(pool, &parent.account, after, last, end).await.map_err(error::store)?;
+    let after = page::position(&list, &request.page_token)?.unwrap_or(Key::at(start));
+    let (counts, next) = ledger::page(pool, &parent.account, after, end, PAGE).await.map_err(error::store)?;
     Ok(ReconcileResponse {
         accepted_count: counts.iter().map(|count| count.count).sum(),
         unaccounted_count: counts.iter().map(|count| count.unaccounted).sum(),

@@ -49,32 +49,103 @@ pub(crate) async fn open(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Between which sequence numbers (the second is not one of them) all events lie that were accepted from `start` to `end`: so
-/// that a statement about a time opens the partitions of its days only.
+/// Most days that a [`Part`] has, but for those beside it: a statement locks each partition that it may open, with all of its
+/// indexes, and all statements together have so many locks.
+pub(crate) const MOST: i64 = 16;
+
+/// Days further apart than this are better asked about apart.
+const NEAR: i64 = 3;
+
+/// A part of the time, and between which sequence numbers (the second is not one of them) all events lie that were accepted in
+/// it: so that a statement about it opens the partitions of its days only.
 ///
 /// Which day an event belongs to is decided when it is recorded, a little after its `accept_time`; and by which day is open,
-/// whatever the date. A clock that is set back by less than a day changes nothing.
-pub(crate) async fn sequences(
+/// whatever the date. A clock that is set back by less than a day changes nothing. Parts that follow each other leave no
+/// sequence number out between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) start: Time,
+    pub(crate) end: Time,
+    pub(crate) first: i64,
+    pub(crate) past: i64,
+}
+
+/// `query_as!` of the [`Part`] from `$start` to `$end`.
+macro_rules! part {
+    ($start:tt, $end:tt, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Part,
+            r#"
+            WITH part AS MATERIALIZED (SELECT "# + $start + " AS start, " + $end + r#" AS end_time)
+            SELECT part.start AS "start!: Time", part.end_time AS "end!: Time",
+                   coalesce((SELECT max(first_sequence) FROM ingest.days WHERE open_time <= part.start - interval '1 day'),
+                            -9223372036854775808) AS "first!",
+                   -- What was there before there were days came to be one later than it was accepted. Days after the one that is
+                   -- open have no events; one before it may never have been opened.
+                   coalesce((SELECT min(first_sequence) FROM ingest.days
+                             WHERE first_sequence > -9223372036854775808
+                               AND (open_time > part.end_time + interval '1 day' OR first_sequence > (
+                                   SELECT max(first_sequence) FROM ingest.days WHERE open_time IS NOT NULL))),
+                            9223372036854775807) AS "past!"
+            FROM part
+            "#,
+            $($argument),*
+        )
+    };
+}
+
+/// The first `days` days, at most, of the time from `start` to `end`.
+pub(crate) async fn first(
     executor: impl PgExecutor<'_>,
     start: Time,
     end: Time,
-) -> Result<(i64, i64), sqlx::Error> {
-    let row = sqlx::query!(
-        r#"
-        SELECT coalesce(max(first_sequence) FILTER (WHERE open_time <= $1::timestamptz - interval '1 day'),
-                        -9223372036854775808) AS "first!",
-               -- What was there before there were days came to be one later than it was accepted.
-               coalesce(min(first_sequence) FILTER (WHERE open_time > $2::timestamptz + interval '1 day'
-                            AND first_sequence > -9223372036854775808),
-                        9223372036854775807) AS "past!"
-        FROM ingest.days
-        "#,
+    days: i64,
+) -> Result<Part, sqlx::Error> {
+    part!(
+        "$1::timestamptz",
+        "least($2::timestamptz, (
+             SELECT open_time FROM ingest.days WHERE open_time > $1::timestamptz
+             ORDER BY open_time OFFSET $3::bigint - 1 LIMIT 1))",
         start as _,
         end as _,
+        days,
     )
     .fetch_one(executor)
-    .await?;
-    Ok((row.first, row.past))
+    .await
+}
+
+/// The last `days` days, at most, of the time before `end`; its start is [`Time::MIN`] if there are no more.
+pub(crate) async fn last(executor: impl PgExecutor<'_>, end: Time, days: i64) -> Result<Part, sqlx::Error> {
+    part!(
+        "greatest($1::timestamptz, (
+             SELECT open_time FROM ingest.days WHERE open_time < $2::timestamptz
+             ORDER BY open_time DESC OFFSET $3::bigint - 1 LIMIT 1))",
+        "$2::timestamptz",
+        Time::MIN as _,
+        end as _,
+        days,
+    )
+    .fetch_one(executor)
+    .await
+}
+
+/// What lies at sequence numbers, in their order, in parts that each lie in a few days near each other: so that a statement about
+/// one opens no other partitions to speak of.
+pub(crate) fn parts<T>(of: &[T], sequence: impl Fn(&T) -> i64) -> Vec<Vec<&T>> {
+    // A day has 2^32 numbers.
+    let day = |it: &T| sequence(it) >> 32;
+    let mut of: Vec<&T> = of.iter().collect();
+    of.sort_by_key(|it| sequence(it));
+    let mut parts: Vec<Vec<&T>> = Vec::new();
+    let mut last = 0;
+    for it in of {
+        match parts.last_mut() {
+            Some(part) if day(it) - last <= NEAR && day(it) - day(part[0]) < MOST => part.push(it),
+            _ => parts.push(vec![it]),
+        }
+        last = day(it);
+    }
+    parts
 }
 
 /// The first sequence number of the day that was open so long ago: what was accepted since then lies from there on.

@@ -1,25 +1,56 @@
 //! The account of events, for callers.
 
+/// `query_as!` of a `$row`'s `$columns` of deliveries `d`, and the rest of the statement: what the view `ingest.deliveries` has of
+/// the events that `$events` selects. The view would look for their outcomes in the partitions of all days; `$bounds` say where
+/// they may be.
+macro_rules! deliveries {
+    ($row:ident, $columns:tt, $events:tt, $bounds:tt, $rest:tt, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            $row,
+            "SELECT " + $columns + r#"
+            FROM (
+                SELECT e.lane, e.sequence, e.account, e.event_id, e.template, e.conversation_id, e.occur_time, e.deliver_by,
+                       e.accept_time,
+                       coalesce(o.state, CASE WHEN p.sequence IS NULL OR p.kind = 2 THEN 1 WHEN p.kind = 1 THEN 8
+                           ELSE 2 END::smallint) AS state,
+                       coalesce(o.reason, p.reason, '') AS reason,
+                       coalesce(o.reason_message, p.reason_message, '') AS reason_message, o.finish_time,
+                       CASE WHEN p.kind = 0 THEN p.next_attempt_time END AS next_attempt_time
+                FROM ("# + $events + r#") e
+                LEFT JOIN LATERAL (
+                    SELECT * FROM ingest.outcomes v
+                    WHERE v.lane = e.lane AND v.sequence = e.sequence AND v.sequence BETWEEN "# + $bounds + r#" LIMIT 1
+                ) o ON true
+                LEFT JOIN LATERAL (
+                    SELECT * FROM ingest.parked v WHERE v.lane = e.lane AND v.sequence = e.sequence LIMIT 1
+                ) p ON true
+            ) d
+            "# + $rest,
+            $($argument),*
+        )
+    };
+}
+
+mod attempts;
+mod list;
+#[cfg(test)]
+mod tests;
+
 use chatfn_domain::name::{AccountId, ConversationId, EventId, TemplateName};
 use sqlx::PgPool;
-use uuid::Uuid;
 
-use super::{Time, days, interventions::Place, journal::ParkKind, span};
+pub(super) use self::attempts::NEWEST_PAST;
+pub(crate) use self::{
+    attempts::{AttemptRow, PastRow, attempts, past, weights},
+    list::{Filter, list},
+};
+use super::{Time, days, interventions::Place, span};
+pub(super) use deliveries;
 
-/// Events, or outcomes of a state, that a filtered page looks at, at most: bounds what one call can cost, however rare a match
-/// is.
-const SCAN: i64 = 5_000;
-/// How often one call does that for what is parked, while it finds none: an operator who asks for it once should see some.
-const SCANS: usize = 10;
+/// The state of a delivery that waits for an operator.
+const HALTED: i16 = 8;
 
-/// Attempts, and past states, of one delivery that are read: it may be replayed without end.
-const NEWEST: i64 = 100;
-/// Past states of one delivery that are kept.
-pub(super) const NEWEST_PAST: i32 = 100;
-/// Bytes of the reports of one delivery that are read. A report has at most a little over 1 MiB, so the newest one is.
-const REPORT_BYTES: i64 = 1536 * 1024;
-
-/// Where an event stands. See the view `ingest.deliveries`.
+/// Where an event stands.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryRow {
     pub(crate) lane: i16,
@@ -38,38 +69,8 @@ pub(crate) struct DeliveryRow {
     pub(crate) next_attempt_time: Option<Time>,
 }
 
-/// A try to run an event.
-#[derive(Debug, Clone)]
-pub(crate) struct AttemptRow {
-    pub(crate) lane: i16,
-    pub(crate) sequence: i64,
-    pub(crate) number: i32,
-    pub(crate) start_time: Time,
-    pub(crate) finish_time: Option<Time>,
-    /// Encoded `RunReport`.
-    pub(crate) report: Option<Vec<u8>>,
-    pub(crate) platform_error: String,
-    pub(crate) platform_error_message: String,
-}
-
-/// What a delivery had come to before an operator acted.
-#[derive(Debug, Clone)]
-pub(crate) struct PastRow {
-    pub(crate) lane: i16,
-    pub(crate) sequence: i64,
-    pub(crate) state: i16,
-    pub(crate) reason: String,
-    pub(crate) reason_message: String,
-    pub(crate) finish_time: Time,
-    pub(crate) attempts: i32,
-    pub(crate) action: i16,
-    pub(crate) actor: String,
-    pub(crate) action_time: Time,
-    pub(crate) replay: Option<Uuid>,
-}
-
 /// Place of a delivery in a list, which is from new to old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) accept_time: Time,
     pub(crate) lane: i16,
@@ -79,8 +80,11 @@ pub(crate) struct Key {
 impl Key {
     /// Before every delivery: where the first page starts.
     pub(crate) const START: Self = Self { accept_time: Time::MAX, lane: i16::MAX, sequence: i64::MAX };
-    /// After every delivery.
-    const END: Self = Self { accept_time: Time::MIN, lane: -1, sequence: -1 };
+
+    /// Between what was accepted before this time and what was accepted from then on.
+    pub(crate) const fn at(accept_time: Time) -> Self {
+        Self { accept_time, lane: -1, sequence: -1 }
+    }
 }
 
 impl DeliveryRow {
@@ -89,48 +93,47 @@ impl DeliveryRow {
     }
 }
 
-/// What a list shows.
-#[derive(Debug, Clone)]
-pub(crate) struct Filter {
-    pub(crate) account: AccountId,
-    pub(crate) state: Option<i16>,
-    pub(crate) template: Option<TemplateName>,
-}
-
-/// `query_as!` of the view's columns with the given rest of the statement.
-macro_rules! deliveries {
-    ($rest:tt, $($argument:expr),* $(,)?) => {
-        sqlx::query_as!(
-            DeliveryRow,
-            r#"
-            SELECT d.lane AS "lane!", d.sequence AS "sequence!", d.account AS "account!", d.event_id AS "event_id!",
-                   d.template AS "template!", d.conversation_id AS "conversation_id!",
-                   d.occur_time AS "occur_time: Time", d.deliver_by AS "deliver_by: Time",
-                   d.accept_time AS "accept_time!: Time", d.state AS "state!", d.reason AS "reason!",
-                   d.reason_message AS "reason_message!", d.finish_time AS "finish_time: Time",
-                   d.next_attempt_time AS "next_attempt_time: Time"
-            "# + $rest,
-            $($argument),*
-        )
-    };
-}
-
 /// The delivery of an event.
+///
+/// An id that was used again after a long time stands for the last of its events, unless an earlier one is halted: an operator
+/// must be able to see and skip it.
 pub(crate) async fn get(
     pool: &PgPool,
     account: &AccountId,
     event_id: &EventId,
 ) -> Result<Option<DeliveryRow>, sqlx::Error> {
-    deliveries!(
-        // An id that was used again after a long time stands for the last of its events, unless an earlier one is halted:
-        // an operator must be able to see and skip it.
-        "FROM ingest.deliveries d WHERE d.account = $1 AND d.event_id = $2
-         ORDER BY d.state = 8 DESC, d.sequence DESC LIMIT 1",
+    let first_halted = sqlx::query_scalar!(
+        "SELECT min(sequence) FROM ingest.parked WHERE account = $1 AND kind = 1",
         account.as_str(),
-        event_id.as_str(),
     )
-    .fetch_optional(pool)
-    .await
+    .fetch_one(pool)
+    .await?;
+    let (mut end, mut size, mut newest) = (Time::MAX, 1, None);
+    loop {
+        let part = days::last(pool, end, size).await?;
+        let places = sqlx::query_as!(
+            Place,
+            "SELECT lane, sequence FROM ingest.events
+             WHERE account = $1 AND event_id = $2 AND sequence >= $3 AND sequence < $4",
+            account.as_str(),
+            event_id.as_str(),
+            part.first,
+            part.past,
+        )
+        .fetch_all(pool)
+        .await?;
+        let mut found = in_places(pool, &places).await?;
+        found.sort_unstable_by_key(|row| (row.state == HALTED, row.sequence));
+        newest = match found.pop() {
+            Some(halted) if halted.state == HALTED => return Ok(Some(halted)),
+            found => newest.or(found),
+        };
+        let may_be_halted = first_halted.is_some_and(|first| first < part.first);
+        if part.start == Time::MIN || newest.is_some() && !may_be_halted {
+            return Ok(newest);
+        }
+        (end, size) = (part.start, days::MOST.min(size * 4));
+    }
 }
 
 /// The delivery that a conversation is halted at, if it is.
@@ -139,33 +142,23 @@ pub(crate) async fn halted(
     account: &AccountId,
     conversation: &ConversationId,
 ) -> Result<Option<DeliveryRow>, sqlx::Error> {
-    deliveries!(
-        "FROM ingest.parked p JOIN ingest.deliveries d ON d.lane = p.lane AND d.sequence = p.sequence
-         WHERE p.account = $1 AND p.conversation_id = $2 AND p.kind = 1 AND d.state = 8 LIMIT 1",
+    let places = sqlx::query_as!(
+        Place,
+        "SELECT lane, sequence FROM ingest.parked WHERE account = $1 AND conversation_id = $2 AND kind = 1",
         account.as_str(),
         conversation.as_str(),
     )
-    .fetch_optional(pool)
-    .await
+    .fetch_all(pool)
+    .await?;
+    // It may have gone on since.
+    Ok(in_places(pool, &places).await?.into_iter().find(|row| row.state == HALTED))
 }
 
 /// The deliveries in these places, each lane's in its order.
 pub(crate) async fn in_places(pool: &PgPool, places: &[Place]) -> Result<Vec<DeliveryRow>, sqlx::Error> {
-    let (first, last) = span(places.iter().map(|place| place.sequence));
-    deliveries!(
-        "FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
-         CROSS JOIN LATERAL (
-             SELECT * FROM ingest.deliveries v
-             WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
-         ) d
-         ORDER BY d.lane, d.sequence",
-        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
-        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
-        first,
-        last,
-    )
-    .fetch_all(pool)
-    .await
+    let mut found = among(pool, places, None, Key::START, i64::MAX).await?;
+    found.sort_unstable_by_key(|row| (row.lane, row.sequence));
+    Ok(found)
 }
 
 /// The deliveries of a conversation after `after`, in its order.
@@ -173,294 +166,84 @@ pub(crate) async fn conversation(
     pool: &PgPool,
     account: &AccountId,
     conversation: &ConversationId,
-    after: i64,
-    rows: i64,
-) -> Result<Vec<DeliveryRow>, sqlx::Error> {
-    deliveries!(
-        "FROM ingest.deliveries d WHERE d.account = $1 AND d.conversation_id = $2 AND d.sequence > $3
-         ORDER BY d.sequence LIMIT $4",
-        account.as_str(),
-        conversation.as_str(),
-        after,
-        rows,
-    )
-    .fetch_all(pool)
-    .await
-}
-
-/// Deliveries after `after` in a list, from new to old; and where to go on, if there may be more.
-pub(crate) async fn list(
-    pool: &PgPool,
-    filter: &Filter,
-    mut after: Key,
-    rows: i64,
-) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
-    let parked = match filter.state {
-        Some(2) => parked(pool, &filter.account, ParkKind::Retry).await?,
-        Some(8) => parked(pool, &filter.account, ParkKind::Halted).await?,
-        _ => None,
-    };
-    if let Some(places) = parked {
-        let found = list_of(pool, filter, &places, after, rows).await?;
-        let next = if is_full(&found, rows) { found.last().map(DeliveryRow::key) } else { None };
-        return Ok((found, next));
-    }
-    let scans = if matches!(filter.state, Some(2 | 8)) { SCANS } else { 1 };
-    for _ in 1..scans {
-        match scan(pool, filter, after, rows).await? {
-            (found, Some(next)) if found.is_empty() => after = next,
-            page => return Ok(page),
-        }
-    }
-    scan(pool, filter, after, rows).await
-}
-
-/// The same, found by looking at a part of the account's events or outcomes.
-async fn scan(
-    pool: &PgPool,
-    filter: &Filter,
     after: Key,
     rows: i64,
-) -> Result<(Vec<DeliveryRow>, Option<Key>), sqlx::Error> {
-    let end = match (filter.state, &filter.template) {
-        (None, None) => None,
-        // Their index has each state's apart, but not each template's.
-        (Some(4..=7), None) => None,
-        (Some(state @ 4..=7), Some(_)) => end_of_outcomes(pool, &filter.account, state, after).await?,
-        _ => end_of_scan(pool, &filter.account, after).await?,
-    };
-    let last = end.unwrap_or(Key::END);
-    let (first, past) = days::sequences(pool, last.accept_time, after.accept_time).await?;
-    let (account, template) = (filter.account.as_str(), filter.template.as_ref().map(TemplateName::as_str));
-    let found = match filter.state {
-        Some(state @ 4..=7) => {
-            deliveries!(
-                "FROM ingest.outcomes o JOIN ingest.deliveries d ON d.lane = o.lane AND d.sequence = o.sequence
-                 WHERE o.account = $1 AND o.state = $2 AND o.state <> 3 AND ($3::text IS NULL OR d.template = $3)
-                   AND (o.accept_time, o.lane, o.sequence) < ($4, $5, $6)
-                   AND (o.accept_time, o.lane, o.sequence) >= ($8, $9, $10)
-                   AND o.sequence >= $11 AND o.sequence < $12
-                 ORDER BY o.accept_time DESC, o.lane DESC, o.sequence DESC LIMIT $7",
-                account,
-                state,
-                template,
-                after.accept_time as _,
-                after.lane,
-                after.sequence,
-                rows,
-                last.accept_time as _,
-                last.lane,
-                last.sequence,
-                first,
-                past,
-            )
-            .fetch_all(pool)
-            .await?
+) -> Result<Vec<DeliveryRow>, sqlx::Error> {
+    let Key { accept_time: mut start, sequence: mut after, .. } = after;
+    let mut places = Vec::new();
+    // Nothing tells in which days a conversation has events: all are asked for, part after part.
+    loop {
+        let part = days::first(pool, start, Time::MAX, days::MOST).await?;
+        let room = rows - count(&places);
+        let found = sqlx::query_as!(
+            Place,
+            "SELECT lane, sequence FROM ingest.events
+             WHERE account = $1 AND conversation_id = $2 AND sequence > $3 AND sequence >= $4 AND sequence < $5
+             ORDER BY sequence LIMIT $6",
+            account.as_str(),
+            conversation.as_str(),
+            after,
+            part.first,
+            part.past,
+            room,
+        )
+        .fetch_all(pool)
+        .await?;
+        places.extend(found);
+        if count(&places) >= rows || part.end == Time::MAX {
+            return in_places(pool, &places).await;
         }
-        state => {
-            deliveries!(
-                "FROM ingest.deliveries d
-                 WHERE d.account = $1 AND ($2::smallint IS NULL OR d.state = $2) AND ($3::text IS NULL OR d.template = $3)
-                   AND (d.accept_time, d.lane, d.sequence) < ($4, $5, $6)
-                   AND (d.accept_time, d.lane, d.sequence) >= ($7, $8, $9)
-                   AND d.sequence >= $11 AND d.sequence < $12
-                 ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $10",
-                account,
-                state,
-                template,
-                after.accept_time as _,
-                after.lane,
-                after.sequence,
-                last.accept_time as _,
-                last.lane,
-                last.sequence,
-                rows,
-                first,
-                past,
-            )
-            .fetch_all(pool)
-            .await?
-        }
-    };
-    let next = if is_full(&found, rows) { found.last().map(DeliveryRow::key) } else { end };
-    Ok((found, next))
+        (start, after) = (part.end, after.max(part.past - 1));
+    }
 }
 
-fn is_full(found: &[DeliveryRow], rows: i64) -> bool {
-    i64::try_from(found.len()).unwrap_or(i64::MAX) >= rows
-}
-
-/// What of an account is parked in this way; `None` if that is more than one page may look at: then it is looked for among
-/// the account's events, as PENDING ones are: `parked` does not know the order of the list.
-async fn parked(
+/// Those of the deliveries in these places that come after `after` in a list, the first `rows` of it, from new to old: all, or
+/// what a filter wants.
+async fn among(
     pool: &PgPool,
-    account: &AccountId,
-    kind: ParkKind,
-) -> Result<Option<Vec<Place>>, sqlx::Error> {
-    let places = sqlx::query_as!(
-        Place,
-        "SELECT lane, sequence FROM ingest.parked WHERE account = $1 AND kind = $2 LIMIT $3",
-        account.as_str(),
-        kind as i16,
-        SCAN + 1,
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok((i64::try_from(places.len()).unwrap_or(i64::MAX) <= SCAN).then_some(places))
-}
-
-/// Those of the deliveries in these places that a list shows after `after`.
-async fn list_of(
-    pool: &PgPool,
-    filter: &Filter,
     places: &[Place],
+    wanted: Option<&Filter>,
     after: Key,
     rows: i64,
 ) -> Result<Vec<DeliveryRow>, sqlx::Error> {
-    let (first, last) = span(places.iter().map(|place| place.sequence));
-    deliveries!(
-        "FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
-         CROSS JOIN LATERAL (
-             SELECT * FROM ingest.deliveries v
-             WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
-         ) d
-         WHERE d.account = $5 AND d.state = $6 AND ($7::text IS NULL OR d.template = $7)
-           AND (d.accept_time, d.lane, d.sequence) < ($8, $9, $10)
-         ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $11",
-        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
-        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
-        first,
-        last,
-        filter.account.as_str(),
-        filter.state,
-        filter.template.as_ref().map(TemplateName::as_str),
-        after.accept_time as _,
-        after.lane,
-        after.sequence,
-        rows,
-    )
-    .fetch_all(pool)
-    .await
+    let mut found = Vec::new();
+    for part in days::parts(places, |place| place.sequence) {
+        let (first, last) = span(part.iter().map(|place| place.sequence));
+        let of_part = deliveries!(
+            DeliveryRow,
+            r#"d.lane AS "lane!", d.sequence AS "sequence!", d.account AS "account!", d.event_id AS "event_id!",
+               d.template AS "template!", d.conversation_id AS "conversation_id!", d.occur_time AS "occur_time: Time",
+               d.deliver_by AS "deliver_by: Time", d.accept_time AS "accept_time!: Time", d.state AS "state!",
+               d.reason AS "reason!", d.reason_message AS "reason_message!", d.finish_time AS "finish_time?: Time",
+               d.next_attempt_time AS "next_attempt_time?: Time""#,
+            "SELECT v.* FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
+             CROSS JOIN LATERAL (
+                 SELECT * FROM ingest.events v
+                 WHERE v.lane = wanted.lane AND v.sequence = wanted.sequence AND v.sequence BETWEEN $3 AND $4 LIMIT 1
+             ) v",
+            "$3 AND $4",
+            "WHERE ($5::text IS NULL OR d.account = $5) AND ($6::smallint IS NULL OR d.state = $6)
+               AND ($7::text IS NULL OR d.template = $7) AND (d.accept_time, d.lane, d.sequence) < ($8, $9, $10)
+             ORDER BY d.accept_time DESC, d.lane DESC, d.sequence DESC LIMIT $11",
+            &part.iter().map(|place| place.lane).collect::<Vec<_>>(),
+            &part.iter().map(|place| place.sequence).collect::<Vec<_>>(),
+            first,
+            last,
+            wanted.map(|filter| filter.account.as_str()),
+            wanted.and_then(|filter| filter.state),
+            wanted.and_then(|filter| filter.template.as_ref().map(TemplateName::as_str)),
+            after.accept_time as _,
+            after.lane,
+            after.sequence,
+            rows,
+        );
+        found.extend(of_part.fetch_all(pool).await?);
+    }
+    found.sort_unstable_by_key(|row| std::cmp::Reverse(row.key()));
+    found.truncate(usize::try_from(rows).unwrap_or(usize::MAX));
+    Ok(found)
 }
 
-/// The last event that a scan from `after` looks at; `None` if it looks at all.
-async fn end_of_scan(pool: &PgPool, account: &AccountId, after: Key) -> Result<Option<Key>, sqlx::Error> {
-    sqlx::query_as!(
-        Key,
-        r#"
-        SELECT accept_time AS "accept_time: Time", lane, sequence FROM ingest.events
-        WHERE account = $1 AND (accept_time, lane, sequence) < ($2, $3, $4)
-        ORDER BY accept_time DESC, lane DESC, sequence DESC OFFSET $5 LIMIT 1
-        "#,
-        account.as_str(),
-        after.accept_time as _,
-        after.lane,
-        after.sequence,
-        SCAN - 1,
-    )
-    .fetch_optional(pool)
-    .await
-}
-
-/// The same among the outcomes of one state, which is none that is parked, nor SUCCEEDED.
-async fn end_of_outcomes(
-    pool: &PgPool,
-    account: &AccountId,
-    state: i16,
-    after: Key,
-) -> Result<Option<Key>, sqlx::Error> {
-    sqlx::query_as!(
-        Key,
-        r#"
-        SELECT accept_time AS "accept_time: Time", lane, sequence FROM ingest.outcomes
-        WHERE account = $1 AND state = $2 AND state <> 3 AND (accept_time, lane, sequence) < ($3, $4, $5)
-        ORDER BY accept_time DESC, lane DESC, sequence DESC OFFSET $6 LIMIT 1
-        "#,
-        account.as_str(),
-        state,
-        after.accept_time as _,
-        after.lane,
-        after.sequence,
-        SCAN - 1,
-    )
-    .fetch_optional(pool)
-    .await
-}
-
-/// What the attempts of each of these deliveries weigh, in bytes, as [`attempts`] reads them.
-pub(crate) async fn weights(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<usize>, sqlx::Error> {
-    let (first, last) = span(of.iter().map(|row| row.sequence));
-    let weights = sqlx::query_scalar!(
-        r#"
-        SELECT least(coalesce((
-            SELECT sum(octet_length(a.report)) FROM ingest.attempts a
-            WHERE a.lane = wanted.lane AND a.sequence = wanted.sequence AND a.sequence BETWEEN $4 AND $5), 0), $3::bigint) AS "weight!: i64"
-        FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS wanted(lane, sequence, position)
-        ORDER BY wanted.position
-        "#,
-        &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
-        &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
-        REPORT_BYTES,
-        first,
-        last,
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(weights.into_iter().map(|weight| usize::try_from(weight).unwrap_or(usize::MAX)).collect())
-}
-
-/// The newest attempts of deliveries, each delivery's in their order; the older ones without their reports when these are
-/// more than fits.
-pub(crate) async fn attempts(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<AttemptRow>, sqlx::Error> {
-    let (first, last) = span(of.iter().map(|row| row.sequence));
-    sqlx::query_as!(
-        AttemptRow,
-        r#"
-        SELECT a.lane AS "lane!", a.sequence AS "sequence!", a.number AS "number!",
-               a.start_time AS "start_time!: Time", a.finish_time AS "finish_time: Time",
-               CASE WHEN a.newer <= $4 THEN a.report END AS report,
-               a.platform_error AS "platform_error!", a.platform_error_message AS "platform_error_message!"
-        FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
-        CROSS JOIN LATERAL (
-            SELECT *, sum(octet_length(t.report)) OVER (ORDER BY t.number DESC) AS newer
-            FROM (
-                SELECT * FROM ingest.attempts
-                WHERE lane = wanted.lane AND sequence = wanted.sequence AND sequence BETWEEN $5 AND $6
-                ORDER BY number DESC LIMIT $3
-            ) t
-        ) a
-        ORDER BY a.lane, a.sequence, a.number
-        "#,
-        &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
-        &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
-        NEWEST,
-        REPORT_BYTES,
-        first,
-        last,
-    )
-    .fetch_all(pool)
-    .await
-}
-
-/// What deliveries had come to before operators acted, the newest of it, each delivery's in its order.
-pub(crate) async fn past(pool: &PgPool, of: &[DeliveryRow]) -> Result<Vec<PastRow>, sqlx::Error> {
-    sqlx::query_as!(
-        PastRow,
-        r#"
-        SELECT s.lane, s.sequence, s.state, s.reason, s.reason_message, s.finish_time AS "finish_time: Time",
-               s.attempts, s.action, s.actor, s.action_time AS "action_time: Time", s.replay
-        FROM unnest($1::smallint[], $2::bigint[]) AS wanted(lane, sequence)
-        CROSS JOIN LATERAL (
-            SELECT * FROM ingest.superseded p
-            WHERE p.lane = wanted.lane AND p.sequence = wanted.sequence
-            ORDER BY p.number DESC LIMIT $3
-        ) s
-        ORDER BY s.lane, s.sequence, s.number
-        "#,
-        &of.iter().map(|row| row.lane).collect::<Vec<_>>(),
-        &of.iter().map(|row| row.sequence).collect::<Vec<_>>(),
-        NEWEST,
-    )
-    .fetch_all(pool)
-    .await
+fn count<T>(of: &[T]) -> i64 {
+    i64::try_from(of.len()).unwrap_or(i64::MAX)
 }

@@ -9,8 +9,8 @@
 //! | [`journal`] | fenced writes of runs: `attempts`, `outcomes`, `parked`, `lanes` |
 //! | [`interventions`] | what operators ask of a lane's owner, and their record: `interventions`, `superseded` |
 //! | [`replays`] | replays and how far they are: `replays` |
-//! | [`deliveries`] | the account of events for callers: the view `deliveries`, `attempts`, `superseded` |
-//! | [`ledger`] | how the counts add up: the view `deliveries`, `lanes`, `parked` |
+//! | [`deliveries`] | the account of events for callers: `events`, `outcomes`, `parked`, `attempts`, `superseded` |
+//! | [`ledger`] | how the counts add up: `events`, `outcomes`, `parked`, `lanes` |
 //! | [`tail`] | deliveries as they change: `events`, `outcomes`, `attempts`, `parked` |
 //! | `session` | a connection that is kept, for those who write all the time |
 
@@ -25,6 +25,8 @@ pub(crate) mod reading;
 pub(crate) mod replays;
 mod session;
 pub(crate) mod tail;
+#[cfg(test)]
+mod testing;
 mod time;
 
 use std::time::Duration;

@@ -1,78 +1,13 @@
-use std::{collections::BTreeSet, fmt::Debug, time::Duration};
-
-use chatfn_pg::{PoolConfig, testing::TestDatabase};
-use sqlx::{AssertSqlSafe, PgPool};
-
 use super::{
     super::{
         interventions::{self, Action},
         tail,
+        testing::{DAYS, EPOCH, LANE, World},
     },
     *,
 };
-use crate::with_session;
-
-const LANE: i16 = 5;
-const EPOCH: i64 = 1;
-/// Days with partitions, of which the last is today.
-const DAYS: i32 = 60;
-
-/// Some days, and events of one conversation: today's of lane [`LANE`].
-struct World {
-    /// Of one connection.
-    pool: PgPool,
-    /// The number before today's first event.
-    start: i64,
-    _database: TestDatabase,
-}
 
 impl World {
-    async fn start(days: i32) -> Self {
-        let database = TestDatabase::create().await;
-        let config = PoolConfig {
-            max_connections: 1,
-            statement_timeout: Duration::from_secs(60),
-            idle_in_transaction_session_timeout: Duration::from_secs(60),
-            acquire_timeout: Duration::from_secs(60),
-            ..PoolConfig::new(database.url().clone())
-        };
-        let pool = with_session(chatfn_pg::connect(&config).await.unwrap());
-        let world = Self { pool, start: 0, _database: database };
-        let today = "(now() AT TIME ZONE 'UTC')::date";
-        for age in (0..days).rev() {
-            world.execute(&format!("SELECT ingest.prepare_day({today} - {age})")).await;
-        }
-        let start = format!("SELECT ingest.first_sequence({today})");
-        let start = sqlx::query_scalar(AssertSqlSafe(start)).fetch_one(&world.pool).await.unwrap();
-        Self { start, ..world }
-    }
-
-    async fn execute(&self, statement: &str) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&self.pool).await.unwrap();
-    }
-
-    /// Records so many events, from today's first one on.
-    async fn record(&self, count: i64) {
-        self.execute(&format!(
-            "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
-                                        content_hash)
-             SELECT {LANE}, {} + n, 'acme', 'e' || n, 'chat.message', 'c', '{{}}', ''
-             FROM generate_series(1, {count}) n",
-            self.start
-        ))
-        .await;
-    }
-
-    /// Finishes the events from this one to that one.
-    async fn finish(&self, first: i64, last: i64) {
-        self.execute(&format!(
-            "INSERT INTO ingest.outcomes (lane, sequence, state, epoch, account, accept_time)
-             SELECT {LANE}, {} + n, 3, {EPOCH}, 'acme', now() FROM generate_series({first}, {last}) n",
-            self.start
-        ))
-        .await;
-    }
-
     fn resume(&self, to: i64, looked_at: i64) -> Resume {
         Resume {
             account: "acme".parse().unwrap(),
@@ -83,28 +18,6 @@ impl World {
             rows: 16,
             bytes: 1024,
         }
-    }
-
-    /// Asserts that what is asked opens no partitions but today's, and gives the answer.
-    async fn opens_today<T: Debug>(
-        &self,
-        what: &str,
-        asked: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> T {
-        // Whatever uses the pool's only connection is part of this: its locks stay.
-        self.execute("BEGIN").await;
-        let answer = asked.await.unwrap();
-        let opened: Vec<String> = sqlx::query_scalar(
-            "SELECT c.relname::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-             WHERE l.pid = pg_backend_pid() AND c.relkind = 'r' AND c.relname ~ '^(events|outcomes|attempts)_'",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .unwrap();
-        self.execute("ROLLBACK").await;
-        let days: BTreeSet<&str> = opened.iter().filter_map(|name| Some(name.rsplit_once('_')?.1)).collect();
-        assert_eq!(days.len(), 1, "{what} opens partitions of several days, or none: {days:?}");
-        answer
     }
 }
 

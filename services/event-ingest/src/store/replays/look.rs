@@ -21,7 +21,7 @@ pub(crate) struct Look {
 }
 
 /// Looks for up to `most` events after `after` that match and had their outcome before `before`; goes through a bounded
-/// number, so it may find fewer although there are more.
+/// number, of a bounded number of days, so it may find fewer although there are more.
 pub(crate) async fn look(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -31,8 +31,9 @@ pub(crate) async fn look(
 ) -> Result<Look, sqlx::Error> {
     let (account, conversation) =
         (filter.account.as_str(), filter.conversation_id.as_ref().map(ConversationId::as_str));
-    let (first, past) =
-        days::sequences(&mut *connection, after.accept_time.max(filter.start_time), filter.end_time).await?;
+    let start = after.accept_time.max(filter.start_time);
+    // Within a transaction, whose locks add up: one part only.
+    let part = days::first(&mut *connection, start, filter.end_time, days::MOST).await?;
     // Two statements, so that each has the index that it needs, whatever the planner knows.
     struct Row {
         lane: i16,
@@ -63,8 +64,8 @@ pub(crate) async fn look(
             &filter.states,
             before as _,
             LOOK,
-            first,
-            past,
+            part.first,
+            part.past,
         )
         .fetch_all(connection)
         .await?
@@ -86,13 +87,13 @@ pub(crate) async fn look(
             after.accept_time as _,
             after.lane,
             after.sequence,
-            filter.end_time as _,
+            part.end as _,
             filter.template.as_ref().map(TemplateName::as_str),
             &filter.states,
             before as _,
             LOOK,
-            first,
-            past,
+            part.first,
+            part.past,
         )
         .fetch_all(connection)
         .await?
@@ -108,5 +109,11 @@ pub(crate) async fn look(
             places.push(Place { lane: row.lane, sequence: row.sequence });
         }
     }
-    Ok(Look { places, next: next.filter(|_| is_full) })
+    // In a conversation all up to the part's last number has been looked at, otherwise all that was accepted before its end.
+    let further = (part.end < filter.end_time).then_some(Key {
+        accept_time: part.end,
+        lane: -1,
+        sequence: part.past - 1,
+    });
+    Ok(Look { places, next: if is_full { next } else { further } })
 }
