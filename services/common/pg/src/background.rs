@@ -37,23 +37,23 @@ impl Background {
     ///
     /// # Errors
     /// Its own; when no answer comes, that of a lost connection.
-    pub async fn ask<T>(
+    pub fn ask<T>(
         &self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, sqlx::Error> {
-        self.ask_all(1, statement).await
+    ) -> impl Future<Output = Result<T, sqlx::Error>> {
+        self.ask_all(1, statement)
     }
 
     /// The same with work of several statements, at most about so many.
     ///
     /// # Errors
     /// As [`Background::ask`].
-    pub async fn ask_all<T>(
+    pub fn ask_all<T>(
         &self,
         statements: u32,
         work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, sqlx::Error> {
-        within(self.limit.saturating_mul(statements) + WAY, work).await
+    ) -> impl Future<Output = Result<T, sqlx::Error>> {
+        within(self.limit.saturating_mul(statements) + WAY, work)
     }
 
     /// The same with work that has errors of its own.
@@ -70,11 +70,13 @@ impl Background {
 ///
 /// # Errors
 /// Its own; when it takes longer, that of a lost connection.
-pub async fn within<T>(
+pub fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    timeout(limit, work).await.unwrap_or_else(|_elapsed| Err(silence()))
+) -> impl Future<Output = Result<T, sqlx::Error>> {
+    // On the heap: whoever waits for it would hold it once more for each function in between.
+    let work = timeout(limit, Box::pin(work));
+    async move { work.await.unwrap_or_else(|_elapsed| Err(silence())) }
 }
 
 fn silence() -> sqlx::Error {
