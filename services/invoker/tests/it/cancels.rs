@@ -17,11 +17,14 @@ use crate::{
 const CANCELS: usize = 10_000;
 /// Callers at once; twice as many as may run, so that refusals are among what is cancelled.
 const CALLERS: usize = 64;
-const RUNS: usize = 32;
 /// Of these, one account gets so many; the others are kept for others.
 const OF_ONE_ACCOUNT: usize = 24;
 /// So many does it get with another one.
 const OF_TWO_ACCOUNTS: usize = 30;
+/// Of these, so many must have been runs that waited outside.
+const ABANDONED: usize = 100;
+/// A caller goes away after this time at the latest; on a machine that is slow, few have begun to run by then.
+const LONGEST: Duration = Duration::from_millis(5);
 /// After so many, whatever is kept for good is there.
 const WARM: usize = 1_000;
 /// What the allocator may keep. One sandbox is more, and so is a kilobyte of each call.
@@ -65,15 +68,15 @@ impl Holdings {
     }
 }
 
-/// Cancels so many calls, each after another while: some before they are sent, some in the middle, some too late.
-async fn cancel(service: &Arc<Service>, count: usize) {
+/// Cancels so many calls, each after another while, `longest` at most: some before they are sent, some in the middle, some too late.
+async fn cancel(service: &Arc<Service>, count: usize, longest: Duration) {
     let places = Arc::new(Semaphore::new(CALLERS));
     for number in 0..count {
         let place = Arc::clone(&places).acquire_owned().await.unwrap();
         let service = Arc::clone(service);
         tokio::spawn(async move {
             let kind = KINDS[number % KINDS.len()];
-            let after = Duration::from_micros((number * 7919 % 5_000) as u64);
+            let after = longest.mul_f64((number * 7919 % 5_000) as f64 / 5_000.0);
             let _ = timeout(after, service.invoke(kind)).await;
             drop(place);
         });
@@ -125,10 +128,17 @@ async fn ten_thousand_cancelled_calls_leave_nothing_behind() {
         Service::start(live, &[LOCAL, "--max-runs=32", "--rpc-max-calls=256", "--egress-rate=100000"]).await,
     );
 
-    cancel(&service, WARM).await;
+    cancel(&service, WARM, LONGEST).await;
     settle(&service, &silent).await;
     let before = Holdings::now();
-    cancel(&service, CANCELS).await;
+    let abandoned = silent.seen().abandoned;
+    cancel(&service, CANCELS, LONGEST).await;
+    // Runs must be among what is cancelled, and not refusals alone.
+    let mut longest = LONGEST;
+    while silent.seen().abandoned < abandoned + ABANDONED {
+        longest *= 2;
+        cancel(&service, WARM, longest).await;
+    }
     settle(&service, &silent).await;
     let is_back = |now: &Holdings| {
         now.tasks <= before.tasks && now.files <= before.files && now.memory <= before.memory + ALLOWED_GROWTH
@@ -146,6 +156,4 @@ async fn ten_thousand_cancelled_calls_leave_nothing_behind() {
         silent.seen().connections
     );
     assert!(waited.is_ok(), "{before:?} before, {:?} after", Holdings::now());
-    // Runs were among what was cancelled, and not refusals alone.
-    assert!(silent.seen().abandoned > 2 * RUNS + CANCELS / 100, "{}", silent.seen().abandoned);
 }
