@@ -17,11 +17,11 @@ use crate::{
 const CANCELS: usize = 10_000;
 /// Callers at once; twice as many as may run, so that refusals are among what is cancelled.
 const CALLERS: usize = 64;
-/// Of these, one account gets so many; the others are kept for others.
+/// Of the 32 runs at once, one account gets so many; the others are kept for others.
 const OF_ONE_ACCOUNT: usize = 24;
 /// So many does it get with another one.
 const OF_TWO_ACCOUNTS: usize = 30;
-/// Of these, so many must have been runs that waited outside.
+/// So many of the cancelled must have been runs that waited outside.
 const ABANDONED: usize = 100;
 /// A caller goes away after this time at the latest; on a machine that is slow, few have begun to run by then.
 const LONGEST: Duration = Duration::from_millis(5);
