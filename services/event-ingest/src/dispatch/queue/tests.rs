@@ -229,7 +229,8 @@ impl Model {
         }
         // Now and then one account is not let in.
         let held_back = |account: &AccountId, refusals: u32| {
-            (account.as_str() == "a1" && refusals == 0 && most % 4 == 0).then_some(Duration::from_millis(500))
+            (account.as_str() == "a1" && refusals == 0 && most.is_multiple_of(4))
+                .then_some(Duration::from_millis(500))
         };
         for load in self.queue.take_loads(self.now, most, held_back) {
             let mut found: Vec<_> = self
