@@ -9,28 +9,30 @@ use std::{
 use chatfn_domain::name::AccountId;
 use tokio::time::Instant;
 
-/// Pause after a run was refused while no other one of its account was in progress here: others have the account's places.
-const PAUSE: Duration = Duration::from_millis(100);
-/// Runs that must have ended at least before one more is tried: where few have room, a try in vain costs the more.
-const FEWEST: f64 = 10.0;
+/// Time after a refusal, or after one more run was tried, until one more is tried.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Accounts beyond which those are forgotten of which nothing is in progress.
 const MANY: usize = 4096;
 
 /// What the invoker takes of each account, as far as its answers tell. Each start is made durable before the invoker is
 /// asked, so asking in vain costs others more than it costs the account. Cheap to clone.
 ///
-/// An account of which it refuses a run gets as many at once as are in progress then, and one more for each time that as many
-/// have ended, or ten. It is forgotten when nothing of it is in progress.
+/// An account of which it refuses a run gets as many at once as are in progress then, and one more after each [`PAUSE`] without
+/// another refusal, however long its runs take. It is forgotten when nothing of it is in progress.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Accounts(Arc<Mutex<HashMap<AccountId, Share>>>);
 
 #[derive(Debug)]
 struct Share {
     running: usize,
-    /// How many may; without end until one is refused.
-    limit: f64,
-    /// When the last one was refused.
-    refused: Option<Instant>,
+    refused: Option<Refusal>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    at: Instant,
+    /// Runs that were in progress besides the one that was refused.
+    taken: usize,
 }
 
 /// Leave for one run of an account, until dropped.
@@ -59,7 +61,7 @@ impl Accounts {
             if shares.len() >= MANY {
                 shares.retain(|_, share| share.running > 0 || share.is_full(now));
             }
-            shares.insert(account.clone(), Share { running: 1, limit: f64::INFINITY, refused: None });
+            shares.insert(account.clone(), Share { running: 1, refused: None });
         }
         Some(Place { accounts: self.clone(), account: account.clone() })
     }
@@ -71,32 +73,18 @@ impl Accounts {
 
 impl Share {
     fn is_full(&self, now: Instant) -> bool {
-        if self.running == 0 {
-            self.refused.is_some_and(|refused| now.saturating_duration_since(refused) < PAUSE)
-        } else {
-            self.running as f64 + 1.0 > self.limit
-        }
+        self.refused.is_some_and(|Refusal { at, taken }| {
+            let more = now.saturating_duration_since(at).as_millis() / PAUSE.as_millis();
+            self.running as u128 >= taken as u128 + more
+        })
     }
 }
 
 impl Place {
-    /// The run was taken, and is over.
-    pub(super) fn was_taken(self) {
-        self.change(|share| share.limit += 1.0 / share.limit.max(FEWEST));
-    }
-
     /// The run was refused, because the account has as many as it may.
     pub(super) fn was_refused(self) {
-        self.change(|share| {
-            share.refused = Some(Instant::now());
-            let others = share.running.saturating_sub(1).max(1);
-            share.limit = share.limit.min(others as f64);
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Share)) {
         if let Some(share) = self.accounts.lock().get_mut(&self.account) {
-            change(share);
+            share.refused = Some(Refusal { at: Instant::now(), taken: share.running.saturating_sub(1) });
         }
     }
 }
@@ -128,10 +116,11 @@ mod tests {
         places.drain(10..).for_each(Place::was_refused);
         assert!(accounts.is_busy(&acme) && accounts.enter(&acme).is_none());
         assert!(accounts.enter(&account("other")).is_some(), "others need not wait");
-        // It has as many again, and one more is tried once that many have ended.
+        // It has as many again as end, and now and then one more is tried.
         let mut refused = 0;
         for _ in 0..1_000 {
-            places.remove(0).was_taken();
+            tokio::time::advance(PAUSE / 100).await;
+            places.pop();
             while let Some(place) = accounts.enter(&acme) {
                 if places.len() < 10 {
                     places.push(place);
@@ -140,21 +129,28 @@ mod tests {
                     place.was_refused();
                 }
             }
+            assert_eq!(places.len(), 10);
         }
-        assert!((50..=110).contains(&refused), "{refused} were refused");
-        // An invoker with more room.
-        for _ in 0..1_000 {
-            places.remove(0).was_taken();
+        assert_eq!(refused, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_with_long_runs_gets_more_again_while_they_last() {
+        let (accounts, acme) = (Accounts::default(), account("acme"));
+        let mut places = vec![accounts.enter(&acme).unwrap()];
+        accounts.enter(&acme).unwrap().was_refused();
+        for _ in 0..20 {
+            tokio::time::advance(PAUSE).await;
             places.extend(std::iter::from_fn(|| accounts.enter(&acme)));
         }
-        assert!(places.len() > 30, "{}", places.len());
+        assert_eq!(places.len(), 21);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_account_whose_places_others_have_is_tried_seldom() {
         let (accounts, acme) = (Accounts::default(), account("acme"));
         let mut tries = 0;
-        for _ in 0..1_000 {
+        for _ in 0..2_000 {
             if let Some(place) = accounts.enter(&acme) {
                 tries += 1;
                 place.was_refused();
@@ -163,7 +159,7 @@ mod tests {
         }
         assert_eq!(tries, 10);
         tokio::time::advance(PAUSE).await;
-        accounts.enter(&acme).unwrap().was_taken();
+        drop(accounts.enter(&acme).unwrap());
         assert!(accounts.lock().is_empty(), "forgotten");
     }
 }

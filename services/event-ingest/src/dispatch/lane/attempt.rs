@@ -83,10 +83,7 @@ impl Attempt {
                 }
                 permit.leave(*verdict);
             }
-            CallEnd::Ended(AttemptEnd::Reported(_)) => {
-                place.was_taken();
-                permit.leave(Verdict::Took);
-            }
+            CallEnd::Ended(AttemptEnd::Reported(_)) => permit.leave(Verdict::Took),
             // Whether the invoker is up shows at the next run.
             CallEnd::Ended(AttemptEnd::Unknown { .. }) => drop(permit),
         }
