@@ -137,7 +137,7 @@ impl Api {
     }
 }
 
-/// A small payload that satisfies the schema of every template.
+/// A small payload that satisfies the schema of every template of chats.
 const PAYLOAD: &str = r#"{
     "chatSessionKey": "H1", "endReason": "agent",
     "participantChange": {"oldParticipants": [], "newParticipants": []}
