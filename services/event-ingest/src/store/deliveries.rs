@@ -102,6 +102,7 @@ pub(crate) async fn get(
     account: &AccountId,
     event_id: &EventId,
 ) -> Result<Option<DeliveryRow>, sqlx::Error> {
+    // One probe of `parked_halted_idx`.
     let first_halted = sqlx::query_scalar!(
         "SELECT min(sequence) FROM ingest.parked WHERE account = $1 AND kind = 1",
         account.as_str(),
