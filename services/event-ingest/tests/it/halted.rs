@@ -1,6 +1,6 @@
 //! A replica that is halted, or cut off without a word, in the middle of a transaction.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use chatfn_domain::retry::AfterLastAttempt;
 use chatfn_event_ingest::Config;
@@ -20,12 +20,9 @@ const IDLE: Duration = PATIENCE.saturating_mul(10);
 
 /// A replica beside the world's, which is cut off from the database when its proxy falls silent.
 async fn replica_behind(world: &World, adjust: impl FnOnce(&mut Config)) -> (Replica, Proxy) {
-    let options = world.database.url().connect_options().unwrap();
-    let address: SocketAddr = format!("{}:{}", options.get_host(), options.get_port()).parse().unwrap();
-    let proxy = Proxy::start(address).await;
-    let url = world.database.url().expose().replace(&address.to_string(), &proxy.address().to_string());
+    let (proxy, url) = Proxy::before(&world.database).await;
     let config = world.config(|config| {
-        config.database.url = url.into();
+        config.database.url = url;
         adjust(config);
     });
     (Replica::start(config, world.deployments()).await, proxy)

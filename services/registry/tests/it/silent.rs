@@ -35,7 +35,8 @@ async fn obstacle(world: &World, table: &str) -> Transaction<'static, Postgres> 
     transaction
 }
 
-/// Waits until the other registry has so many connections of that purpose, of which something is true.
+/// Waits until the other registry has so many connections of that purpose, of which something is true. Postgres tells nobody, so this
+/// looks again and again; the sleep only lets others work in between.
 async fn until(world: &World, purpose: &str, condition: &str, connections: i64) {
     let count = format!(
         "SELECT count(*) FROM pg_stat_activity
