@@ -114,7 +114,9 @@ async fn what_one_account_cannot_load_does_not_keep_others_from_loading() {
     for function in names {
         let begins = Request::new(InvokeRequest { function, ..request("e-1") });
         let error = service.call(begins.with_timeout(Duration::from_millis(300))).await.unwrap_err();
-        assert_eq!(error.reason.as_deref(), Some("BUDGET_TOO_SMALL"));
+        // Whichever of the two notices first.
+        let reason = error.reason.as_deref();
+        assert!(matches!(reason, Some("BUDGET_TOO_SMALL" | "DEADLINE_EXCEEDED")), "{reason:?}");
     }
     let waits = service.spawn_invoke("e-1");
     for function in others {
