@@ -16,7 +16,7 @@ pub mod witness;
 use std::time::{Duration, Instant};
 
 /// How long a condition may take to become true. Generous: a slow machine is no failure.
-pub const PATIENCE: Duration = Duration::from_secs(50);
+pub const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Waits until `condition` gives a value.
 ///
