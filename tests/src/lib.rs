@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 /// How long a condition may take to become true. Generous: a slow machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(100);
 
-/// Waits until `condition` gives a value.
+/// Waits until `condition` gives a value. For what nobody tells of, so this looks again and again; the sleep only lets others
+/// work in between.
 ///
 /// # Panics
 /// When it gives none within [`PATIENCE`].

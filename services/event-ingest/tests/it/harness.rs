@@ -282,7 +282,8 @@ pub(crate) fn patiently<F: Future>(wait: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds. For what nobody tells of, so this looks again and again; the sleep only lets others work in
+/// between.
 #[track_caller]
 pub(crate) fn eventually<F: Future<Output = bool>>(
     mut condition: impl FnMut() -> F,

@@ -244,3 +244,14 @@ pub(crate) fn patiently<F: Future>(wait: F) -> impl Future<Output = F::Output> {
         }
     }
 }
+
+/// Waits until `condition` holds. For what nobody tells of, so this looks again and again; the sleep only lets others work in
+/// between.
+#[track_caller]
+pub(crate) fn eventually(mut condition: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    patiently(async move {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+}

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::{
     audit::entries,
-    harness::{ACME, PATIENCE, Registry, START, World, deploy_request, patiently, refused},
+    harness::{ACME, Registry, START, World, deploy_request, eventually, refused},
     invoker::Answer,
     secrets::{access, key_lines, set_request, with_keys},
 };
@@ -199,21 +199,16 @@ async fn answers_and_entries_are_removed_when_they_are_old() {
     .unwrap();
     // Each registry removes at its start, and now and then.
     let other = world.another().await;
-    let removed = async {
-        loop {
-            let row = sqlx::query(
-                "SELECT (SELECT count(*) FROM registry.requests), (SELECT count(*) FROM registry.audit_entries)",
-            )
-            .fetch_one(pool)
-            .await
-            .unwrap();
-            if (row.get::<i64, _>(0), row.get::<i64, _>(1)) == (0, 1) {
-                break;
-            }
-            tokio::time::sleep(PATIENCE / 2_000).await;
-        }
-    };
-    patiently(removed).await;
+    eventually(async || {
+        let left: (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM registry.requests), (SELECT count(*) FROM registry.audit_entries)",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        left == (0, 1)
+    })
+    .await;
     // It is a new request by now.
     refused(create(&other, create_request()).await, Code::AlreadyExists, "FUNCTION_EXISTS");
 }

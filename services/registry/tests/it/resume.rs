@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{ACME, PATIENCE, Registry, START, World, patiently},
+    harness::{ACME, Registry, START, World, eventually, patiently},
     watcher::{Seen, Watcher, resume},
 };
 
@@ -127,20 +127,15 @@ async fn the_log_is_bounded() {
     world.registry.deploy(START).await.unwrap();
     // Each registry removes at its start, and now and then; a deploy, which others wait for, does not.
     let _other = world.another().await;
-    let trimmed = async {
-        loop {
-            let (oldest, newest): (i64, i64) =
-                sqlx::query_as("SELECT min(revision), max(revision) FROM registry.deployment_log")
-                    .fetch_one(db)
-                    .await
-                    .unwrap();
-            if (oldest, newest) == (10_002, 20_001) {
-                break;
-            }
-            tokio::time::sleep(PATIENCE / 2_000).await;
-        }
-    };
-    patiently(trimmed).await;
+    eventually(async || {
+        let ends: (i64, i64) =
+            sqlx::query_as("SELECT min(revision), max(revision) FROM registry.deployment_log")
+                .fetch_one(db)
+                .await
+                .unwrap();
+        ends == (10_002, 20_001)
+    })
+    .await;
 }
 
 /// Whatever happens, in whatever order: a watcher's state is the table's, once it has read on.

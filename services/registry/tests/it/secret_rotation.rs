@@ -1,12 +1,10 @@
 //! A new key takes over, whatever happens meanwhile.
 
-use std::time::Duration;
-
 use futures_util::{StreamExt as _, stream};
 use tonic::Code;
 
 use crate::{
-    harness::{Registry, World, patiently, refused},
+    harness::{Registry, World, eventually, patiently, refused},
     secrets::{CRM, access, key_lines, set, start, with_keys},
 };
 
@@ -25,12 +23,7 @@ async fn under(world: &World, key_id: &str) -> i64 {
 }
 
 pub(crate) async fn until_under(world: &World, key_id: &str, count: usize) {
-    patiently(async {
-        while under(world, key_id).await != i64::try_from(count).unwrap() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    eventually(async || under(world, key_id).await == i64::try_from(count).unwrap()).await;
 }
 
 async fn set_many(registry: &Registry) {
@@ -122,12 +115,7 @@ async fn a_changed_file_takes_over_without_a_restart_and_a_broken_one_changes_no
     std::fs::write(&file, key_lines(&["b", "a"])).unwrap();
     until_under(&world, "b", 1).await;
     std::fs::write(&file, key_lines(&["c"])).unwrap();
-    patiently(async {
-        while access(&world.registry, CRM).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    eventually(async || access(&world.registry, CRM).await.is_err()).await;
     refused(access(&world.registry, CRM).await, Code::FailedPrecondition, "SECRET_KEY_MISSING");
 }
 

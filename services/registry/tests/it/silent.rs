@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tonic::Code;
 
 use crate::{
-    harness::{ACME, Registry, START, World, patiently, refused},
+    harness::{ACME, Registry, START, World, eventually, refused},
     secret_rotation::until_under,
     secrets::{self, with_keys},
     watcher::Watcher,
@@ -35,20 +35,16 @@ async fn obstacle(world: &World, table: &str) -> Transaction<'static, Postgres> 
     transaction
 }
 
-/// Waits until the other registry has so many connections of that purpose, of which something is true. Postgres tells nobody, so this
-/// looks again and again; the sleep only lets others work in between.
+/// Waits until the other registry has so many connections of that purpose, of which something is true.
 async fn until(world: &World, purpose: &str, condition: &str, connections: i64) {
     let count = format!(
         "SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'other{purpose}' AND {condition}"
     );
-    patiently(async {
-        let pool = world.database.pool();
-        while sqlx::query_scalar::<_, i64>(AssertSqlSafe(count.as_str())).fetch_one(pool).await.unwrap()
-            < connections
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let pool = world.database.pool();
+    eventually(async || {
+        let count = sqlx::query_scalar::<_, i64>(AssertSqlSafe(count.as_str())).fetch_one(pool);
+        count.await.unwrap() >= connections
     })
     .await;
 }
