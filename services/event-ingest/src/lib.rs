@@ -325,7 +325,7 @@ impl Pools {
     async fn connect(config: &Config) -> anyhow::Result<Self> {
         let database = &short_locks(&config.database, config.dispatch.lease_ttl);
         let serve = with_session(chatfn_pg::connect(database).await?);
-        chatfn_pg::migrate::require_current(&serve).await?;
+        chatfn_pg::migrate::require_current(&Background::new(serve.clone(), database)).await?;
         Ok(Self {
             commit: sessions(database, "commit", config.committers.committers).await?,
             journal: sessions(database, "journal", config.dispatch.journal_writers).await?,

@@ -104,8 +104,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     let invoker = chatfn_rpc::connect(invoker).context("--invoker")?;
 
     let db = chatfn_pg::connect(&config.database).await?;
-    chatfn_pg::migrate::require_current(&db).await?;
     let background = Background::new(db.clone(), &config.database);
+    chatfn_pg::migrate::require_current(&background).await?;
     // One of the connections for watches listens.
     let watching = for_watches(&config.database, "watch", config.watch_connections - 1);
     let watch_db = Background::new(chatfn_pg::connect(&watching).await?, &watching);

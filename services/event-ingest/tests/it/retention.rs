@@ -12,6 +12,7 @@ use chatfn_proto::ingest::v1::{
 use chatfn_rpc::Shutdown;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
+use tokio::sync::watch;
 use tonic::Code;
 
 use crate::{
@@ -146,17 +147,20 @@ async fn an_id_is_recorded_once_whoever_publishes_it_while_days_change() {
         join_all(calls).await
     };
     let pool = world.database.pool();
+    let (begun, mut round_begun) = watch::channel(0);
     let (calls, ()) = tokio::join!(
         async {
             let mut calls = Vec::new();
             for round in 0..6 {
+                begun.send_replace(round);
                 calls.extend(rounds(round).await);
             }
             calls
         },
         async {
-            for day in 1..=2 {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            // While calls of these rounds are on their way.
+            for (day, round) in [(1, 1), (2, 3)] {
+                round_begun.wait_for(|begun| *begun >= round).await.unwrap();
                 open(pool, day).await;
             }
         }

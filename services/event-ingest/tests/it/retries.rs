@@ -104,6 +104,7 @@ async fn a_dead_dependency_costs_little_more_than_one_attempt_each_and_nothing_i
     world.invoker.fail_all(false);
     world.replica.stop().await;
     let other = Replica::start(world.config(|_| {}), world.deployments()).await;
+    // However long that takes: the budget lets one of them through every ten seconds until others have succeeded.
     for id in &ids {
         loop {
             let state = other.delivery(id).await.unwrap().state();

@@ -20,7 +20,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 pub use plan::{Record, Schema};
 pub use run::{Applied, RunOptions, run};
 
-use crate::pool::ConnectError;
+use crate::{Background, pool::ConnectError};
 
 /// chatfn's history, embedded at build time from `migrations/`.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../../migrations");
@@ -35,8 +35,10 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("../../../migrations");
 /// # Errors
 /// [`MigrateError::Behind`], [`MigrateError::Ahead`], [`MigrateError::Edited`], each of which says what to
 /// do, or [`MigrateError::Query`].
-pub async fn require_current(pool: &PgPool) -> Result<(), MigrateError> {
-    require(pool, &MIGRATIONS).await
+pub async fn require_current(database: &Background) -> Result<(), MigrateError> {
+    let look = require(database.pool(), &MIGRATIONS);
+    // Whether there is a record, and the record.
+    database.bound(2, look).await.map_err(MigrateError::Query)?
 }
 
 /// [`require_current`] for another history than chatfn's own.

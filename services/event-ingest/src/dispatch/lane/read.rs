@@ -299,3 +299,17 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_failed_is_told_later() {
+        let start = Instant::now();
+        assert!(or_pause(async { Ok(()) }).await.is_ok());
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert!(or_pause(async { Err::<(), _>(sqlx::Error::PoolTimedOut) }).await.is_err());
+        assert!(start.elapsed() >= READ_PAUSE);
+    }
+}
