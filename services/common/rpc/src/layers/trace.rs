@@ -56,6 +56,8 @@ impl<S: Layered> Service<Request<Body>> for TraceService<S> {
         let arrived = Instant::now();
         let path = request.uri().path().trim_start_matches('/');
         let (service, method) = path.split_once('/').unwrap_or_default();
+        // A path that is none of ours may be of any length, and nobody has said yet who calls.
+        let (service, method) = (cut(service), cut(method));
         let recorded = begin(&self.traces, service, path, TraceParent::from_headers(request.headers()));
         let trace = recorded.trace();
         let span = tracing::info_span!(
@@ -84,11 +86,14 @@ fn begin(traces: &Traces, service: &str, path: &str, parent: Option<TraceParent>
     if service == HEALTH || REFLECTION.contains(&service) {
         return Traces::off().begin(Work::Serves, String::new, parent);
     }
-    // A path that is none of ours may be of any length.
-    let name = || path.chars().take(MAX_NAME).collect::<String>();
+    let name = || cut(path).to_owned();
     let mut recorded = traces.begin(Work::Serves, name, parent);
     recorded.note("rpc.system", "grpc");
     recorded
+}
+
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_NAME)]
 }
 
 fn status_code(headers: &HeaderMap) -> Option<Code> {
