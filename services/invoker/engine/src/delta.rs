@@ -21,7 +21,9 @@ struct Run {
 
 impl Delta {
     /// Compares memory with the image. Beyond the image memory starts out as zeros.
-    pub(crate) fn between(image: &[u8], memory: &[u8]) -> Self {
+    ///
+    /// Stops once more than `most` bytes differ: what it gives then is just larger than that, and of no use.
+    pub(crate) fn between(image: &[u8], memory: &[u8], most: usize) -> Self {
         const ZEROS: [u8; BLOCK] = [0; BLOCK];
         let mut runs: Vec<Run> = Vec::new();
         let mut data = Vec::new();
@@ -36,6 +38,9 @@ impl Delta {
                 _ => runs.push(Run { offset, len: block.len() }),
             }
             data.extend_from_slice(block);
+            if data.len() > most {
+                break;
+            }
         }
         Self { memory_bytes: memory.len(), runs, data: data.into_boxed_slice() }
     }
@@ -85,7 +90,7 @@ mod tests {
         memory.extend_from_slice(&[0; 2 * BLOCK]);
         memory[5 * BLOCK + 1] = 3;
 
-        let delta = Delta::between(&image, &memory);
+        let delta = Delta::between(&image, &memory, usize::MAX);
         assert_eq!(delta.memory_bytes(), 6 * BLOCK);
         assert_eq!(delta.runs.len(), 2, "neighbouring blocks are one run, zero blocks are none");
         assert_eq!(delta.data.len(), 3 * BLOCK);
@@ -98,8 +103,14 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_copied_than_what_is_too_much() {
+        let delta = Delta::between(&[], &vec![1; 100 * BLOCK], 2 * BLOCK);
+        assert_eq!(delta.data.len(), 3 * BLOCK);
+    }
+
+    #[test]
     fn equal_memories_have_no_difference() {
         let image = vec![9; 3 * BLOCK];
-        assert_eq!(Delta::between(&image, &image).size_bytes(), 0);
+        assert_eq!(Delta::between(&image, &image, 0).size_bytes(), 0);
     }
 }

@@ -202,7 +202,7 @@ impl Inner {
     }
 
     /// The difference between a sandbox's memory and the image.
-    pub(crate) fn delta(&self, live: &Live) -> Delta {
-        Delta::between(&self.image, live.memory())
+    pub(crate) fn delta(&self, live: &Live, most: usize) -> Delta {
+        Delta::between(&self.image, live.memory(), most)
     }
 }

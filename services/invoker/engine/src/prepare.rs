@@ -74,7 +74,8 @@ impl Engine {
         let ended = live.enter().await;
         check(&mut live, ended, limits)?;
 
-        let delta = self.inner.delta(&live);
+        // What is made may be as large as the sandbox, whose memory is still there.
+        let delta = self.inner.delta(&live, limits.artifact_bytes);
         let size = self.inner.size(&delta);
         let sandbox = live.take_sandbox();
         let warnings = [(sandbox.reads_clock, READS_CLOCK), (!sandbox.logs.finish().0.is_empty(), LOGS)];

@@ -178,11 +178,11 @@ pub enum PrepareError {
         limit_bytes: usize,
     },
     /// It is too long, or what it makes at top level is too large to keep.
-    #[error("{what} is too large: {actual} of at most {limit} {unit}")]
+    #[error("{what} is too large: at least {actual} of at most {limit} {unit}")]
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// Its size.
+        /// Its size, as far as it was looked at.
         actual: usize,
         /// The largest allowed.
         limit: usize,
