@@ -13,6 +13,9 @@ use chatfn_rpc::Deadline;
 
 use crate::egress::{self, RunEgress};
 
+/// Most bytes of a call's error.
+pub(crate) const CALL_ERROR_BYTES: usize = 2 << 10;
+
 /// The report of a run that ended just now.
 pub(crate) fn of_run(
     deployment: &Deployment,
@@ -105,9 +108,19 @@ fn to_log_entry(entry: engine::LogEntry) -> LogEntry {
     }
 }
 
+/// What a library says of a failure may hold what the other side has sent, as the names of a certificate. A report has to fit into a
+/// message.
+fn cut(mut text: String) -> String {
+    if text.len() > CALL_ERROR_BYTES {
+        text.truncate(text.floor_char_boundary(CALL_ERROR_BYTES - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
+}
+
 fn to_outbound_call(call: egress::OutboundCall) -> OutboundCall {
     let (error_reason, error_message) = match &call.error {
-        Some(error) => (error.reason().to_owned(), error.to_string()),
+        Some(error) => (error.reason().to_owned(), cut(error.to_string())),
         None => (String::new(), String::new()),
     };
     OutboundCall {

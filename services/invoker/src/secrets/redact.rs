@@ -22,13 +22,12 @@ use super::{
     forms::quote,
     needles::{Needles, Region, Steps, Whole, add},
 };
+use crate::report::CALL_ERROR_BYTES;
 
 /// Most bytes of a failure's name, message and stack, as the engine has them.
 const FAILURE_BYTES: [usize; 3] = [256, 8 << 10, 16 << 10];
 /// Most bytes of a call's URL, as it is recorded.
 const URL_BYTES: usize = 512;
-/// Most bytes of a call's error.
-const CALL_ERROR_BYTES: usize = 2 << 10;
 
 /// What a report may hold.
 #[derive(Debug, Clone, Copy)]
