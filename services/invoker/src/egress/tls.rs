@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::ring,
     pki_types::{CertificateDer, pem, pem::PemObject as _},
 };
@@ -70,5 +71,7 @@ pub(super) fn client_config(ca_file: Option<&PathBuf>) -> Result<Arc<ClientConfi
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A server could tell by a resumed session that two accounts have one invoker, and an account that another had been there.
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
