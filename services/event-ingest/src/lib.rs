@@ -56,7 +56,6 @@ mod publisher;
 mod quota;
 mod replays;
 mod retention;
-mod shares;
 mod store;
 #[cfg(test)]
 mod testing;

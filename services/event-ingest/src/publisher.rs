@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chatfn_domain::{caller::Caller, name::AccountId};
+use chatfn_domain::{caller::Caller, name::AccountId, shares::Shares};
 use chatfn_proto::ingest::v1::Event;
 use chatfn_rpc::{ApiError, CallContext};
 use prost::Message as _;
@@ -18,7 +18,6 @@ use crate::{
     intake::{Intake, check_account},
     metrics::IngestMetrics,
     quota::{Exceeded, Quotas},
-    shares::Shares,
 };
 
 /// Takes events in. Cheap to clone.

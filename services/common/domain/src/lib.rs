@@ -13,6 +13,7 @@
 //! | [`event`] | which payloads are well-formed; idempotency keys |
 //! | [`skill`] | which skill an event is about |
 //! | [`lane`] | on which lane a conversation runs |
+//! | [`shares`] | how something bounded is divided among accounts |
 //! | [`caller`] | who makes a call, and whose things it may name |
 
 pub mod caller;
@@ -24,4 +25,5 @@ pub mod name;
 pub mod reasons;
 pub mod retry;
 pub mod settings;
+pub mod shares;
 pub mod skill;

@@ -1,4 +1,4 @@
-//! A body that ends when its call must be over.
+//! Bodies that end when their call must be over, and that hold something until they have ended.
 
 use std::{
     future::Future,
@@ -129,5 +129,39 @@ impl http_body::Body for GuardedBody {
     fn size_hint(&self) -> SizeHint {
         // Not the inner one's: the body may be cut short, and an exact hint becomes a content-length.
         SizeHint::default()
+    }
+}
+
+/// A body that holds something until it is sent: a stream is work as long as it lasts.
+pub(crate) struct HoldingBody<T> {
+    inner: Body,
+    held: Option<T>,
+}
+
+impl<T> HoldingBody<T> {
+    pub(crate) fn new(inner: Body, held: T) -> Self {
+        Self { inner, held: Some(held) }
+    }
+}
+
+impl<T: Unpin> http_body::Body for HoldingBody<T> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            this.held = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }

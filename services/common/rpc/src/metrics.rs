@@ -22,6 +22,8 @@ label_values! {
     pub(crate) enum RefusedCall: "reason" {
         /// No permit was left.
         Busy = "server_busy",
+        /// The account has its share of them.
+        AccountBusy = "account_busy",
         /// Too little time was left.
         BudgetTooSmall = "budget_too_small",
         /// The deadline could not be read.
@@ -82,7 +84,7 @@ declare! {
             .means("Permits that there are (`--rpc-max-calls`)."),
         REFUSED: Metric::counter("chatfn_rpc_server_refused_total").by(&[RefusedCall::LABEL])
             .means("Calls that were refused before any work.")
-            .when_off("server_busy: add replicas. budget_too_small: callers give too little time. unauthenticated and permission_denied: a token or certificate is wrong, expired, or somebody tries."),
+            .when_off("server_busy: add replicas. account_busy: a token of some account makes very many calls at once. budget_too_small: callers give too little time. unauthenticated and permission_denied: a token or certificate is wrong, expired, or somebody tries."),
         CONNECTIONS: Metric::gauge("chatfn_rpc_server_connections")
             .means("Open connections.")
             .when_off("Near `--rpc-max-connections`: clients make too many, or do not close them."),

@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use chatfn_domain::name::{AccountId, ConversationId};
+use chatfn_domain::{
+    name::{AccountId, ConversationId},
+    shares::Shares,
+};
 use chatfn_rpc::{ApiError, Deadline};
 use tokio::sync::{Notify, oneshot};
 
@@ -14,7 +17,7 @@ use super::{
     Answer,
     line::{Line, Waits},
 };
-use crate::{config::CommitterConfig, error, event::NewEvent, shares::Shares};
+use crate::{config::CommitterConfig, error, event::NewEvent};
 
 /// An event that waits, or that is being recorded.
 pub(super) struct Waiting {

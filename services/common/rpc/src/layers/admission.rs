@@ -1,17 +1,14 @@
 //! Limits on the calls in progress, and on what their messages take, over all connections of the process.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Status, body::Body};
+use tokio::sync::Semaphore;
+use tonic::body::Body;
 use tower_service::Service;
 
 use super::{
@@ -20,6 +17,7 @@ use super::{
 };
 use crate::{
     ApiError,
+    body::HoldingBody,
     method::{Admission, Methods, TimeLimit},
     metrics::{RefusedCall, ServerMetrics},
     reasons,
@@ -110,36 +108,7 @@ impl<S: Layered> Service<Request<Body>> for AdmissionService<S> {
         let response = self.inner.call(request);
         Box::pin(async move {
             let Ok(response) = response.await;
-            let held = Some((permit, taken));
-            Ok(response.map(|body| Body::new(AdmittedBody { inner: body, held })))
+            Ok(response.map(|body| Body::new(HoldingBody::new(body, (permit, taken)))))
         })
-    }
-}
-
-/// Holds what the call takes until the response is sent: a stream is work as long as it lasts.
-struct AdmittedBody {
-    inner: Body,
-    held: Option<(OwnedSemaphorePermit, Option<Arc<Taken>>)>,
-}
-
-impl http_body::Body for AdmittedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        let frame = std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
-            this.held = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }

@@ -1,5 +1,6 @@
 //! The server's layers, one per file. `server/stack.rs` composes them, in the one order that works.
 
+pub(crate) mod account_share;
 pub(crate) mod admission;
 pub(crate) mod authentication;
 pub(crate) mod catch_panic;

@@ -59,7 +59,7 @@ pub struct Drained {
 
 /// A gRPC server, ready to serve.
 ///
-/// Every call passes trace, catch-panic, deadline, admission and authentication, in that order, then the routes.
+/// Every call passes trace, catch-panic, deadline, admission, authentication and its account's share, in that order, then the routes.
 #[derive(Debug)]
 pub struct Server {
     pub(super) config: ServerConfig,

@@ -13,6 +13,7 @@ use super::ServerConfig;
 use crate::{
     Security,
     layers::{
+        account_share::AccountShareService,
         admission::{AdmissionService, Permits},
         authentication::AuthenticationService,
         catch_panic::CatchPanicService,
@@ -50,8 +51,9 @@ pub(super) struct Layers {
 /// 3. deadline, so that its clock starts before the call waits for anything;
 /// 4. admission, so that a doomed call takes no permit;
 /// 5. authentication, so that what it costs is bounded, too;
-/// 6. what the service puts around its handlers;
-/// 7. unknown methods, right around the routes.
+/// 6. the account's share of the permits, now that it is known;
+/// 7. what the service puts around its handlers;
+/// 8. unknown methods, right around the routes.
 ///
 /// Gives the permits, too: of calls, of the reserve and of open streams, with how many there are.
 pub(super) fn compose(
@@ -84,6 +86,8 @@ pub(super) fn compose(
     });
     let stack = UnknownMethodService::new(routes.prepare(), services.into());
     let stack = ScopeService::new(stack, scopes);
+    let stack =
+        AccountShareService::new(stack, limit, config.retry_after, Arc::clone(&methods), metrics.clone());
     let stack = AuthenticationService::new(stack, security, Arc::clone(&methods), metrics.clone());
     let stack = AdmissionService::new(stack, permits, config.retry_after, methods, metrics.clone());
     let stack = DeadlineService::new(stack, rules, metrics.clone());

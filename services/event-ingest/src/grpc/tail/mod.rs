@@ -13,6 +13,7 @@ use std::{
 use chatfn_domain::{
     lane::LANES,
     name::{AccountId, AccountName},
+    shares::Shares,
 };
 use chatfn_pg::Background;
 use chatfn_proto::{
@@ -31,7 +32,6 @@ use super::{
 };
 use crate::{
     error,
-    shares::Shares,
     store::{
         days, deliveries,
         interventions::Place,

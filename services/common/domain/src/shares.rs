@@ -2,37 +2,38 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use chatfn_domain::name::AccountId;
+use crate::name::AccountId;
 
 /// A stock of which an account may hold as much as is still free, but always one portion.
 ///
 /// So an account that takes all it can get holds half of the stock, two of them hold a third each, and so on: a newcomer
 /// finds room whatever the others do, and nothing lies idle for accounts that are not there.
 #[derive(Debug)]
-pub(crate) struct Shares<K = AccountId> {
+pub struct Shares<K = AccountId> {
     stock: usize,
     free: usize,
     held: HashMap<K, usize>,
 }
 
 impl<K: Clone + Eq + Hash> Shares<K> {
-    pub(crate) fn new(stock: usize) -> Self {
+    /// Of `stock`, none of which is held.
+    pub fn new(stock: usize) -> Self {
         Self { stock, free: stock, held: HashMap::new() }
     }
 
     /// How much all hold together.
-    pub(crate) fn in_use(&self) -> usize {
+    pub fn in_use(&self) -> usize {
         self.stock - self.free
     }
 
     /// Whether `account` may take another `portion`.
-    pub(crate) fn allow(&self, account: &K, portion: usize) -> bool {
+    pub fn allow(&self, account: &K, portion: usize) -> bool {
         let held = self.held.get(account).copied().unwrap_or(0);
         portion <= self.free && (held == 0 || held + portion <= self.free)
     }
 
-    /// Takes what was allowed.
-    pub(crate) fn take(&mut self, account: &K, portion: usize) {
+    /// Takes what was allowed ([`Shares::allow`]); more than is free must not be taken.
+    pub fn take(&mut self, account: &K, portion: usize) {
         self.free -= portion;
         match self.held.get_mut(account) {
             Some(held) => *held += portion,
@@ -41,7 +42,7 @@ impl<K: Clone + Eq + Hash> Shares<K> {
     }
 
     /// Gives back what was taken.
-    pub(crate) fn give_back(&mut self, account: &K, portion: usize) {
+    pub fn give_back(&mut self, account: &K, portion: usize) {
         self.free += portion;
         if let Some(held) = self.held.get_mut(account) {
             *held -= portion;
