@@ -55,12 +55,15 @@ impl<S> AccountShareService<S> {
         }
     }
 
-    fn busy(&self) -> ApiError {
+    fn busy(&self, account: &AccountId) -> ApiError {
         ApiError::resource_exhausted(
-            reasons::SERVER_BUSY,
-            "the account has as many calls in progress as it may while others may want some; nothing was done",
+            reasons::ACCOUNT_BUSY,
+            format!(
+                "accounts/{account} has as many calls in progress as it may while others may want some; nothing was done"
+            ),
             self.retry_after,
         )
+        .metadata("account", account.to_string())
     }
 }
 
@@ -77,9 +80,9 @@ impl<S: Layered> Service<Request<Body>> for AccountShareService<S> {
         let Some(account) = self.account(&request) else {
             return Box::pin(self.inner.call(request));
         };
-        let Some(seat) = Seat::take(&self.calls, account) else {
+        let Some(seat) = Seat::take(&self.calls, &account) else {
             self.metrics.refused(RefusedCall::AccountBusy);
-            let busy = self.busy();
+            let busy = self.busy(&account);
             return Box::pin(async move { Ok(refuse(busy)) });
         };
         let response = self.inner.call(request);
@@ -97,13 +100,13 @@ struct Seat {
 }
 
 impl Seat {
-    fn take(calls: &Calls, account: AccountId) -> Option<Self> {
+    fn take(calls: &Calls, account: &AccountId) -> Option<Self> {
         let mut shares = lock(calls);
-        if !shares.allow(&account, 1) {
+        if !shares.allow(account, 1) {
             return None;
         }
-        shares.take(&account, 1);
-        Some(Self { calls: Arc::clone(calls), account })
+        shares.take(account, 1);
+        Some(Self { calls: Arc::clone(calls), account: account.clone() })
     }
 }
 
@@ -124,10 +127,10 @@ mod tests {
 
     use chatfn_domain::caller::{Role, Scope, Service as Of};
     use futures_util::FutureExt as _;
-    use tonic::{Code, Status};
+    use tonic::Status;
 
     use super::*;
-    use crate::MethodPolicy;
+    use crate::{ErrorReport, MethodPolicy};
 
     /// Waits for a message that never comes.
     #[derive(Clone)]
@@ -174,8 +177,8 @@ mod tests {
         request.extensions_mut().insert(caller);
         let mut call = layer.call(request);
         let Some(Ok(answer)) = (&mut call).now_or_never() else { return Some(call) };
-        let status = Status::from_header_map(answer.headers()).expect("a status");
-        assert_eq!(status.code(), Code::ResourceExhausted);
+        let report = ErrorReport::from_status(&Status::from_header_map(answer.headers()).expect("a status"));
+        assert_eq!(report.reason.as_deref(), Some(reasons::ACCOUNT_BUSY.name()));
         None
     }
 
@@ -187,7 +190,7 @@ mod tests {
         assert!(call(&mut layer, account("a"), "Do").is_none());
         let _other = call(&mut layer, account("b"), "Do").expect("room");
         drop(first);
-        call(&mut layer, account("a"), "Do").expect("what is over is given back");
+        assert!(call(&mut layer, account("a"), "Do").is_some(), "what is over is given back");
     }
 
     #[tokio::test]
