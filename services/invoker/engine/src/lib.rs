@@ -78,4 +78,4 @@ pub use host::{
     OpError, OpResult, Redirect, SecretRequest, SecretText, ServiceLocation,
 };
 pub use made_of::{MADE_OF, MadeOf};
-pub use prepared::{PrepareError, PrepareLimits, Prepared};
+pub use prepared::{PrepareError, PrepareLimits, Prepared, WeakPrepared};

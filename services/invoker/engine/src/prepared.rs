@@ -1,7 +1,7 @@
 //! A function that is ready to run, and why a source may not become one.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,30 @@ impl Prepared {
     #[must_use]
     pub fn warnings(&self) -> &[&'static str] {
         &self.0.warnings
+    }
+
+    /// What finds it as long as somebody has it.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakPrepared {
+        WeakPrepared(Arc::downgrade(&self.0))
+    }
+}
+
+/// A [`Prepared`] that takes no memory by itself. Cheap to clone.
+#[derive(Clone)]
+pub struct WeakPrepared(Weak<Artifact>);
+
+impl WeakPrepared {
+    /// The function, if somebody has it still: a run, say.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Prepared> {
+        self.0.upgrade().map(Prepared)
+    }
+}
+
+impl fmt::Debug for WeakPrepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakPrepared").finish_non_exhaustive()
     }
 }
 

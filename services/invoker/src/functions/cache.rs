@@ -1,8 +1,7 @@
 //! Prepared versions by digest: single flight, least recently used out first.
 
 use std::{
-    collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use chatfn_engine::PrepareError;
+use bytes::Bytes;
+use chatfn_engine::{PrepareError, WeakPrepared};
 use tokio::{sync::watch, time::Instant};
 
 use super::{LoadError, Loaded, is_authors};
@@ -46,8 +46,32 @@ pub(super) struct Cache {
 struct Entries {
     by_digest: HashMap<String, Entry>,
     bytes: usize,
-    /// Hashes of digests that were dropped to make room, so that those that come back are told from new ones.
-    dropped: HashSet<u64>,
+    /// Digests that were dropped to make room, so that those that come back are told from new ones.
+    dropped: HashMap<String, Dropped>,
+}
+
+/// What was dropped, unless it was a failure. Runs may have it still: to prepare it again would make another copy for each time that
+/// it is dropped, which no budget counts.
+#[derive(Debug)]
+struct Dropped(Option<(WeakPrepared, Bytes)>);
+
+impl Dropped {
+    fn new(outcome: &Outcome) -> Self {
+        Self(outcome.as_ref().ok().map(|loaded| (loaded.prepared.downgrade(), loaded.env_json.clone())))
+    }
+
+    /// The same as it was, if it is in use.
+    fn in_use(&self) -> Option<Loaded> {
+        let (prepared, env_json) = self.0.as_ref()?;
+        Some(Loaded { prepared: prepared.upgrade()?, env_json: env_json.clone() })
+    }
+}
+
+/// What is noted of an outcome that is kept.
+struct Kept {
+    bytes: usize,
+    retry_at: Option<Instant>,
+    in_a_row: u32,
 }
 
 #[derive(Debug)]
@@ -99,29 +123,36 @@ impl Cache {
         Self { max_bytes, entries: Mutex::default(), clock: AtomicU64::new(0) }
     }
 
-    /// What is under `digest`, now used.
-    pub(super) fn get(&self, digest: &str) -> Slot {
+    /// What is under `digest`, now used. What was dropped and is in use is back at once, for which others may be dropped; gives how
+    /// many, too.
+    pub(super) fn get(&self, digest: &str) -> (Slot, u64) {
         let mut entries = self.lock();
         match entries.by_digest.get_mut(digest) {
             Some(Entry::Done { outcome, used, retry_at, .. })
                 if !retry_at.is_some_and(|at| at <= Instant::now()) =>
             {
                 *used = self.clock.fetch_add(1, Ordering::Relaxed);
-                return Slot::Ready(outcome.clone());
+                return (Slot::Ready(outcome.clone()), 0);
             }
             // A closed channel without an outcome: whoever prepared it panicked.
             Some(Entry::Preparing(waiting))
                 if waiting.has_changed().is_ok() || waiting.borrow().is_some() =>
             {
-                return Slot::Preparing(waiting.clone());
+                return (Slot::Preparing(waiting.clone()), 0);
             }
             _ => {}
         }
+        let dropped = entries.dropped.remove(digest);
+        if let Some(loaded) = dropped.as_ref().and_then(Dropped::in_use) {
+            let kept = Kept { bytes: size(&loaded), retry_at: None, in_a_row: 0 };
+            let count = self.keep(&mut entries, digest.to_owned(), Ok(loaded.clone()), kept);
+            return (Slot::Ready(Ok(loaded)), count);
+        }
         let (outcome, waiting) = watch::channel(None);
         let in_a_row = entries.remove(digest);
-        let was_dropped = entries.dropped.remove(&hash(digest));
         entries.by_digest.insert(digest.to_owned(), Entry::Preparing(waiting));
-        Slot::Empty(Filler { digest: digest.to_owned(), outcome, was_dropped, in_a_row })
+        let was_dropped = dropped.is_some();
+        (Slot::Empty(Filler { digest: digest.to_owned(), outcome, was_dropped, in_a_row }), 0)
     }
 
     /// How many outcomes there are, and the bytes that they take.
@@ -138,7 +169,7 @@ impl Cache {
     /// Fills an entry, and drops others until all fit; gives how many.
     pub(super) fn fill(&self, filler: Filler, outcome: Outcome) -> u64 {
         let (bytes, pause, in_a_row) = match &outcome {
-            Ok(loaded) => (ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len(), None, 0),
+            Ok(loaded) => (size(loaded), None, 0),
             Err(error) if is_authors(error) => {
                 let in_a_row = if error.ran_out_of_time() { filler.in_a_row } else { 0 };
                 (ENTRY_BYTES, Some(AUTHORS_FAILURE), in_a_row)
@@ -146,17 +177,20 @@ impl Cache {
             Err(_) => (ENTRY_BYTES, Some(after_platforms(filler.in_a_row)), filler.in_a_row + 1),
         };
         let retry_at = pause.map(|pause| Instant::now() + pause);
-        let dropped = {
-            let mut entries = self.lock();
-            entries.remove(&filler.digest);
-            let dropped = entries.evict(self.max_bytes.saturating_sub(bytes));
-            entries.bytes += bytes;
-            let used = self.clock.fetch_add(1, Ordering::Relaxed);
-            let entry = Entry::Done { outcome: outcome.clone(), bytes, used, retry_at, in_a_row };
-            entries.by_digest.insert(filler.digest, entry);
-            dropped
-        };
+        let kept = Kept { bytes, retry_at, in_a_row };
+        let dropped = self.keep(&mut self.lock(), filler.digest, outcome.clone(), kept);
         filler.outcome.send_replace(Some(outcome));
+        dropped
+    }
+
+    /// Keeps an outcome, and drops others until all fit; gives how many.
+    fn keep(&self, entries: &mut Entries, digest: String, outcome: Outcome, kept: Kept) -> u64 {
+        let Kept { bytes, retry_at, in_a_row } = kept;
+        entries.remove(&digest);
+        let dropped = entries.evict(self.max_bytes.saturating_sub(bytes));
+        entries.bytes += bytes;
+        let used = self.clock.fetch_add(1, Ordering::Relaxed);
+        entries.by_digest.insert(digest, Entry::Done { outcome, bytes, used, retry_at, in_a_row });
         dropped
     }
 
@@ -189,11 +223,14 @@ impl Entries {
             });
             let Some((_, digest)) = oldest.min() else { return count };
             let digest = digest.clone();
-            self.remove(&digest);
+            let Some(Entry::Done { outcome, bytes, .. }) = self.by_digest.remove(&digest) else {
+                return count;
+            };
+            self.bytes -= bytes;
             if self.dropped.len() >= MAX_DROPPED {
                 self.dropped.clear();
             }
-            self.dropped.insert(hash(&digest));
+            self.dropped.insert(digest, Dropped::new(&outcome));
             count += 1;
         }
         count
@@ -205,10 +242,9 @@ fn after_platforms(in_a_row: u32) -> Duration {
     PLATFORMS_FAILURE.saturating_mul(4_u32.saturating_pow(in_a_row)).min(PLATFORMS_FAILURES)
 }
 
-fn hash(digest: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    digest.hash(&mut hasher);
-    hasher.finish()
+/// What an entry with it takes.
+fn size(loaded: &Loaded) -> usize {
+    ENTRY_BYTES + loaded.prepared.size_bytes() + loaded.env_json.len()
 }
 
 #[cfg(test)]
@@ -224,21 +260,21 @@ mod tests {
     }
 
     fn filler(cache: &Cache, digest: &str) -> Filler {
-        match cache.get(digest) {
+        match cache.get(digest).0 {
             Slot::Empty(filler) => filler,
             Slot::Ready(_) | Slot::Preparing(_) => panic!("{digest} is taken"),
         }
     }
 
     fn is_ready(cache: &Cache, digest: &str) -> bool {
-        matches!(cache.get(digest), Slot::Ready(_))
+        matches!(cache.get(digest).0, Slot::Ready(_))
     }
 
     #[tokio::test]
     async fn everyone_waits_for_one_preparation() {
         let cache = Cache::new(1 << 20);
         let first = filler(&cache, "a");
-        let Slot::Preparing(mut second) = cache.get("a") else { panic!("prepared twice") };
+        let Slot::Preparing(mut second) = cache.get("a").0 else { panic!("prepared twice") };
         cache.fill(first, failure());
         assert!(second.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().is_err());
         assert!(is_ready(&cache, "a"));

@@ -75,7 +75,9 @@ impl Functions {
     /// # Errors
     /// Why it cannot be prepared.
     pub(crate) async fn get(&self, deployment: &Arc<Deployment>) -> Result<Loaded, LoadError> {
-        let mut waiting = match self.0.cache.get(&deployment.digest) {
+        let (slot, dropped) = self.0.cache.get(&deployment.digest);
+        self.0.metrics.evicted(dropped);
+        let mut waiting = match slot {
             Slot::Ready(outcome) => {
                 self.0.metrics.looked_up(Found::Kept);
                 return outcome;

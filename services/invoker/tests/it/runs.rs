@@ -14,7 +14,8 @@ use crate::{
     PATIENCE,
     outside::TRACE,
     service::{
-        LOCAL, Service, failure, fetching, logged, of, reason, request, result, version, with_settings,
+        LOCAL, Metrics, Service, failure, fetching, logged, of, reason, request, result, version,
+        with_settings,
     },
     witness::{Answer, Witness},
 };
@@ -209,6 +210,43 @@ async fn a_run_ends_when_its_caller_goes_away() {
         }
     };
     assert_eq!(result(&timeout(PATIENCE, freed).await.unwrap()), 200);
+}
+
+#[tokio::test]
+async fn a_function_that_runs_still_is_not_prepared_again_after_it_was_dropped() {
+    const OTHER: &str = "accounts/other/functions/chat.start";
+    const REBUILT: &str = "chatfn_invoker_prepared_rebuilt_total";
+    let outside = Witness::start(|request| match &*request.target {
+        "/wait" => Answer::never(),
+        _ => Answer::ok(""),
+    })
+    .await;
+    let host = outside.at("127.0.0.1");
+    // Only one of them is kept at a time.
+    let large = |returns: &str| {
+        format!(
+            "const made = new Uint8Array(30 << 20).fill(1);
+             async function lambda(_, {{ eventId }}) {{
+               await fetch(`http://{host}/${{eventId}}`);
+               return {returns} + made.length;
+             }}"
+        )
+    };
+    let metrics = Metrics::somewhere().await;
+    let live = [version(1, &large("'a'"), &[&host]), of(OTHER, version(1, &large("'b'"), &[&host]))];
+    let service = Service::start(live, &[LOCAL, &metrics.flag, "--prepared-bytes=33554432"]).await;
+    let _running = service.spawn_invoke("wait");
+    outside.until(|seen| seen.in_flight == 1).await;
+    let other = || Request::new(InvokeRequest { function: OTHER.into(), ..request("e-1") });
+    service.call(other()).await.unwrap();
+
+    let before = metrics.value(REBUILT).await.unwrap_or(0);
+    for _ in 0..2 {
+        assert_eq!(result(&service.invoke("e-1").await.unwrap()), "a31457280");
+        assert_eq!(result(&service.call(other()).await.unwrap()), "b31457280");
+    }
+    let rebuilt = metrics.value(REBUILT).await.unwrap_or(0) - before;
+    assert_eq!(rebuilt, 2, "the one that nobody runs, each time");
 }
 
 #[tokio::test]
