@@ -127,6 +127,12 @@ fn ends(verdict: &mut Verdict, publication: &Publication, end: Option<&Final>, s
         verdict.add(Invariant::NothingLost, format!("{event} was acknowledged and is unknown"));
         return;
     };
+    // Each start is on record before the call.
+    let starts = starts(seen);
+    if publication.replays == 0 && starts > usize::try_from(*attempts).unwrap_or(usize::MAX) {
+        let what = format!("{event} ran {starts} times in {attempts} attempts");
+        verdict.add(Invariant::ExactAttempts, what);
+    }
     let always_fails = matches!(publication.kind, Kind::Poison | Kind::Crasher);
     match state.as_str() {
         "SUCCEEDED" if always_fails => {
@@ -156,9 +162,14 @@ fn ends(verdict: &mut Verdict, publication: &Publication, end: Option<&Final>, s
     }
 }
 
-/// I8 and I10: no more runs than attempts.
+/// Runs that have begun.
+fn starts(seen: &[&Effect]) -> usize {
+    seen.iter().filter(|effect| effect.body.ordinal == 0).count()
+}
+
+/// I8 and I10: no more runs than attempts that are allowed, whatever became of the event.
 fn bounded(verdict: &mut Verdict, publication: &Publication, seen: &[&Effect]) {
-    let starts = seen.iter().filter(|effect| effect.body.ordinal == 0).count();
+    let starts = starts(seen);
     let most = usize::try_from(publication.max_attempts).unwrap_or(usize::MAX);
     let most = most.saturating_mul(1 + usize::try_from(publication.replays).unwrap_or(usize::MAX));
     if starts > most {

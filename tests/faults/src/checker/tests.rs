@@ -140,6 +140,11 @@ fn attempts_that_are_forgotten() {
         let again = Effect { at: 3_400_000, called: 3_400_000, attempt: 1, ..history.effects[7].clone() };
         history.effects.push(again);
     });
+    // Of one that may have three.
+    found(Invariant::ExactAttempts, |history| {
+        let again = Effect { at: 1_150_000, called: 1_150_000, attempt: 2, ..history.effects[0].clone() };
+        history.effects.push(again);
+    });
     found(Invariant::ExactAttempts, |history| history.finals[2].attempts = 2);
     found(Invariant::ExactAttempts, |history| history.finals[2].state = "SUCCEEDED".into());
 }
