@@ -138,20 +138,16 @@ impl Run {
         }
         let halted = Instant::now();
         let halt = LEASE_TTL.mul_f64(times);
-        if edge.starts_with("commit") {
-            // It holds locks, for which the other one waits: there is nothing to recover before it goes on.
-            tokio::time::sleep(halt).await;
-        } else {
-            self.recovered(&format!("SIGSTOP of {name} at {edge}, taken over"), halted).await?;
-            tokio::time::sleep(halt.saturating_sub(halted.elapsed()) + Duration::from_millis(500)).await;
-        }
+        // At none of these edges it holds locks that the other one would have to wait for.
+        self.recovered(&format!("SIGSTOP of {name} at {edge}, taken over"), halted).await?;
+        tokio::time::sleep(halt.saturating_sub(halted.elapsed()) + Duration::from_millis(500)).await;
         let halted = halted.elapsed().as_secs_f64();
         self.heal()?;
         self.recovered(&format!("SIGCONT of {name} after {halted:.1} s at {edge}"), Instant::now()).await
     }
 }
 
-/// From 1 to 3 times the lease: what is held for a run in progress lasts longer than that.
+/// How many times as long as a lease, from 1.5 to 3: what is held for a run in progress lasts longer than one.
 fn leases(edge: &str) -> f64 {
     if edge.starts_with("journal") { 3.0 } else { 1.5 }
 }
