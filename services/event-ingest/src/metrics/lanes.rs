@@ -147,12 +147,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn events_from_before_the_start_are_older() {
+        let before = Instant::now();
+        tokio::time::advance(Duration::from_secs(3_600)).await;
         let metrics = Metrics::new();
         let lanes = LanesTold::new(&metrics);
         let lane = lanes.begin(0);
-        if let Some(before) = Instant::now().checked_sub(Duration::from_secs(3_600)) {
-            lane.tell(Some(before), 1, 0, 0);
-            assert!(metrics.encode().contains("chatfn_ingest_oldest_unstarted_seconds 3600.0"));
-        }
+        lane.tell(Some(before), 1, 0, 0);
+        assert!(metrics.encode().contains("chatfn_ingest_oldest_unstarted_seconds 3600.0"));
     }
 }

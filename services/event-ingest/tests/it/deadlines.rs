@@ -7,7 +7,7 @@ use chatfn_rpc::{RequestExt as _, reasons};
 use tonic::{Code, Request};
 
 use crate::{
-    harness::{ACME, PATIENCE, World, event, eventually, refused, settings},
+    harness::{ACME, PATIENCE, World, event, eventually, patiently, refused, settings},
     obstacle::is_waiting,
 };
 
@@ -29,8 +29,12 @@ async fn a_statement_ends_with_the_call_that_waits_for_it() {
         .await
         .unwrap();
     let request = Request::new(GetDeliveryRequest { name: format!("accounts/{ACME}/deliveries/e") });
-    let delivery =
-        world.replica.deliveries().get_delivery(request.with_timeout(Duration::from_millis(300))).await;
+    // Enough to run into the lock on a slow machine.
+    let request = request.with_timeout(Duration::from_secs(4));
+    let mut deliveries = world.replica.deliveries();
+    let delivery = tokio::spawn(async move { deliveries.get_delivery(request).await });
+    eventually(|| is_waiting(pool, "serve")).await;
+    let delivery = patiently(delivery).await.unwrap();
     refused(delivery, Code::DeadlineExceeded, reasons::DEADLINE_EXCEEDED.name());
     eventually(async || !is_waiting(pool, "serve").await).await;
     transaction.rollback().await.unwrap();

@@ -50,8 +50,10 @@ async fn a_statement_ends_with_the_call_that_waits_for_it() {
     let world = World::start_with(without_limits).await;
     let created = world.registry.create(ACME, "chat.start").await.unwrap();
     let obstacle = obstacle(&world).await;
-    let update = update(&world, Duration::from_millis(300)).await.unwrap();
-    refused(update, Code::DeadlineExceeded, reasons::DEADLINE_EXCEEDED.name());
+    // Enough to run into the obstacle on a slow machine.
+    let update = update(&world, Duration::from_secs(4));
+    running(world.database.pool(), 1).await;
+    refused(patiently(update).await.unwrap(), Code::DeadlineExceeded, reasons::DEADLINE_EXCEEDED.name());
     running(world.database.pool(), 0).await;
     obstacle.rollback().await.unwrap();
     assert_eq!(world.registry.get(START).await.unwrap(), created);

@@ -1,5 +1,6 @@
 //! A new key takes over, whatever happens meanwhile.
 
+use chatfn_telemetry::testing::Log;
 use futures_util::{StreamExt as _, stream};
 use tonic::Code;
 
@@ -104,6 +105,8 @@ async fn a_secret_that_does_not_decrypt_does_not_stop_the_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_file_takes_over_without_a_restart_and_a_broken_one_changes_nothing() {
+    // The log is the process's: nextest gives each test its own.
+    let log = Log::of_process("error");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     std::fs::write(&file, key_lines(&["a"])).unwrap();
@@ -111,6 +114,7 @@ async fn a_changed_file_takes_over_without_a_restart_and_a_broken_one_changes_no
     let world = World::start_with(|config| config.secrets.secret_keys_file = Some(path)).await;
     set(&world.registry, "crm", "x").await.unwrap();
     std::fs::write(&file, "not a key\n").unwrap();
+    eventually(async || log.text().contains("the keys of secrets cannot be read again")).await;
     assert_eq!(access(&world.registry, CRM).await.unwrap().0, "x");
     std::fs::write(&file, key_lines(&["b", "a"])).unwrap();
     until_under(&world, "b", 1).await;

@@ -93,7 +93,7 @@ async fn preparing_has_limits() {
 }
 
 #[tokio::test]
-async fn a_large_source_stays_small_in_memory() {
+async fn a_small_source_stays_small_in_memory() {
     let source = "async function lambda() { return 1 }";
     let prepared = engine().prepare(source, LIMITS).await.unwrap();
     assert!(prepared.size_bytes() > 0 && prepared.size_bytes() < 512 << 10, "{}", prepared.size_bytes());
