@@ -86,6 +86,7 @@ impl Lane {
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
                 return None;
             }
+            self.shared.metrics.retry(false);
             event.denials = 0;
         }
         Some((event, deployment))
