@@ -26,7 +26,7 @@ reasons! {
         "The server shuts down and ended the call, which may have had effects." =>
         "Call again; another replica answers.";
     CONNECTION_FAILED: "UNAVAILABLE", "every service, as a client", Yes,
-        "No connection could be made, or the server did not take the call." =>
+        "No connection could be made, or none within the call's time, or the server did not take the call." =>
         "Try again. If it lasts, see whether the server runs and whether address, certificates and network policy are right.";
     CONNECTION_LOST: "UNAVAILABLE", "every service, as a client", Idempotent,
         "The connection was lost during the call, which may have had effects." =>

@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -26,6 +29,8 @@ use crate::{Deadline, layers::deadline, metrics::MadeCall};
 pub(super) struct Call {
     /// Fires when the call is over.
     pub(super) over: CancellationToken,
+    /// Whether the connection has asked for the request's messages: before that, none has left.
+    begun: AtomicBool,
     /// Why the request's own stream failed: a message that could not be encoded, for instance. hyper does not
     /// report it, it only resets the stream.
     request_failed: OnceLock<Status>,
@@ -39,6 +44,7 @@ impl Call {
     pub(super) fn new(in_progress: InProgress, counted: Option<Arc<MadeCall>>) -> Self {
         Self {
             over: CancellationToken::new(),
+            begun: AtomicBool::new(false),
             request_failed: OnceLock::new(),
             _in_progress: in_progress,
             counted,
@@ -51,6 +57,12 @@ impl Call {
             counted.fail(&status);
         }
         status
+    }
+
+    /// The status for a call whose time is up: whether something of it was done may not be known, but if there was no connection.
+    pub(super) fn expired(&self, expired: Status) -> Status {
+        // Whoever asks for messages from now on finds that the time is up, and sends none.
+        if self.begun.load(Ordering::SeqCst) { expired } else { transport::not_connected() }
     }
 
     /// Counts the end that headers or trailers tell, if they do.
@@ -108,6 +120,8 @@ impl http_body::Body for RequestBody {
         // Becomes RST_STREAM(CANCEL), which tells the server that nobody waits any more.
         let cancel = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL))));
         let this = self.get_mut();
+        // Before the look at the clock.
+        this.call.begun.store(true, Ordering::SeqCst);
         if this.over.as_mut().poll(cx).is_ready() {
             return cancel();
         }

@@ -31,6 +31,11 @@ pub(super) fn was_not_taken(error: &(dyn Error + 'static)) -> bool {
     refused || not_begun
 }
 
+/// The call's time was over before there was a connection for it: the server's host may drop what is sent to it, say.
+pub(super) fn not_connected() -> Status {
+    not_sent("no connection was ready within the call's time")
+}
+
 /// Nothing was done.
 fn not_sent(text: &str) -> Status {
     ApiError::unavailable(reasons::CONNECTION_FAILED, text).into()

@@ -7,7 +7,11 @@ use chatfn_rpc::{
     connect, reasons,
 };
 use futures_util::stream;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
 use tonic::{Code, Request};
 
 use crate::support::{
@@ -34,6 +38,27 @@ async fn connection_refused() {
     assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_FAILED.name()));
     assert_eq!(classify(&error), RetryClass::Safe);
     assert!(error.message().contains("refused"), "says why: {}", error.message());
+}
+
+/// A host that is gone says nothing, and neither does a network policy. Whoever calls must know that nothing was done.
+#[tokio::test]
+async fn a_call_whose_time_is_up_before_there_is_a_connection_was_not_begun() {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let listener = socket.listen(1).expect("it listens");
+    // Nobody accepts, and once its queue is full the kernel drops what comes.
+    let addr = listener.local_addr().expect("bound");
+    let mut queued = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(addr)).await {
+        queued.push(stream.expect("it is queued"));
+        assert!(queued.len() < 64, "the queue has an end");
+    }
+    let client = client_of(&listener).await;
+    let request = Request::new(note("x")).with_timeout(Duration::from_millis(300));
+    let error = unary(&client, request).await.expect_err("no connection");
+    assert_eq!(error.code(), Code::Unavailable);
+    assert_eq!(ErrorReport::from_status(&error).reason.as_deref(), Some(reasons::CONNECTION_FAILED.name()));
+    assert_eq!(classify(&error), RetryClass::Safe);
 }
 
 #[tokio::test]
