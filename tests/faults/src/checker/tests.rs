@@ -206,6 +206,7 @@ fn a_start_that_comes_too_late() {
     found(Invariant::InTime, |history| {
         let expired = history.publications[3].clone();
         history.effects.push(effect(&expired, 1, 0, 5_000_000 + TRANSIT + 1));
+        history.finals[3].attempts = 1;
     });
 }
 

@@ -50,7 +50,7 @@ impl<S> AccountShareService<S> {
     fn account(&self, request: &Request<Body>) -> Option<AccountId> {
         match self.methods.get(request.uri().path()).admission {
             Admission::Calls | Admission::Reserve => request.extensions().get::<Caller>()?.account().cloned(),
-            // They end when nobody reads them, and services divide them.
+            // Health and its like.
             Admission::OpenStreams | Admission::Free => None,
         }
     }
@@ -153,7 +153,7 @@ mod tests {
     /// With four calls.
     fn layer() -> AccountShareService<Waiting> {
         let mut methods = Methods::default();
-        methods.set("a.v1.Service/Watch", MethodPolicy::long_lived());
+        methods.set("a.v1.Service/Watch", MethodPolicy::long_lived().admitted_apart());
         let metrics = ServerMetrics::new(&chatfn_telemetry::Metrics::new(), &[], &[]);
         AccountShareService::new(Waiting, 4, Duration::from_secs(1), Arc::new(methods), metrics)
     }
@@ -201,6 +201,6 @@ mod tests {
             assert!(calls.iter().all(Option::is_some), "{caller:?}");
         }
         let streams: Vec<_> = (0..5).map(|_| call(&mut layer, account("a"), "Watch")).collect();
-        assert!(streams.iter().all(Option::is_some), "nor are streams without end");
+        assert!(streams.iter().all(Option::is_some), "nor are calls that take no permit of these");
     }
 }
