@@ -285,10 +285,16 @@ fn other_addresses(addresses: &[SocketAddr]) -> [SocketAddr; 3] {
     }
 }
 
-/// Loopback addresses that are free now.
+/// Loopback addresses that are free now, and are not among those that systems give to whoever asks for any: tests that run at the
+/// same time would get them before a service has them.
 fn free_addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
-    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("a bound address"))
+    let mut listeners = Vec::with_capacity(COUNT);
+    while listeners.len() < COUNT {
+        listeners.extend(TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))));
+    }
+    let addresses: Vec<_> =
+        listeners.iter().map(|listener| listener.local_addr().expect("a bound address")).collect();
+    addresses.try_into().expect("as many as were asked for")
 }
 
 /// The binary of a service: beside the one that runs this test, or of another release (`make test-upgrade`).
