@@ -1,13 +1,14 @@
 //! A cluster of real processes on a database of its own.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
 
 use chatfn_pg::testing::TestDatabase;
 use chatfn_rpc::{Client, ClientConfig, Role, connect};
+use chatfn_telemetry::testing::free_addresses;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -283,18 +284,6 @@ fn other_addresses(addresses: &[SocketAddr]) -> [SocketAddr; 3] {
             return others;
         }
     }
-}
-
-/// Loopback addresses that are free now, and are not among those that systems give to whoever asks for any: tests that run at the
-/// same time would get them before a service has them.
-fn free_addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
-    let mut listeners = Vec::with_capacity(COUNT);
-    while listeners.len() < COUNT {
-        listeners.extend(TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))));
-    }
-    let addresses: Vec<_> =
-        listeners.iter().map(|listener| listener.local_addr().expect("a bound address")).collect();
-    addresses.try_into().expect("as many as were asked for")
 }
 
 /// The binary of a service: beside the one that runs this test, or of another release (`make test-upgrade`).

@@ -1,21 +1,14 @@
 //! Full queues and publishers in a hurry.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use chatfn_domain::lane::lane_of;
 use chatfn_proto::ingest::v1::{
     Acknowledgement, DeliveryState, Event, PublishEventRequest, event::PayloadKind,
 };
 use chatfn_rpc::RequestExt as _;
-use chatfn_telemetry::{EndpointArgs, Listen};
+use chatfn_telemetry::{EndpointArgs, Listen, testing::MetricsReader};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
@@ -30,17 +23,6 @@ const SHARE: usize = 250;
 
 fn events(ids: std::ops::Range<usize>) -> Vec<Event> {
     ids.map(|n| event("c", &format!("e{n}"))).collect()
-}
-
-/// How many events wait or are being recorded, as the metrics at this address tell.
-async fn held(metrics: SocketAddr) -> f64 {
-    let mut connection = TcpStream::connect(metrics).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    let held = answer.lines().find_map(|line| line.strip_prefix("chatfn_ingest_queue_events "));
-    held.unwrap().trim().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,10 +63,10 @@ async fn a_full_queue_refuses_at_once_and_records_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_account_leaves_room_to_others() {
-    // A port that was free just now.
-    let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let metrics = MetricsReader::somewhere();
     let world = World::start_with(settings(3), |config| {
-        config.endpoint = EndpointArgs { telemetry_listen: Some(Listen::At(metrics)), ..EndpointArgs::OFF };
+        config.endpoint =
+            EndpointArgs { telemetry_listen: Some(Listen::At(metrics.address())), ..EndpointArgs::OFF };
         config.committers.committers = 1;
         config.committers.queue = 2_000;
     })
@@ -105,11 +87,12 @@ async fn a_flood_of_one_account_leaves_room_to_others() {
     assert!(flooded.iter().any(Result::is_err), "{flooded:?}");
     let others = (0..200).map(|n| Event { account: "other".to_owned(), ..event("c", &format!("o{n}")) });
     let others = world.replica.publish_all(others.collect()).boxed();
-    let flood_alone = held(metrics).await;
+    let queued = async || metrics.value("chatfn_ingest_queue_events").await.unwrap();
+    let flood_alone = queued().await;
     let (other, ()) = patiently(async {
         tokio::join!(others, async {
             // Behind the flood, all of which has queued.
-            eventually(async || held(metrics).await >= flood_alone + 200.0).await;
+            eventually(async || queued().await >= flood_alone + 200).await;
             obstacle.lift().await;
         })
     })

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use chatfn_deployments::Deployment;
 use chatfn_domain::settings::FunctionSettings;
+use chatfn_telemetry::testing::MetricsReader;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::{
     PATIENCE,
-    service::{LOCAL, Metrics, Service, logged, of, request, result, version, with_settings},
+    service::{LOCAL, Service, logged, of, request, result, version, with_settings},
     vault::Vault,
     witness::{Answer, Witness},
 };
@@ -267,8 +268,8 @@ async fn children_are_divided_among_accounts_and_counted_when_refused() {
         other("chat.start", parent(body)),
         other("chat.end", version(1, "function lambda() {}", &NO_HOSTS)),
     ];
-    let metrics = Metrics::somewhere().await;
-    let service = Service::start(live, &[LOCAL, "--max-children=8", &metrics.flag]).await;
+    let metrics = MetricsReader::somewhere();
+    let service = Service::start(live, &[LOCAL, "--max-children=8", &metrics.flag()]).await;
     let call = service.spawn_invoke("many");
     slow.until(|seen| seen.in_flight == 6).await;
     let mut of_other = request("one");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chatfn_domain::settings::{FunctionSettings, Language};
 use chatfn_proto::invoker::v1::{FailureKind, Header, InvokeRequest, LogLevel};
 use chatfn_rpc::RequestExt as _;
+use chatfn_telemetry::testing::MetricsReader;
 use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,7 @@ use crate::{
     PATIENCE,
     outside::TRACE,
     service::{
-        LOCAL, Metrics, Service, failure, fetching, logged, of, reason, request, result, version,
-        with_settings,
+        LOCAL, Service, failure, fetching, logged, of, reason, request, result, version, with_settings,
     },
     witness::{Answer, Witness},
 };
@@ -232,9 +232,9 @@ async fn a_function_that_runs_still_is_not_prepared_again_after_it_was_dropped()
              }}"
         )
     };
-    let metrics = Metrics::somewhere().await;
+    let metrics = MetricsReader::somewhere();
     let live = [version(1, &large("'a'"), &[&host]), of(OTHER, version(1, &large("'b'"), &[&host]))];
-    let service = Service::start(live, &[LOCAL, &metrics.flag, "--prepared-bytes=33554432"]).await;
+    let service = Service::start(live, &[LOCAL, &metrics.flag(), "--prepared-bytes=33554432"]).await;
     let _running = service.spawn_invoke("wait");
     outside.until(|seen| seen.in_flight == 1).await;
     let other = || Request::new(InvokeRequest { function: OTHER.into(), ..request("e-1") });

@@ -11,12 +11,7 @@ use chatfn_proto::invoker::v1::{
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, RequestExt as _, Shutdown, connect};
 use clap::Parser as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::Request;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -169,32 +164,6 @@ impl Service {
     ) -> Result<TestInvokeResponse, ErrorReport> {
         let answer = InvokerServiceClient::new(self.client.clone()).test_invoke(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| ErrorReport::from_status(&status))
-    }
-}
-
-/// Where a service tells its metrics.
-pub(crate) struct Metrics {
-    /// Its flag.
-    pub(crate) flag: String,
-    address: SocketAddr,
-}
-
-impl Metrics {
-    /// At a port that was free just now.
-    pub(crate) async fn somewhere() -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        Self { flag: format!("--telemetry-listen={address}"), address }
-    }
-
-    /// What a counter counts; `None` for one that is not told.
-    pub(crate) async fn value(&self, name: &str) -> Option<u64> {
-        let mut connection = TcpStream::connect(self.address).await.unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        connection.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await.unwrap();
-        let line = answer.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim().parse().unwrap())
     }
 }
 

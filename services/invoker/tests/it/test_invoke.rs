@@ -11,6 +11,7 @@ use chatfn_proto::{
     },
 };
 use chatfn_rpc::RequestExt as _;
+use chatfn_telemetry::testing::MetricsReader;
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use tonic::{Code, Request};
 
 use crate::{
     FUNCTION, PATIENCE, drafts,
-    service::{LOCAL, Metrics, Service, failure, fetching, logged, reason, result, version},
+    service::{LOCAL, Service, failure, fetching, logged, reason, result, version},
     witness::{Answer, Witness},
 };
 
@@ -256,8 +257,8 @@ async fn a_test_counts_as_a_run() {
 async fn tests_are_divided_among_accounts_and_counted_when_refused() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let registry = format!("--registry=http://{}", mute.local_addr().unwrap());
-    let metrics = Metrics::somewhere().await;
-    let service = Arc::new(Service::start([], &[&registry, &metrics.flag]).await);
+    let metrics = MetricsReader::somewhere();
+    let service = Arc::new(Service::start([], &[&registry, &metrics.flag()]).await);
     let mut testing = JoinSet::new();
     for _ in 0..13 {
         let tester = Arc::clone(&service);

@@ -4,15 +4,11 @@
 mod functions;
 mod replica;
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use chatfn_rpc::{Client, ClientConfig, connect};
+use chatfn_telemetry::testing::free_addresses;
 use nix::sys::signal::Signal;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -71,7 +67,7 @@ impl Cluster {
         functions::templates(&folder.join("templates"))?;
         let database = Database::create(&folder.join("postgres"), places.has_own_disk).await?;
         let (mut witness, witness_address) = start_witness(places).await?;
-        let [registry_address, invoker_address, one, two] = free_addresses()?;
+        let [registry_address, invoker_address, one, two] = free_addresses();
         let process = |name: &str, binary: &str, arguments: Vec<String>| {
             let log = folder.join(format!("{name}.log"));
             let mut process = Process::new(name, &places.binaries.join(binary), arguments, &log);
@@ -210,10 +206,4 @@ async fn start_witness(places: &Places) -> anyhow::Result<(Process, String)> {
     .await?;
     address.parse::<SocketAddr>().with_context(|| format!("the witness says: {address}"))?;
     Ok((witness, address))
-}
-
-fn free_addresses<const COUNT: usize>() -> anyhow::Result<[SocketAddr; COUNT]> {
-    let listeners = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
-    addresses.try_into().map_err(|_| anyhow::anyhow!("free ports"))
 }

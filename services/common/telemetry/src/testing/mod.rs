@@ -1,4 +1,6 @@
-//! For tests: what is logged, to be read.
+//! For tests: what is logged, and what a program tells of itself, to be read.
+
+mod reader;
 
 use std::{
     io, mem,
@@ -7,6 +9,8 @@ use std::{
 
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
+
+pub use self::reader::{MetricsReader, free_addresses};
 
 /// Keeps what is logged, as text without colours. Clones share it.
 #[derive(Clone, Debug, Default)]
