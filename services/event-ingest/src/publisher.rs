@@ -1,11 +1,12 @@
 //! The way of events from a call to the committers: share of the calls, quota, checks, queue.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
-use chatfn_domain::{caller::Caller, name::AccountId, shares::Shares};
+use chatfn_domain::{
+    caller::Caller,
+    name::AccountId,
+    shares::{Held, Stock},
+};
 use chatfn_proto::ingest::v1::Event;
 use chatfn_rpc::{ApiError, CallContext};
 use prost::Message as _;
@@ -29,7 +30,7 @@ struct Inner {
     intake: Intake,
     quotas: Quotas,
     committers: Committers,
-    calls: Arc<Mutex<Shares<Holder>>>,
+    calls: Stock<Holder>,
     metrics: IngestMetrics,
 }
 
@@ -47,47 +48,19 @@ const PARTS: usize = 500;
 
 /// A call in progress, or what of it is for one account: counted until dropped.
 #[derive(Debug)]
-pub(crate) struct Call {
-    holder: Holder,
-    parts: usize,
-    calls: Arc<Mutex<Shares<Holder>>>,
-}
+pub(crate) struct Call(Held<Holder>);
 
 impl Call {
-    fn begin(calls: &Arc<Mutex<Shares<Holder>>>, holder: Holder, parts: usize) -> Option<Self> {
-        let mut shares = calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shares.allow(&holder, parts) {
-            return None;
-        }
-        shares.take(&holder, parts);
-        Some(Self { holder, parts, calls: Arc::clone(calls) })
-    }
-
     /// Counts a stream for the account of the first event that comes over it.
     ///
     /// # Errors
     /// The account has its share of the calls; the stream stays its caller's.
     pub(crate) fn is_of(&mut self, account: &AccountId) -> Result<(), ApiError> {
-        if matches!(self.holder, Holder::Account(_)) {
+        let is_counted = matches!(self.0.holder(), Holder::Account(_));
+        if is_counted || self.0.pass_on(Holder::Account(account.clone())) {
             return Ok(());
         }
-        let mut shares = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let holder = Holder::Account(account.clone());
-        // Its place becomes the account's, and need not be free twice.
-        shares.give_back(&self.holder, self.parts);
-        if !shares.allow(&holder, self.parts) {
-            shares.take(&self.holder, self.parts);
-            return Err(error::account_busy(account));
-        }
-        shares.take(&holder, self.parts);
-        self.holder = holder;
-        Ok(())
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.holder, self.parts);
+        Err(error::account_busy(account))
     }
 }
 
@@ -100,7 +73,7 @@ impl Publisher {
         max_calls: usize,
         metrics: IngestMetrics,
     ) -> Self {
-        let calls = Arc::new(Mutex::new(Shares::new(max_calls * PARTS)));
+        let calls = Stock::new(max_calls * PARTS);
         Self(Arc::new(Inner { intake, quotas, committers, calls, metrics }))
     }
 
@@ -178,7 +151,7 @@ impl Publisher {
     /// Counts parts of a call for an account, as long as that has not more than its share of them.
     fn begin_call(&self, account: &AccountId, parts: usize) -> Result<Call, ApiError> {
         let holder = Holder::Account(account.clone());
-        Call::begin(&self.0.calls, holder, parts).ok_or_else(|| error::account_busy(account))
+        self.0.calls.take(holder, parts).map(Call).ok_or_else(|| error::account_busy(account))
     }
 
     /// Counts a stream for its caller's account; for the caller itself, if that acts for several, as long as no event has
@@ -190,7 +163,7 @@ impl Publisher {
         }
         let subject = caller.map_or("", Caller::subject);
         let holder = Holder::Caller(subject.to_owned());
-        Call::begin(&self.0.calls, holder, PARTS).ok_or_else(|| error::caller_busy(subject))
+        self.0.calls.take(holder, PARTS).map(Call).ok_or_else(|| error::caller_busy(subject))
     }
 
     /// What is counted.

@@ -1,6 +1,10 @@
 //! Divides something bounded among accounts.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::name::AccountId;
 
@@ -53,6 +57,71 @@ impl<K: Clone + Eq + Hash> Shares<K> {
     }
 }
 
+/// The same for tasks that share it: what one takes is held until it is dropped. Cheap to clone.
+#[derive(Debug)]
+pub struct Stock<K = AccountId>(Arc<Mutex<Shares<K>>>);
+
+impl<K> Clone for Stock<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K: Clone + Eq + Hash> Stock<K> {
+    /// Of `stock`, none of which is held.
+    pub fn new(stock: usize) -> Self {
+        Self(Arc::new(Mutex::new(Shares::new(stock))))
+    }
+
+    /// Takes a portion, if `holder` may have it.
+    pub fn take(&self, holder: K, portion: usize) -> Option<Held<K>> {
+        let mut shares = self.lock();
+        if !shares.allow(&holder, portion) {
+            return None;
+        }
+        shares.take(&holder, portion);
+        Some(Held { stock: self.clone(), holder, portion })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shares<K>> {
+        // Nothing under the lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A portion of a [`Stock`], given back when dropped.
+#[derive(Debug)]
+pub struct Held<K: Clone + Eq + Hash = AccountId> {
+    stock: Stock<K>,
+    holder: K,
+    portion: usize,
+}
+
+impl<K: Clone + Eq + Hash> Held<K> {
+    /// Who holds it.
+    pub fn holder(&self) -> &K {
+        &self.holder
+    }
+
+    /// Passes it on to `other`, and says whether it may have it; if not, it stays where it is. It need not be free twice.
+    pub fn pass_on(&mut self, other: K) -> bool {
+        let mut shares = self.stock.lock();
+        shares.give_back(&self.holder, self.portion);
+        let may_have = shares.allow(&other, self.portion);
+        if may_have {
+            self.holder = other;
+        }
+        shares.take(&self.holder, self.portion);
+        may_have
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for Held<K> {
+    fn drop(&mut self) {
+        self.stock.lock().give_back(&self.holder, self.portion);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -88,6 +157,19 @@ mod tests {
         assert!(!shares.allow(&account(2), 100));
         shares.give_back(&account(1), 1);
         assert!(shares.allow(&account(2), 100));
+    }
+
+    #[test]
+    fn what_is_held_is_given_back_and_passed_on() {
+        let stock = Stock::new(4);
+        let mut first = stock.take(account(1), 2).unwrap();
+        assert!(stock.take(account(1), 1).is_none());
+        assert!(first.pass_on(account(2)) && *first.holder() == account(2));
+        let second = stock.take(account(1), 2).unwrap();
+        assert!(!first.pass_on(account(1)), "it has as much as is free");
+        assert_eq!(*first.holder(), account(2));
+        drop((first, second));
+        assert!(stock.take(account(3), 4).is_some());
     }
 
     proptest! {

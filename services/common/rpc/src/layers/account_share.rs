@@ -2,12 +2,12 @@
 //! message does not come would hold its permit until its deadline.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use chatfn_domain::{caller::Caller, name::AccountId, shares::Shares};
+use chatfn_domain::{caller::Caller, name::AccountId, shares::Stock};
 use http::{Request, Response};
 use tonic::body::Body;
 use tower_service::Service;
@@ -21,14 +21,12 @@ use crate::{
     reasons,
 };
 
-type Calls = Arc<Mutex<Shares>>;
-
 /// Lets an account have as many calls in progress as are still free, so half of them at most. Who acts for all accounts, as services
 /// do, is not bounded here, nor is who need not say who calls.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountShareService<S> {
     inner: S,
-    calls: Calls,
+    calls: Stock,
     retry_after: Duration,
     methods: Arc<Methods>,
     metrics: ServerMetrics,
@@ -43,7 +41,7 @@ impl<S> AccountShareService<S> {
         methods: Arc<Methods>,
         metrics: ServerMetrics,
     ) -> Self {
-        Self { inner, calls: Arc::new(Mutex::new(Shares::new(most))), retry_after, methods, metrics }
+        Self { inner, calls: Stock::new(most), retry_after, methods, metrics }
     }
 
     /// The account whose share the call is to be taken from, if it is.
@@ -80,7 +78,7 @@ impl<S: Layered> Service<Request<Body>> for AccountShareService<S> {
         let Some(account) = self.account(&request) else {
             return Box::pin(self.inner.call(request));
         };
-        let Some(seat) = Seat::take(&self.calls, &account) else {
+        let Some(share) = self.calls.take(account.clone(), 1) else {
             self.metrics.refused(RefusedCall::AccountBusy);
             let busy = self.busy(&account);
             return Box::pin(async move { Ok(refuse(busy)) });
@@ -88,37 +86,9 @@ impl<S: Layered> Service<Request<Body>> for AccountShareService<S> {
         let response = self.inner.call(request);
         Box::pin(async move {
             let Ok(response) = response.await;
-            Ok(response.map(|body| Body::new(HoldingBody::new(body, seat))))
+            Ok(response.map(|body| Body::new(HoldingBody::new(body, share))))
         })
     }
-}
-
-/// A call of an account's share, until dropped.
-struct Seat {
-    calls: Calls,
-    account: AccountId,
-}
-
-impl Seat {
-    fn take(calls: &Calls, account: &AccountId) -> Option<Self> {
-        let mut shares = lock(calls);
-        if !shares.allow(account, 1) {
-            return None;
-        }
-        shares.take(account, 1);
-        Some(Self { calls: Arc::clone(calls), account: account.clone() })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        lock(&self.calls).give_back(&self.account, 1);
-    }
-}
-
-fn lock(calls: &Calls) -> MutexGuard<'_, Shares> {
-    // Nothing under the lock can panic half-way.
-    calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

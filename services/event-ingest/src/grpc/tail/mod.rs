@@ -6,14 +6,13 @@ use std::{
     collections::{BTreeMap, HashSet},
     mem,
     ops::Bound::{Excluded, Unbounded},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use chatfn_domain::{
     lane::LANES,
-    name::{AccountId, AccountName},
-    shares::Shares,
+    name::AccountName,
+    shares::{Held, Stock},
 };
 use chatfn_pg::Background;
 use chatfn_proto::{
@@ -69,20 +68,7 @@ const STATEMENTS: u32 = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Tails {
     store: Background,
-    shares: Arc<Mutex<Shares>>,
-}
-
-/// A stream's place among them, until dropped.
-#[derive(Debug)]
-struct Seat {
-    account: AccountId,
-    tails: Tails,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.tails.shares.lock().unwrap_or_else(PoisonError::into_inner).give_back(&self.account, 1);
-    }
+    seats: Stock,
 }
 
 type Responses = mpsc::Sender<Result<TailDeliveriesResponse, Status>>;
@@ -90,16 +76,7 @@ type Responses = mpsc::Sender<Result<TailDeliveriesResponse, Status>>;
 impl Tails {
     /// Streams that read `store`: no deadline bounds them.
     pub(crate) fn new(store: Background) -> Self {
-        Self { store, shares: Arc::new(Mutex::new(Shares::new(MOST))) }
-    }
-
-    fn enter(&self, account: &AccountId) -> Option<Seat> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shares.allow(account, 1) {
-            return None;
-        }
-        shares.take(account, 1);
-        Some(Seat { account: account.clone(), tails: self.clone() })
+        Self { store, seats: Stock::new(MOST) }
     }
 
     /// Starts a stream. It ends when nobody reads it.
@@ -128,7 +105,10 @@ impl Tails {
         let keys: Vec<&str> = list.iter().map(String::as_str).collect();
         let lanes = usize::from(LANES.unsigned_abs());
         let read_to = page::numbers(&keys, &request.resume_token, lanes)?;
-        let entered = self.enter(&filter.account).ok_or_else(|| error::too_many_tails(&filter.account))?;
+        let entered = self
+            .seats
+            .take(filter.account.clone(), 1)
+            .ok_or_else(|| error::too_many_tails(&filter.account))?;
         let store = self.store.clone();
         let begins = async {
             match read_to {
@@ -233,7 +213,7 @@ struct Tail {
     /// Time that the present look has waited for the reader.
     waited: Duration,
     responses: Responses,
-    _entered: Seat,
+    _entered: Held,
 }
 
 impl Tail {

@@ -1,3 +1,4 @@
+use chatfn_domain::name::AccountId;
 use chatfn_pg::{PoolConfig, testing::TestDatabase};
 use chatfn_rpc::ErrorReport;
 use sqlx::{AssertSqlSafe, postgres::PgPoolOptions};
@@ -25,7 +26,7 @@ fn tail(responses: Responses) -> Tail {
         looked_at: (0, 0),
         waited: Duration::ZERO,
         responses,
-        _entered: Tails::new(nowhere()).enter(&account).unwrap(),
+        _entered: Stock::new(1).take(account, 1).unwrap(),
     }
 }
 
