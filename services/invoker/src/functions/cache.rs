@@ -67,17 +67,21 @@ impl Dropped {
     }
 }
 
-/// What is noted of an outcome that is kept.
-struct Kept {
-    bytes: usize,
-    retry_at: Option<Instant>,
-    in_a_row: u32,
-}
-
 #[derive(Debug)]
 enum Entry {
     Preparing(Waiting),
-    Done { outcome: Outcome, bytes: usize, used: u64, retry_at: Option<Instant>, in_a_row: u32 },
+    Done(Done),
+}
+
+/// An outcome that is kept.
+#[derive(Debug)]
+struct Done {
+    outcome: Outcome,
+    bytes: usize,
+    /// When it was last used, by the cache's clock.
+    used: u64,
+    retry_at: Option<Instant>,
+    in_a_row: u32,
 }
 
 /// What the cache has under a digest.
@@ -128,10 +132,10 @@ impl Cache {
     pub(super) fn get(&self, digest: &str) -> (Slot, u64) {
         let mut entries = self.lock();
         match entries.by_digest.get_mut(digest) {
-            Some(Entry::Done { outcome, used, retry_at, .. })
+            Some(Entry::Done(Done { outcome, used, retry_at, .. }))
                 if !retry_at.is_some_and(|at| at <= Instant::now()) =>
             {
-                *used = self.clock.fetch_add(1, Ordering::Relaxed);
+                *used = self.now();
                 return (Slot::Ready(outcome.clone()), 0);
             }
             // A closed channel without an outcome: whoever prepared it panicked.
@@ -144,12 +148,14 @@ impl Cache {
         }
         let dropped = entries.dropped.remove(digest);
         if let Some(loaded) = dropped.as_ref().and_then(Dropped::in_use) {
-            let kept = Kept { bytes: size(&loaded), retry_at: None, in_a_row: 0 };
-            let count = self.keep(&mut entries, digest.to_owned(), Ok(loaded.clone()), kept);
+            let bytes = size(&loaded);
+            let done =
+                Done { outcome: Ok(loaded.clone()), bytes, used: self.now(), retry_at: None, in_a_row: 0 };
+            let count = entries.keep(digest, done, self.max_bytes);
             return (Slot::Ready(Ok(loaded)), count);
         }
         let (outcome, waiting) = watch::channel(None);
-        let in_a_row = entries.remove(digest);
+        let in_a_row = entries.take(digest).map_or(0, |done| done.in_a_row);
         entries.by_digest.insert(digest.to_owned(), Entry::Preparing(waiting));
         let was_dropped = dropped.is_some();
         (Slot::Empty(Filler { digest: digest.to_owned(), outcome, was_dropped, in_a_row }), 0)
@@ -177,21 +183,14 @@ impl Cache {
             Err(_) => (ENTRY_BYTES, Some(after_platforms(filler.in_a_row)), filler.in_a_row + 1),
         };
         let retry_at = pause.map(|pause| Instant::now() + pause);
-        let kept = Kept { bytes, retry_at, in_a_row };
-        let dropped = self.keep(&mut self.lock(), filler.digest, outcome.clone(), kept);
+        let done = Done { outcome: outcome.clone(), bytes, used: self.now(), retry_at, in_a_row };
+        let dropped = self.lock().keep(&filler.digest, done, self.max_bytes);
         filler.outcome.send_replace(Some(outcome));
         dropped
     }
 
-    /// Keeps an outcome, and drops others until all fit; gives how many.
-    fn keep(&self, entries: &mut Entries, digest: String, outcome: Outcome, kept: Kept) -> u64 {
-        let Kept { bytes, retry_at, in_a_row } = kept;
-        entries.remove(&digest);
-        let dropped = entries.evict(self.max_bytes.saturating_sub(bytes));
-        entries.bytes += bytes;
-        let used = self.clock.fetch_add(1, Ordering::Relaxed);
-        entries.by_digest.insert(digest, Entry::Done { outcome, bytes, used, retry_at, in_a_row });
-        dropped
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether something more can be prepared without dropping anything, as far as one can tell before.
@@ -205,11 +204,19 @@ impl Cache {
 }
 
 impl Entries {
-    /// Gives how many failures of the platform there were in a row.
-    fn remove(&mut self, digest: &str) -> u32 {
-        let Some(Entry::Done { bytes, in_a_row, .. }) = self.by_digest.remove(digest) else { return 0 };
-        self.bytes -= bytes;
-        in_a_row
+    fn take(&mut self, digest: &str) -> Option<Done> {
+        let Some(Entry::Done(done)) = self.by_digest.remove(digest) else { return None };
+        self.bytes -= done.bytes;
+        Some(done)
+    }
+
+    /// Keeps an outcome, and drops others until all have at most `max_bytes`; gives how many.
+    fn keep(&mut self, digest: &str, done: Done, max_bytes: usize) -> u64 {
+        self.take(digest);
+        let dropped = self.evict(max_bytes.saturating_sub(done.bytes));
+        self.bytes += done.bytes;
+        self.by_digest.insert(digest.to_owned(), Entry::Done(done));
+        dropped
     }
 
     /// Drops the least recently used until at most `max_bytes` are left. Walks over all entries for each that it
@@ -218,19 +225,16 @@ impl Entries {
         let mut count = 0;
         while self.bytes > max_bytes {
             let oldest = self.by_digest.iter().filter_map(|(digest, entry)| match entry {
-                Entry::Done { used, .. } => Some((*used, digest)),
+                Entry::Done(Done { used, .. }) => Some((*used, digest)),
                 Entry::Preparing(_) => None,
             });
             let Some((_, digest)) = oldest.min() else { return count };
             let digest = digest.clone();
-            let Some(Entry::Done { outcome, bytes, .. }) = self.by_digest.remove(&digest) else {
-                return count;
-            };
-            self.bytes -= bytes;
+            let Some(done) = self.take(&digest) else { return count };
             if self.dropped.len() >= MAX_DROPPED {
                 self.dropped.clear();
             }
-            self.dropped.insert(digest, Dropped::new(&outcome));
+            self.dropped.insert(digest, Dropped::new(&done.outcome));
             count += 1;
         }
         count
