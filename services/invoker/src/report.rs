@@ -132,3 +132,17 @@ fn to_outbound_call(call: egress::OutboundCall) -> OutboundCall {
         error_message,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_of_a_failure_is_bounded() {
+        assert_eq!(cut("certificate not valid".to_owned()), "certificate not valid");
+        let names = cut("é".repeat(CALL_ERROR_BYTES));
+        assert!(
+            names.len() <= CALL_ERROR_BYTES && names.len() > CALL_ERROR_BYTES - 4 && names.ends_with("é…")
+        );
+    }
+}

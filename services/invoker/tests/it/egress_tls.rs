@@ -89,6 +89,20 @@ async fn a_server_of_a_trusted_authority_is_called() {
     assert_eq!(call_https(authority.trusted(), &dotted, "crm.example.").await, Ok(200));
 }
 
+/// A session would tell a server that two accounts have one invoker.
+#[tokio::test]
+async fn no_run_goes_on_with_the_session_of_another() {
+    let authority = Authority::new();
+    let server = authority.server("127.0.0.1", VALID).await;
+    let outside = Outside::local(authority.trusted());
+    let hosts = [server.at("127.0.0.1")];
+    for _ in 0..3 {
+        let url = format!("https://{}/", server.at("127.0.0.1"));
+        assert_eq!(call_once(&outside, &hosts, get(url)).await, Ok(200));
+    }
+    assert_eq!((server.seen().connections, server.seen().resumed), (3, 0));
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_who_the_url_says_gets_no_request() {
     let authority = Authority::new();

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use rustls::ServerConfig;
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::{
     io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
@@ -23,6 +23,8 @@ pub(crate) struct Witness {
 /// What a server has seen so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
+    /// TLS sessions that went on from an earlier connection.
+    pub(crate) resumed: usize,
     pub(crate) connections: usize,
     /// Connections that the other side closed before the answer was complete.
     pub(crate) abandoned: usize,
@@ -164,6 +166,9 @@ impl Witness {
                         Some(tls) => {
                             // A client that does not trust this server ends the handshake.
                             let Ok(stream) = tls.accept(stream).await else { return };
+                            if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                                sender.send_modify(|seen| seen.resumed += 1);
+                            }
                             serve(stream, &*answer, &sender).await;
                         }
                     }
