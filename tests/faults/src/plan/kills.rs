@@ -138,7 +138,7 @@ impl Run {
         }
         let halted = Instant::now();
         let halt = LEASE_TTL.mul_f64(times);
-        // At none of these edges it holds locks that the other one would have to wait for.
+        // What it has locked in the middle of a transaction, Postgres gives free before the lease is over.
         self.recovered(&format!("SIGSTOP of {name} at {edge}, taken over"), halted).await?;
         tokio::time::sleep(halt.saturating_sub(halted.elapsed()) + Duration::from_millis(500)).await;
         let halted = halted.elapsed().as_secs_f64();

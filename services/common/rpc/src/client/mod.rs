@@ -62,9 +62,8 @@ const USER_AGENT_VALUE: &str = concat!("chatfn/", env!("CARGO_PKG_VERSION"));
 /// ([`ServerConfig::max_connection_age`](crate::ServerConfig)), so that new replicas are found and calls spread again.
 ///
 /// Each call gets a deadline (its own, or the client's default), tells the server a little less of it,
-/// and is over at the deadline, response stream included. Failures of the connection are `UNAVAILABLE`, and so is its lack at the
-/// deadline;
-/// [`classify`] says whether the call may have had effects. Nothing is retried here, except requests that
+/// and is over at the deadline, response stream included. Failures of the connection are `UNAVAILABLE`, and so is the
+/// lack of one until the deadline; [`classify`] says whether the call may have had effects. Nothing is retried here, except requests that
 /// never left, and those that the server gave back untouched, as one that goes away does with calls that were
 /// already on their way: they are sent again up to twice, over whichever connection, within the call's time.
 #[derive(Clone, Debug)]
