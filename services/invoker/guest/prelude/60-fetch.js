@@ -2,6 +2,7 @@
 
 const { Headers, URL } = globalThis;
 const OP_FETCH = 1;
+const SHOWN = 200;
 
 const METHODS = ['DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PUT'];
 
@@ -96,13 +97,19 @@ const toResponse = ({ header, body }) => {
   return response;
 };
 
+// A request as logs may show it: what is left out may hold secrets.
+const shown = ({ method, url }) => {
+  const { protocol, origin, pathname } = new URL(url);
+  return `fetch ${method} ${origin === 'null' ? protocol : `${origin}${pathname}`.slice(0, SHOWN)}`;
+};
+
 const send = async (input, init) => {
   const request = new Request(input, init);
   const { signal } = request;
   if (signal !== null) signal.throwIfAborted();
   const { url, method, redirect } = request;
   const header = { url, method, redirect, headers: [...request.headers] };
-  const op = chatfn.startOp(`fetch ${method} ${url}`, OP_FETCH, header, chatfn.peekBody(request));
+  const op = chatfn.startOp(shown(request), OP_FETCH, header, chatfn.peekBody(request));
   return toResponse(await (signal === null ? op.promise : chatfn.untilAborted(op, signal)));
 };
 

@@ -80,6 +80,19 @@ async fn a_function_that_did_not_keep_its_callback_ends_when_it_returns() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_a_pending_request_holds_no_secrets() {
+    let slot = Slot::new().await;
+    for (url, shown) in [
+        ("https://me:secret@a.test/path?key=secret#secret", "fetch GET https://a.test/path"),
+        ("data:text/plain,secret", "fetch GET data:"),
+    ] {
+        let report = slot.run(&format!("function lambda() {{ fetch('{url}') }}"), call("{}")).await;
+        let lines = messages(&report.logs);
+        assert!(lines.len() == 1 && lines[0].starts_with(&format!("{shown} was still pending")), "{lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn jobs_that_always_make_another_end_at_the_deadline() {
     let slot = Slot::new().await;
     for body in [
