@@ -53,6 +53,9 @@ pub(crate) async fn open(pool: &PgPool) -> Result<(), sqlx::Error> {
 /// indexes, and all statements together have so many locks.
 pub(crate) const MOST: i64 = 16;
 
+/// A day has 2^32 sequence numbers.
+const DAY_BITS: u32 = 32;
+
 /// Days further apart than this are better asked about apart.
 const NEAR: i64 = 3;
 
@@ -129,11 +132,15 @@ pub(crate) async fn last(executor: impl PgExecutor<'_>, end: Time, days: i64) ->
     .await
 }
 
+/// The last sequence number that may be looked at together with this one: [`MOST`] days later.
+pub(crate) fn most_after(sequence: i64) -> i64 {
+    sequence.saturating_add((MOST << DAY_BITS) - 1)
+}
+
 /// What lies at sequence numbers, in their order, in parts that each lie in a few days near each other: so that a statement about
 /// one opens no other partitions to speak of.
 pub(crate) fn parts<T>(of: &[T], sequence: impl Fn(&T) -> i64) -> Vec<Vec<&T>> {
-    // A day has 2^32 numbers.
-    let day = |it: &T| sequence(it) >> 32;
+    let day = |it: &T| sequence(it) >> DAY_BITS;
     let mut of: Vec<&T> = of.iter().collect();
     of.sort_by_key(|it| sequence(it));
     let mut parts: Vec<Vec<&T>> = Vec::new();

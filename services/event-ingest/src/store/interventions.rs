@@ -6,7 +6,7 @@ use chatfn_proto::ingest::v1::OperatorAction;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{deliveries, journal::Intervene, span};
+use super::{days, deliveries, journal::Intervene, span};
 
 /// What an operator asks for, of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,10 +100,24 @@ pub(crate) async fn pending(
     )
     .fetch_all(pool)
     .await?;
-    if asked.is_empty() {
-        return Ok(Vec::new());
+    let asked: Vec<(usize, i64, i16)> =
+        asked.into_iter().enumerate().map(|(index, row)| (index, row.sequence, row.action)).collect();
+    let mut pending = Vec::with_capacity(asked.len());
+    for part in days::parts(&asked, |(_, sequence, _)| *sequence) {
+        let found = what_is_asked(pool, lane, &part).await?;
+        pending.extend(part.iter().map(|(index, ..)| *index).zip(found));
     }
-    let (first, last) = span(asked.iter().map(|row| row.sequence));
+    pending.sort_by_key(|(index, _)| *index);
+    Ok(pending.into_iter().map(|(_, asked)| asked).collect())
+}
+
+/// What is asked for of these events, in days near each other: sequence numbers and actions.
+async fn what_is_asked(
+    pool: &PgPool,
+    lane: i16,
+    asked: &[&(usize, i64, i16)],
+) -> Result<Vec<Asked>, sqlx::Error> {
+    let (first, last) = span(asked.iter().map(|(_, sequence, _)| *sequence));
     let rows = sqlx::query!(
         r#"
         SELECT i.sequence AS "sequence!", i.action AS "action!", e.account AS "account?",
@@ -122,8 +136,8 @@ pub(crate) async fn pending(
         ORDER BY i.position
         "#,
         lane,
-        &asked.iter().map(|row| row.sequence).collect::<Vec<_>>(),
-        &asked.iter().map(|row| row.action).collect::<Vec<_>>(),
+        &asked.iter().map(|(_, sequence, _)| *sequence).collect::<Vec<_>>(),
+        &asked.iter().map(|(.., action)| *action).collect::<Vec<_>>(),
         first,
         last,
     )
@@ -148,6 +162,13 @@ pub(crate) async fn lanes(pool: &PgPool) -> Result<Vec<i16>, sqlx::Error> {
 /// Does what is asked for these events and still wanted, within a transaction that holds their lanes, and strikes it off.
 /// Once it is struck off, doing it again changes nothing.
 pub(super) async fn apply(connection: &mut PgConnection, rows: &[Intervene]) -> Result<(), sqlx::Error> {
+    for part in days::parts(rows, |row| row.sequence) {
+        apply_part(connection, &part).await?;
+    }
+    Ok(())
+}
+
+async fn apply_part(connection: &mut PgConnection, rows: &[&Intervene]) -> Result<(), sqlx::Error> {
     let (first, last) = span(rows.iter().map(|row| row.sequence));
     sqlx::query!(
         r#"

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::{Session, Time, interventions, millis, span};
+use super::{Session, Time, days, interventions, millis, span};
 use crate::failpoint;
 
 /// By how many sequence numbers the cursor of a lane's row may lag behind.
@@ -135,7 +135,9 @@ pub(crate) async fn write(
         batch.voids.retain(|row| held.contains(&row.lane));
         batch.interventions.retain(|row| held.contains(&row.lane));
         if !batch.voids.is_empty() {
-            delete_voids(&mut transaction, &batch.voids).await?;
+            for part in days::parts(&batch.voids, |void| void.sequence) {
+                delete_voids(&mut transaction, &part).await?;
+            }
             failpoint::edge("journal.voided");
         }
         if !batch.interventions.is_empty() {
@@ -278,7 +280,8 @@ async fn write_runs(
     Ok(held.into_iter().collect())
 }
 
-async fn delete_voids(connection: &mut PgConnection, voids: &[Void]) -> Result<(), sqlx::Error> {
+/// Of voids in days near each other.
+async fn delete_voids(connection: &mut PgConnection, voids: &[&Void]) -> Result<(), sqlx::Error> {
     let (first, last) = span(voids.iter().map(|void| void.sequence));
     sqlx::query!(
         r#"

@@ -4,7 +4,7 @@
 use chatfn_domain::name::{AccountId, ConversationId, TemplateName};
 use sqlx::PgPool;
 
-use super::{interventions::Place, span};
+use super::{days, interventions::Place, span};
 
 /// Which deliveries are followed.
 #[derive(Debug, Clone)]
@@ -107,25 +107,38 @@ pub(crate) async fn waiting(
     let place = |lane, sequence| Place { lane, sequence };
     let waiting: Vec<_> =
         rows.into_iter().map(|row| (place(row.lane, row.sequence), row.is_halted)).collect();
-    let Some(template) = filter.template.as_ref().filter(|_| !waiting.is_empty()) else { return Ok(waiting) };
+    let Some(template) = &filter.template else { return Ok(waiting) };
+    let mut wanted = Vec::with_capacity(waiting.len());
     // Afterwards, when it is known in which days these are.
-    let (first, last) = span(waiting.iter().map(|(place, _)| place.sequence));
-    let is_wanted = sqlx::query_scalar!(
+    for part in days::parts(&waiting, |(place, _)| place.sequence) {
+        let places: Vec<Place> = part.iter().map(|(place, _)| *place).collect();
+        let is_wanted = are_of(pool, &places, template).await?;
+        wanted
+            .extend(part.into_iter().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted).map(|(row, _)| *row));
+    }
+    // As asked for: the newest first.
+    wanted.reverse();
+    Ok(wanted)
+}
+
+/// Whether events in days near each other are of a template.
+async fn are_of(pool: &PgPool, places: &[Place], template: &TemplateName) -> Result<Vec<bool>, sqlx::Error> {
+    let (first, last) = span(places.iter().map(|place| place.sequence));
+    sqlx::query_scalar!(
         r#"
         SELECT coalesce((SELECT e.template = $3 FROM ingest.events e
             WHERE e.lane = w.lane AND e.sequence = w.sequence AND e.sequence BETWEEN $4 AND $5), false) AS "is_wanted!"
         FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS w(lane, sequence, position)
         ORDER BY w.position
         "#,
-        &waiting.iter().map(|(place, _)| place.lane).collect::<Vec<_>>(),
-        &waiting.iter().map(|(place, _)| place.sequence).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.lane).collect::<Vec<_>>(),
+        &places.iter().map(|place| place.sequence).collect::<Vec<_>>(),
         template.as_str(),
         first,
         last,
     )
     .fetch_all(pool)
-    .await?;
-    Ok(waiting.into_iter().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted).map(|(row, _)| row).collect())
+    .await
 }
 
 /// Up to `most` of the deliveries that the filter wants and that come after one of these places in its conversation, the oldest
@@ -178,6 +191,15 @@ pub(crate) struct State {
 
 /// The states of the deliveries in these places; what retention has dropped is left out.
 pub(crate) async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<State>, sqlx::Error> {
+    let mut states = Vec::with_capacity(places.len());
+    for part in days::parts(places, |place| place.sequence) {
+        states.extend(states_of(pool, &part).await?);
+    }
+    Ok(states)
+}
+
+/// The same of places in days near each other.
+async fn states_of(pool: &PgPool, places: &[&Place]) -> Result<Vec<State>, sqlx::Error> {
     let (first, last) = span(places.iter().map(|place| place.sequence));
     // States as the view `deliveries` has them, which would look for outcomes in the partitions of all days.
     let rows = sqlx::query!(

@@ -50,12 +50,16 @@ impl World {
 
     /// Records so many events, from today's first one on.
     pub(super) async fn record(&self, count: i64) {
+        self.record_after(self.start, count, "c", "e").await;
+    }
+
+    /// Records so many events of a conversation after this number, with ids that begin with `prefix`.
+    pub(super) async fn record_after(&self, start: i64, count: i64, conversation_id: &str, prefix: &str) {
         self.execute(&format!(
             "INSERT INTO ingest.events (lane, sequence, account, event_id, template, conversation_id, payload,
                                         content_hash)
-             SELECT {LANE}, {} + n, 'acme', 'e' || n, 'chat.message', 'c', '{{}}', ''
-             FROM generate_series(1, {count}) n",
-            self.start
+             SELECT {LANE}, {start} + n, 'acme', '{prefix}' || n, 'chat.message', '{conversation_id}', '{{}}', ''
+             FROM generate_series(1, {count}) n"
         ))
         .await;
     }

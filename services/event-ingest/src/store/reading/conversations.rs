@@ -3,7 +3,10 @@
 use chatfn_domain::name::{AccountId, ConversationId};
 use sqlx::PgPool;
 
-use super::{super::span, Row, StoredEvent, Time, into_events};
+use super::{
+    super::{days, span},
+    Row, StoredEvent, Time, into_events,
+};
 
 /// A conversation to read on in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +36,30 @@ pub(crate) struct Resumed {
     pub(crate) looked_to: i64,
 }
 
-/// Unfinished events of conversations, each in its order; gives those of `conversations[i]` at `[i]`.
+/// Unfinished events of conversations, each in its order; gives those of `conversations[i]` at `[i]`. It looks at a few days of each.
 pub(crate) async fn resume(
     pool: &PgPool,
     lane: i16,
     epoch: i64,
     conversations: &[Resume],
+) -> Result<Vec<Resumed>, sqlx::Error> {
+    let mut resumed = Vec::with_capacity(conversations.len());
+    let numbered: Vec<(usize, &Resume)> = conversations.iter().enumerate().collect();
+    for part in days::parts(&numbered, |(_, wanted)| wanted.from) {
+        let wanted: Vec<&Resume> = part.iter().map(|(_, wanted)| *wanted).collect();
+        let found = resume_part(pool, lane, epoch, &wanted).await?;
+        resumed.extend(part.iter().map(|(index, _)| *index).zip(found));
+    }
+    resumed.sort_by_key(|(index, _)| *index);
+    Ok(resumed.into_iter().map(|(_, resumed)| resumed).collect())
+}
+
+/// The same of conversations that are read on from days near each other.
+async fn resume_part(
+    pool: &PgPool,
+    lane: i16,
+    epoch: i64,
+    conversations: &[&Resume],
 ) -> Result<Vec<Resumed>, sqlx::Error> {
     let accounts: Vec<&str> = conversations.iter().map(|c| c.account.as_str()).collect();
     let ids: Vec<&str> = conversations.iter().map(|c| c.conversation_id.as_str()).collect();
@@ -80,7 +101,7 @@ pub(crate) async fn resume(
     .fetch_all(pool)
     .await?;
     let places: Vec<(i64, i64)> = rows.iter().map(|row| (row.position, row.found)).collect();
-    let nothing = |(wanted, looked_to): (&Resume, i64)| Resumed {
+    let nothing = |(wanted, looked_to): (&&Resume, i64)| Resumed {
         events: Vec::new(),
         is_complete: looked_to >= wanted.to,
         looked_to,
@@ -99,16 +120,19 @@ pub(crate) async fn resume(
 }
 
 /// Up to where each of these conversations is looked at.
-async fn shortened(pool: &PgPool, conversations: &[Resume]) -> Result<Vec<i64>, sqlx::Error> {
-    let mut looked_to: Vec<i64> = conversations.iter().map(|c| c.to).collect();
+async fn shortened(pool: &PgPool, conversations: &[&Resume]) -> Result<Vec<i64>, sqlx::Error> {
+    let mut looked_to: Vec<i64> = conversations.iter().map(|c| c.to.min(days::most_after(c.from))).collect();
     // A conversation has no more events than its lane has numbers: most need not be asked about.
-    let is_long = |c: &Resume| c.to.saturating_sub(c.from) >= c.looked_at;
-    let long: Vec<(usize, &Resume)> =
-        conversations.iter().enumerate().filter(|(_, conversation)| is_long(conversation)).collect();
+    let long: Vec<(usize, &Resume)> = conversations
+        .iter()
+        .enumerate()
+        .filter(|(index, c)| looked_to[*index].saturating_sub(c.from) >= c.looked_at)
+        .map(|(index, c)| (index, *c))
+        .collect();
     if long.is_empty() {
         return Ok(looked_to);
     }
-    let (first, last) = span(long.iter().flat_map(|(_, c)| [c.from, c.to]));
+    let (first, last) = span(long.iter().flat_map(|(index, c)| [c.from, looked_to[*index]]));
     let ends = sqlx::query_scalar!(
         r#"
         SELECT coalesce((SELECT sequence FROM ingest.events
@@ -122,7 +146,7 @@ async fn shortened(pool: &PgPool, conversations: &[Resume]) -> Result<Vec<i64>, 
         &long.iter().map(|(_, c)| c.account.as_str()).collect::<Vec<_>>() as _,
         &long.iter().map(|(_, c)| c.conversation_id.as_str()).collect::<Vec<_>>() as _,
         &long.iter().map(|(_, c)| c.from).collect::<Vec<_>>(),
-        &long.iter().map(|(_, c)| c.to).collect::<Vec<_>>(),
+        &long.iter().map(|(index, _)| looked_to[*index]).collect::<Vec<_>>(),
         &long.iter().map(|(_, c)| c.looked_at).collect::<Vec<_>>(),
         first,
         last,

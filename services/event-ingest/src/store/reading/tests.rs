@@ -1,5 +1,6 @@
 use super::{
     super::{
+        days::MOST,
         interventions::{self, Action},
         tail,
         testing::{DAYS, EPOCH, LANE, World},
@@ -102,6 +103,62 @@ async fn what_is_asked_about_events_of_one_day_opens_the_partitions_of_that_day(
     assert_eq!(states.iter().map(|it| it.state).collect::<Vec<_>>(), [3, 8, 1, 1]);
     filter.template = Some("chat.other".parse().unwrap());
     assert_eq!(world.opens_today("tail::waiting", tail::waiting(pool, &filter, 16)).await, []);
+}
+
+/// What has waited for an operator for weeks must not cost what lies between.
+#[tokio::test]
+async fn what_is_asked_about_days_far_apart_opens_the_partitions_of_those_days() {
+    let world = World::start(DAYS).await;
+    let pool = &world.pool;
+    let starts = [world.start - (40 << 32), world.start - (20 << 32), world.start];
+    for (number, start) in starts.into_iter().enumerate() {
+        let conversation = format!("c{number}");
+        world.record_after(start, 2, &conversation, &conversation).await;
+        world
+            .execute(&format!(
+                "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time)
+                 VALUES ({LANE}, {start} + 1, 'acme', 'c{number}', 1, now())"
+            ))
+            .await;
+        interventions::ask(pool, LANE, start + 1, Action::Resume, "me").await.unwrap();
+    }
+    let firsts = starts.map(|start| start + 1);
+
+    let pending = interventions::pending(pool, LANE, world.start + 2, 16);
+    let asked = world.opens(3, "interventions::pending", pending).await;
+    assert_eq!(asked.iter().map(|it| it.sequence).collect::<Vec<_>>(), firsts, "as it was asked for");
+    assert!(asked.iter().all(|it| it.wanted.is_some()));
+
+    let filter = tail::Filter {
+        account: "acme".parse().unwrap(),
+        template: Some("chat.message".parse().unwrap()),
+        conversation_id: None,
+    };
+    let halted = world.opens(3, "tail::waiting", tail::waiting(pool, &filter, 16)).await;
+    let places: Vec<_> = halted.into_iter().map(|(place, _)| place).collect();
+    assert_eq!(places.iter().rev().map(|it| it.sequence).collect::<Vec<_>>(), firsts, "the newest first");
+    let states = world.opens(3, "tail::states", tail::states(pool, &places)).await;
+    assert_eq!(states.iter().map(|it| it.state).collect::<Vec<_>>(), [8, 8, 8]);
+
+    // Only the event itself, as after a failure; and what follows.
+    let wanted = |number: usize, to: i64, rows: i64| Resume {
+        conversation_id: format!("c{number}").parse().unwrap(),
+        from: firsts[number],
+        to,
+        rows,
+        ..world.resume(0, 100)
+    };
+    let heads = [2, 0, 1].map(|number| wanted(number, firsts[number], 1));
+    let resumed = world.opens(3, "resume", resume(pool, LANE, EPOCH, &heads)).await;
+    let found = resumed.iter().map(|it| it.events[0].sequence).collect::<Vec<_>>();
+    assert_eq!(found, [2, 0, 1].map(|number| firsts[number]));
+    let all = [wanted(0, world.start + 2, 16)];
+    let most = usize::try_from(MOST).unwrap() + 1;
+    let resumed = world.opens(most, "resume of what follows", resume(pool, LANE, EPOCH, &all)).await;
+    assert_eq!((resumed[0].events.len(), resumed[0].is_complete), (2, false));
+    let rest = [Resume { from: resumed[0].looked_to + 1, ..wanted(0, world.start + 2, 16) }];
+    let resumed = resume(pool, LANE, EPOCH, &rest).await.unwrap();
+    assert!(resumed[0].events.is_empty() && !resumed[0].is_complete && resumed[0].looked_to > rest[0].from);
 }
 
 /// Else a conversation with more finished events than can be looked at in time would never go on.
