@@ -158,7 +158,7 @@ pub struct DispatchConfig {
     #[arg(long, env = "CHATFN_EVENT_INGEST_LEASE_TTL", value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     pub lease_ttl: Duration,
 
-    /// Most runs in progress, over all lanes of this replica
+    /// Most runs in progress, over all lanes of this replica. A quarter is kept for accounts that run less than others
     #[arg(long, env = "CHATFN_EVENT_INGEST_MAX_RUNS", value_name = "COUNT", default_value_t = 64, value_parser = count)]
     pub max_runs: usize,
 

@@ -88,7 +88,7 @@ pub use self::{
 };
 use self::{
     committer::Committers,
-    dispatch::{Accounts, Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
+    dispatch::{Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
@@ -201,7 +201,6 @@ async fn serve(
         deployments: deployments.clone(),
         invoker: Invoker::new(invoker, traces.clone()),
         gate: Gate::new(config.dispatch.max_runs),
-        accounts: Accounts::default(),
         budgets: RetryBudgets::default(),
         journal: Journal::spawn(
             config.dispatch.journal_writers,

@@ -137,12 +137,12 @@ declare! {
             .means("Lanes that this replica lost: its lease ended, or another replica has it. Given up ones are none.")
             .when_off("Grows: the process or the database stalls for longer than --lease-ttl."),
         OLDEST: Metric::gauge("chatfn_ingest_oldest_unstarted_seconds")
-            .means("Age of the oldest event whose turn it is and that has not been started, over the lanes of this replica; 0 if there is none. Events that wait for another attempt, for an operator, or behind such an event do not count: more invokers would not help them. The signal to scale invokers by.")
+            .means("Age of the oldest event whose turn it is and that has not been started, over the lanes of this replica; 0 if there is none. One that no invoker took counts. Events that wait for another attempt, for an operator, or behind such an event do not: more invokers would not help them. The signal to scale invokers by.")
             .when_off("Grows: invokers cannot keep up (add some), cannot be reached (attempts not_taken), or the journal is slow."),
         UNFINISHED: Metric::gauge("chatfn_ingest_conversations_unfinished")
             .means("Conversations with unfinished events, in the lanes of this replica, as far as they have been read."),
         RUNNING: Metric::gauge("chatfn_ingest_runs_in_progress").means("Attempts in progress.")
-            .when_off("At --max-runs while chatfn_ingest_oldest_unstarted_seconds grows: raise it, if the invokers have room."),
+            .when_off("At --max-runs, or at three quarters of it with runs of one account, while chatfn_ingest_oldest_unstarted_seconds grows: raise it, if the invokers have room."),
         WAITING: Metric::gauge("chatfn_ingest_conversations_waiting")
             .means("Conversations that wait for another attempt, in the lanes of this replica.")
             .when_off("Grows: what lambdas call is down, or the invokers are; see attempts."),

@@ -5,18 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use chatfn_domain::name::AccountId;
+use chatfn_domain::{name::AccountId, shares};
 
-/// One in so many places is kept for accounts that have few.
-const RESERVE: usize = 4;
 /// A run takes a place for each so many MiB that it may use, or a part of them: what functions may use by default.
 const PLACE_MIB: u32 = 64;
 
-/// A number of places, for runs; or of bytes.
-///
-/// Three quarters go to whoever comes first. Of the last quarter an account gets more only as long as it holds at most three
-/// times what would stay free. So an account that sends without end leaves room to whoever comes, who leaves a quarter of that, and
-/// so on: some accounts together cannot take all, either.
+/// A number of places, for runs; or of bytes. An account leaves room to others ([`shares::leaves_a_quarter`]).
 #[derive(Debug)]
 pub(crate) struct Places {
     /// What they are for, in the plural.
@@ -97,8 +91,7 @@ impl Places {
             return Err(NoPlace::Full { what: self.what, limit: self.max });
         }
         let held = taken.by_account.get(account).copied().unwrap_or(0);
-        let left = free - size;
-        if left < self.max / RESERVE && held > 0 && held + size > (RESERVE - 1) * left {
+        if !shares::leaves_a_quarter(self.max, free, held, size) {
             return Err(NoPlace::Busy { what: self.what, account: account.clone(), held });
         }
         taken.all += size;
@@ -193,7 +186,7 @@ mod tests {
 
     #[test]
     fn few_places_are_not_divided() {
-        for max in 1..RESERVE {
+        for max in 1..4 {
             assert_eq!(fill(&Places::new("runs", max), 1).len(), max);
         }
     }

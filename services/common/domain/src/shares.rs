@@ -8,6 +8,20 @@ use std::{
 
 use crate::name::AccountId;
 
+/// One in so many of a stock is kept for accounts that hold little of it.
+const RESERVE: usize = 4;
+
+/// Whether an account that holds `held` may take a `portion` of what is `free` of a `stock`, when a quarter of it is kept for
+/// accounts that hold little.
+///
+/// Three quarters go to whoever comes first. Of the last quarter an account gets more only as long as it holds at most three
+/// times what would stay free. So an account that takes without end leaves room to whoever comes, who leaves a quarter of that,
+/// and so on: some accounts together cannot take all, either. A first portion only has to fit.
+pub fn leaves_a_quarter(stock: usize, free: usize, held: usize, portion: usize) -> bool {
+    free.checked_sub(portion)
+        .is_some_and(|left| left >= stock / RESERVE || held == 0 || held + portion <= (RESERVE - 1) * left)
+}
+
 /// A stock of which an account may hold as much as is still free, but always one portion.
 ///
 /// So an account that takes all it can get holds half of the stock, two of them hold a third each, and so on: a newcomer

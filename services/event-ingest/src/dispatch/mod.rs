@@ -2,7 +2,7 @@
 //!
 //! [`run_lane`] is the life of one lane: it reads events, asks `queue` what may run, the [`Gate`] for
 //! leave, the [`Journal`] to count the attempt durably, the invoker to run it, and `decide` what follows; for a retry,
-//! [`RetryBudgets`] has the last word. Of an account it is asked for what the invoker takes ([`Accounts`]). What operators ask for ([`Interventions`]) it does, too.
+//! [`RetryBudgets`] has the last word. What operators ask for ([`Interventions`]) it does, too.
 
 mod accounts;
 mod budget;
@@ -17,11 +17,11 @@ mod notices;
 mod per_lane;
 mod queue;
 mod recent;
+mod turns;
 
 #[cfg(test)]
 pub(crate) use self::recent::After;
 pub(crate) use self::{
-    accounts::Accounts,
     budget::RetryBudgets,
     gate::Gate,
     heads::Heads,

@@ -36,6 +36,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The account of all tests.
 pub(crate) const ACME: &str = "acme";
+/// Another account, with a function for [`MESSAGE`] alone.
+pub(crate) const BYSTANDER: &str = "bystander";
 /// A template that fires for every event; acme has a function for it, whose runs may take as long as any.
 pub(crate) const MESSAGE: &str = "chat.message";
 /// A template that fires once per conversation; acme has a function for it.
@@ -70,8 +72,8 @@ pub(crate) fn deployments(settings: &FunctionSettings) -> Deployments {
 /// The same with functions for these templates.
 pub(crate) fn deployments_with(settings: &FunctionSettings, templates: &[&str]) -> Deployments {
     let schema = r#"{"type": "object", "properties": {"text": {"type": "string"}}}"#;
-    let function = |template: &str| Deployment {
-        function: FunctionName { account: ACME.parse().unwrap(), template: template.parse().unwrap() },
+    let function = |account: &str, template: &str| Deployment {
+        function: FunctionName { account: account.parse().unwrap(), template: template.parse().unwrap() },
         version: VersionNumber::new(1).unwrap(),
         digest: "0".repeat(64),
         settings: settings.clone(),
@@ -83,7 +85,9 @@ pub(crate) fn deployments_with(settings: &FunctionSettings, templates: &[&str]) 
         sample_payload_json: "{}".to_owned(),
         fires_once: name == START,
     };
-    Deployments::fixed(templates.iter().copied().map(function), [MESSAGE, START, UNUSED].map(template))
+    let functions = templates.iter().map(|template| function(ACME, template));
+    let functions = functions.chain([function(BYSTANDER, MESSAGE)]);
+    Deployments::fixed(functions, [MESSAGE, START, UNUSED].map(template))
 }
 
 impl World {

@@ -11,11 +11,11 @@ use crate::{
     invoker::Answer,
 };
 
-async fn reconcile(world: &World, request: ReconcileRequest) -> ReconcileResponse {
+pub(crate) async fn reconcile(world: &World, request: ReconcileRequest) -> ReconcileResponse {
     world.replica.deliveries().reconcile(request).await.unwrap().into_inner()
 }
 
-fn all() -> ReconcileRequest {
+pub(crate) fn all() -> ReconcileRequest {
     ReconcileRequest { parent: format!("accounts/{ACME}"), ..ReconcileRequest::default() }
 }
 

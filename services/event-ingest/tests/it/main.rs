@@ -6,6 +6,7 @@
 
 mod budget;
 mod deadlines;
+mod fairness;
 mod fencing;
 mod growth;
 mod halted;

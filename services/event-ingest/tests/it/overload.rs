@@ -1,20 +1,17 @@
 //! Full queues and publishers in a hurry.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use chatfn_domain::lane::lane_of;
 use chatfn_proto::ingest::v1::{
     Acknowledgement, DeliveryState, Event, PublishEventRequest, event::PayloadKind,
 };
 use chatfn_rpc::RequestExt as _;
 use chatfn_telemetry::{EndpointArgs, Listen, testing::MetricsReader};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
 use crate::{
-    harness::{ACME, PATIENCE, UNUSED, World, event, eventually, patiently, refused, settings},
-    invoker::Answer,
+    harness::{PATIENCE, World, event, eventually, patiently, refused, settings},
     obstacle::Obstacle,
 };
 
@@ -105,38 +102,6 @@ async fn a_flood_of_one_account_leaves_room_to_others() {
         flooded.extend(results);
     }
     assert!(sequences(&flooded).len() >= 981, "what was accepted of the flood is recorded");
-}
-
-/// Each start is durable before the invoker is asked: asking in vain would cost the others.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_busy_account_is_not_started_in_vain() {
-    const EVENTS: usize = 200;
-    const RUNS: usize = 8;
-    let world = World::start_with(settings(3), |config| config.dispatch.max_runs = RUNS).await;
-    world.invoker.take(2);
-    // All in one lane, which comes to them one after the other.
-    let lane = |id: &str| lane_of(&ACME.parse().unwrap(), &id.parse().unwrap());
-    let ids: Vec<_> = (0..).map(|n| format!("e{n}")).filter(|id| lane(id) == 0).take(EVENTS).collect();
-    let (last, ids) = ids.split_last().unwrap();
-    let release = CancellationToken::new();
-    for id in ids {
-        world.invoker.script(id, [Answer::ReturnsAfter(release.clone())]);
-    }
-    let mut events: Vec<_> = ids.iter().map(|id| event(id, id)).collect();
-    events.push(Event { template: UNUSED.to_owned(), ..event(last, last) });
-    let start = Instant::now();
-    for result in patiently(world.replica.publish_all(events)).await {
-        result.unwrap();
-    }
-    world.replica.reaches(last, DeliveryState::NoFunction).await;
-    // As many as may be asked for before the first refusal, and then one every 200 ms.
-    let most = RUNS as u128 + start.elapsed().as_millis() / 200;
-    let refused = world.invoker.refused();
-    assert!(refused as u128 <= most, "{refused} of {EVENTS} were refused, {most} at most should be");
-    release.cancel();
-    for id in ids {
-        assert_eq!(world.replica.reaches(id, DeliveryState::Succeeded).await.attempts.len(), 1);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,10 +56,10 @@ impl MetricsReader {
         self.address
     }
 
-    /// The value of a series, written as it is told; `None` if there is none.
+    /// The value of a series, written as it is told, rounded down; `None` if there is none.
     ///
     /// # Panics
-    /// The program does not tell, or not a whole number.
+    /// The program does not tell, or not a number.
     pub async fn value(&self, series: &str) -> Option<u64> {
         let mut connection = TcpStream::connect(self.address).await.expect("it tells its metrics");
         let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -67,6 +67,6 @@ impl MetricsReader {
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await.expect("it answers");
         let told = answer.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
-        Some(told.trim_end_matches(".0").parse().expect("a whole number"))
+        Some(told.parse::<f64>().expect("a number") as u64)
     }
 }

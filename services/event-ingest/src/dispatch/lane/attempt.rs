@@ -8,7 +8,6 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     super::{
-        accounts::Place,
         decide::{AttemptEnd, TimeLimit},
         gate::{Permit, Verdict},
         invoke::{CallEnd, Invoker, encode},
@@ -27,8 +26,6 @@ pub(super) struct Attempt {
     /// What the run may take in all.
     pub(super) budget: Duration,
     pub(super) limit: Option<(Instant, TimeLimit)>,
-    /// Leave for it, of its account.
-    pub(super) place: Place,
 }
 
 /// An attempt that is over.
@@ -57,7 +54,7 @@ impl Attempt {
         permit: Permit,
         metrics: IngestMetrics,
     ) -> Done {
-        let Self { event, deployment, number, budget, limit, place } = self;
+        let Self { event, deployment, number, budget, limit } = self;
         if durable.await.is_err() {
             // Not recorded: the lease is lost, which ends this future.
             lease.lost().await;
@@ -74,15 +71,11 @@ impl Attempt {
         if let Some(accepted) = event.accepted.filter(|_| number == 1) {
             metrics.started(accepted.elapsed());
         }
+        permit.begins();
         let end = invoker.invoke(&event.event, &deployment, number, deadline).await;
         failpoint::edge("attempt.made");
         match &end {
-            CallEnd::Refused { verdict, .. } => {
-                if *verdict == Verdict::Busy {
-                    place.was_refused();
-                }
-                permit.leave(*verdict);
-            }
+            CallEnd::Refused { verdict, .. } => permit.leave(*verdict),
             CallEnd::Ended(AttemptEnd::Reported(_)) => permit.leave(Verdict::Took),
             // Whether the invoker is up shows at the next run.
             CallEnd::Ended(AttemptEnd::Unknown { .. }) => drop(permit),

@@ -42,6 +42,17 @@ impl Queued for LaneEvent {
         self.event.payload.len() + self.event.headers.as_ref().map_or(0, Vec::len)
     }
 
+    fn head(&self) -> Head {
+        let Self { event, refusals, denials, .. } = self;
+        Head {
+            sequence: event.sequence,
+            attempts: event.attempts,
+            died: event.died,
+            refusals: *refusals,
+            denials: *denials,
+        }
+    }
+
     fn remember(&mut self, head: &Head) {
         self.event.attempts = head.attempts;
         self.event.died = head.died;
@@ -69,7 +80,7 @@ impl LaneEvent {
     }
 
     /// Its place in its conversation, with so many attempts made.
-    pub(super) fn head(&self, attempts: u32) -> Head {
+    pub(super) fn head_after(&self, attempts: u32) -> Head {
         Head { sequence: self.event.sequence, attempts, died: false, refusals: 0, denials: 0 }
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `read` | what it reads |
 //! | `event` | an event in its queue |
+//! | `pending` | what waits for leave to run |
 //! | `settle` | what it decides and has recorded |
 //! | `attempt` | one attempt |
 //! | `operators` | what operators ask of it |
@@ -11,12 +12,17 @@
 mod attempt;
 mod event;
 mod operators;
+mod pending;
 mod read;
 mod settle;
 
-use std::collections::VecDeque;
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use chatfn_deployments::Deployments;
+use chatfn_domain::name::AccountId;
 use chatfn_pg::Background;
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -26,9 +32,8 @@ use futures_util::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::event::LaneEvent;
+use self::{event::LaneEvent, pending::Pending};
 use super::{
-    accounts::Accounts,
     budget::RetryBudgets,
     gate::{Gate, Permit},
     heads::Heads,
@@ -52,7 +57,6 @@ pub(crate) struct Shared {
     pub(crate) deployments: Deployments,
     pub(crate) invoker: Invoker,
     pub(crate) gate: Gate,
-    pub(crate) accounts: Accounts,
     pub(crate) budgets: RetryBudgets,
     pub(crate) journal: Journal,
     pub(crate) heads: Heads,
@@ -81,11 +85,12 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
         behind_since: None,
         shared,
         lease,
-        queue: LaneQueue::new(cursor, read::PLACES),
+        queue: LaneQueue::new(cursor, read::ROOM),
         fresh_from: i64::MAX,
         recent,
         catch_up_at: Instant::now(),
-        pending: VecDeque::new(),
+        pending: Pending::default(),
+        refused: BTreeMap::new(),
         is_failing: false,
         may_be_asked: true,
         is_asked_ahead: false,
@@ -112,7 +117,9 @@ struct Lane {
     /// When it may next catch up for an account.
     catch_up_at: Instant,
     /// Events that may run as soon as the gate lets them.
-    pending: VecDeque<LaneEvent>,
+    pending: Pending,
+    /// Events that no invoker took yet, by sequence number.
+    refused: BTreeMap<i64, Refused>,
     /// Whether the last read failed, which is told once.
     is_failing: bool,
     /// Whether operators may have asked for something.
@@ -120,6 +127,27 @@ struct Lane {
     /// Whether they have, for events that reading has not reached.
     is_asked_ahead: bool,
 }
+
+/// An event that no invoker took when it was tried.
+struct Refused {
+    accepted: Instant,
+    /// When it is being tried again, since when.
+    tried: Option<Instant>,
+}
+
+impl Refused {
+    /// Until when it counts as not started, if that ends: then it runs most likely.
+    fn counts_until(&self) -> Option<Instant> {
+        self.tried.map(|at| at + TRIED)
+    }
+
+    fn counts(&self, now: Instant) -> bool {
+        self.counts_until().is_none_or(|until| until > now)
+    }
+}
+
+/// Time within which an invoker that takes no run says so.
+const TRIED: Duration = Duration::from_secs(1);
 
 /// Something that a lane waits for, if it does.
 type Waiting<T> = OptionFuture<BoxFuture<'static, T>>;
@@ -135,34 +163,38 @@ impl Lane {
         self.take_over().await;
         failpoint::edge("lane.begun");
         let mut runs = FuturesUnordered::new();
-        let mut entering: Waiting<Permit> = None.into();
+        let mut entering = FuturesUnordered::new();
+        let mut entering_for = HashSet::new();
         let mut scan: Waiting<read::Scanned> = None.into();
         let mut load: Waiting<read::Loaded> = None.into();
         let mut catch_up: Waiting<read::CaughtUp> = None.into();
         let mut asking: Waiting<operators::Step> = None.into();
-        let (mut is_entering, mut is_scanning, mut is_loading, mut is_asking) = (false, false, false, false);
+        let (mut is_scanning, mut is_loading, mut is_asking) = (false, false, false);
         loop {
             if drain.is_cancelled() {
                 if runs.is_empty() {
                     break;
                 }
-                entering = None.into();
-                is_entering = false;
+                entering.clear();
+                entering_for.clear();
             } else {
                 // First, so that what comes of it is prepared.
                 let to_read = if is_scanning { None } else { Some(self.take_recent(&mut head)) };
                 self.prepare().await;
-                if !is_entering && !self.pending.is_empty() {
-                    let gate = self.shared.gate.clone();
-                    entering = Some(async move { gate.enter().await }.boxed()).into();
-                    is_entering = true;
+                for account in self.pending.accounts() {
+                    if !entering_for.contains(account) {
+                        entering_for.insert(account.clone());
+                        entering.push(self.enter(account.clone()));
+                    }
                 }
+                let is_more = *head.borrow() - 1 > self.queue.read_to() && !self.queue.is_full();
+                self.queue.make_room(Instant::now(), is_more && !is_scanning, !is_loading);
                 if let Some(read) = to_read.and_then(|newest| self.scan(newest)) {
                     scan = Some(read).into();
                     is_scanning = true;
                 }
                 if !is_loading
-                    && self.has_room()
+                    && self.queue.has_room()
                     && self.queue.has_loads(Instant::now())
                     && let Some(read) = self.read_on()
                 {
@@ -178,12 +210,14 @@ impl Lane {
                 }
             }
             self.tell(*head.borrow());
-            // A due conversation is looked for above, once there is room and nothing else is being loaded.
-            // While draining it would be due over and over again.
-            let may_load = !is_loading && !drain.is_cancelled() && self.has_room();
-            let due = self.queue.next_due().filter(|_| may_load);
-            let due: OptionFuture<_> = due.map(tokio::time::sleep_until).into();
-            let may_catch_up = !drain.is_cancelled() && self.may_catch_up();
+            // A due conversation is looked for above, once nothing else is being loaded, and once there is room, which is made when it
+            // comes to be due. While draining it would be due over and over again.
+            let now = Instant::now();
+            let due = self.queue.next_due().filter(|at| !is_loading && (*at > now || self.queue.has_room()));
+            let due: OptionFuture<_> =
+                due.filter(|_| !drain.is_cancelled()).map(tokio::time::sleep_until).into();
+            let look: OptionFuture<_> = self.look_again(now).map(tokio::time::sleep_until).into();
+            let may_catch_up = !drain.is_cancelled() && self.queue.can_catch_up();
             let behind: OptionFuture<_> =
                 may_catch_up.then(|| tokio::time::sleep_until(self.catch_up_at)).into();
             tokio::select! {
@@ -195,9 +229,8 @@ impl Lane {
                     asking = next.into();
                 }
                 Some(done) = runs.next() => self.settle(done).await,
-                Some(permit) = &mut entering => {
-                    is_entering = false;
-                    entering = None.into();
+                Some(permit) = entering.next() => {
+                    entering_for.remove(permit.account());
                     if let Some(run) = self.start(permit).await {
                         runs.push(run);
                     }
@@ -221,6 +254,7 @@ impl Lane {
                 _ = asked.changed() => self.may_be_asked = true,
                 Some(()) = due => {}
                 Some(()) = behind => {}
+                Some(()) = look => {}
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
             }
         }
@@ -228,10 +262,27 @@ impl Lane {
         failpoint::edge("lane.flushed");
     }
 
+    /// Waits for leave to run an event of the account.
+    fn enter(&self, account: AccountId) -> BoxFuture<'static, Permit> {
+        let gate = self.shared.gate.clone();
+        async move { gate.enter(&account).await }.boxed()
+    }
+
+    /// When something is to be looked at again that waits to run.
+    fn look_again(&self, now: Instant) -> Option<Instant> {
+        let refused = self.refused.values().filter_map(Refused::counts_until).filter(|at| *at > now);
+        // Late ones have been looked at, but while draining.
+        refused.chain(self.pending.next_limit().filter(|at| *at > now)).min()
+    }
+
     /// Tells how the lane is, where `head` is the next sequence number that is free.
     fn tell(&mut self, head: i64) {
-        let may_start = self.pending.iter().chain(self.queue.next_in_turn());
-        let oldest = may_start.filter(|event| event.event.attempts == 0).find_map(|event| event.accepted);
+        let now = Instant::now();
+        let may_start = self.pending.events().chain(self.queue.next_in_turn());
+        let may_start =
+            may_start.filter(|event| event.event.attempts == 0).filter_map(|event| event.accepted);
+        let refused = self.refused.values().find(|it| it.counts(now)).map(|it| it.accepted);
+        let oldest = may_start.chain(refused).min();
         let is_behind = oldest.is_none() && head - 1 > self.queue.read_to();
         self.behind_since = if is_behind { self.behind_since.or_else(|| Some(Instant::now())) } else { None };
         let [all, waiting, halted] = self.queue.conversation_counts();

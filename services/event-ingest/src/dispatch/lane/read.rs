@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     super::{
-        queue::{CatchUp, Head, Load, Parked, Queued, refusal_pause},
+        queue::{CatchUp, Head, Load, Parked, Room},
         recent::{After, Piece},
     },
     Lane,
@@ -34,11 +34,9 @@ const LOAD_BYTES: i64 = READ_BYTES / LOADS as i64;
 const LOOKED_AT: i64 = 2000;
 /// Sequence numbers that one read covers: bounds the work where most events are finished.
 const READ_SPAN: i64 = 10_000;
-/// Conversations with events that may run, in memory; beyond, the lane reads no further.
-const MAX_ACTIVE: usize = 4096;
-/// The same with those that wait for another attempt or for an operator: memory for them is small, and bounded. Accounts
-/// share them.
-pub(super) const PLACES: usize = 16_384;
+/// What there is room for, in memory. A place is small.
+pub(super) const ROOM: Room =
+    Room { places: 16_384, events: WINDOW, bytes: READ_BYTES as usize, ahead: 2 * LOADS, aside: 512 };
 /// Pause between two reads for accounts that catch up.
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);
 /// Pause after a failed read before another one.
@@ -134,13 +132,6 @@ impl Lane {
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        let pending: usize = self.pending.iter().map(Queued::bytes).sum();
-        let (events, bytes) = self.queue.may_start();
-        let bytes = i64::try_from(bytes + pending).unwrap_or(i64::MAX);
-        events + self.pending.len() < WINDOW && bytes < READ_BYTES
-    }
-
     /// Takes what was just recorded here, as far as nothing is missing before it and there is room. Not while a read goes on, which
     /// may be of the same. Gives up to where is to be read.
     pub(super) fn take_recent(&mut self, head: &mut watch::Receiver<i64>) -> i64 {
@@ -190,7 +181,7 @@ impl Lane {
     }
 
     fn can_read(&self) -> bool {
-        self.has_room() && self.queue.active() < MAX_ACTIVE && !self.queue.is_full()
+        self.queue.has_room() && !self.queue.is_full()
     }
 
     fn offer(&mut self, events: Vec<StoredEvent>, to: i64, asked: Instant) {
@@ -198,14 +189,9 @@ impl Lane {
         self.may_be_asked |= std::mem::take(&mut self.is_asked_ahead);
     }
 
-    /// Whether there are events that were passed over, and room for them.
-    pub(super) fn may_catch_up(&self) -> bool {
-        self.queue.active() < MAX_ACTIVE && self.queue.can_catch_up()
-    }
-
     /// Reads what was passed over of an account, if there is room for it by now.
     pub(super) async fn catch_up(&mut self) -> Option<BoxFuture<'static, CaughtUp>> {
-        if self.catch_up_at > Instant::now() || !self.may_catch_up() {
+        if self.catch_up_at > Instant::now() || !self.queue.can_catch_up() {
             return None;
         }
         let CatchUp { account, from, to } = self.queue.begin_catch_up()?;
@@ -247,10 +233,7 @@ impl Lane {
 
     /// Reads on in conversations that are due, or of which not everything was kept.
     pub(super) fn read_on(&mut self) -> Option<BoxFuture<'static, Loaded>> {
-        let accounts = &self.shared.accounts;
-        let loads = self.queue.take_loads(Instant::now(), LOADS, |account, refusals| {
-            accounts.is_busy(account).then(|| refusal_pause(refusals, rand::random()))
-        });
+        let loads = self.queue.take_loads(Instant::now(), LOADS);
         if loads.is_empty() {
             return None;
         }

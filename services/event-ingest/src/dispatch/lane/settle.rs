@@ -17,7 +17,7 @@ use super::{
         journal::{AttemptRecord, NextRecord, Record},
         queue::{Head, refusal_pause},
     },
-    Lane,
+    Lane, Refused,
     attempt::{self, Attempt, Done, End},
     event::{LaneEvent, left, passed},
 };
@@ -27,8 +27,6 @@ use crate::{
     store::journal::ParkKind,
 };
 
-/// Events that wait for leave to run.
-const PENDING: usize = 32;
 /// Pause while what is live is not known.
 const NOT_READY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause that an invoker may ask for.
@@ -37,19 +35,25 @@ const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(5);
 impl Lane {
     /// Settles what may be next and needs no run; the rest becomes pending.
     pub(super) async fn prepare(&mut self) {
-        while self.pending.len() < PENDING {
-            let Some(event) = self.queue.next_ready() else { return };
-            if let Some((event, _)) = self.check(event).await {
-                self.pending.push_back(event);
+        while let Some(event) = self.next_to_check() {
+            if let Some((event, deployment)) = self.check(event).await {
+                let limit = event.time_limit(&deployment.settings.retry);
+                self.pending.add(event, limit.map(|(at, _)| at));
             }
         }
+    }
+
+    /// What has waited too long to run, or may be next.
+    fn next_to_check(&mut self) -> Option<LaneEvent> {
+        let late = self.pending.take_late(Instant::now());
+        late.or_else(|| self.queue.next_ready(|account| self.pending.has_room(account)))
     }
 
     /// Gives the event back, with the version to run, if it is to run now.
     async fn check(&mut self, mut event: LaneEvent) -> Option<(LaneEvent, Arc<Deployment>)> {
         let attempts = event.event.attempts;
         let Ok(deployment) = self.shared.deployments.function(&event.function()) else {
-            let head = Head { died: event.event.died, denials: event.denials, ..event.head(attempts) };
+            let head = Head { died: event.event.died, denials: event.denials, ..event.head_after(attempts) };
             self.queue.wait(&event.conversation, head, Instant::now() + NOT_READY_PAUSE, false);
             return None;
         };
@@ -72,17 +76,13 @@ impl Lane {
             self.expire(&event, None, limit).await;
             return None;
         }
-        if self.shared.accounts.is_busy(&event.event.account) {
-            self.hold_back(&event, limit);
-            return None;
-        }
         if event.denials > 0 {
             if !self.shared.budgets.pay(&event.function()) {
                 self.shared.metrics.retry(true);
                 let denials = event.denials.saturating_add(1);
                 let pause = denial_pause(denials, rand::random());
                 let pause = left(limit).map_or(pause, |(left, _)| pause.min(left));
-                let head = Head { denials, ..event.head(attempts) };
+                let head = Head { denials, ..event.head_after(attempts) };
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
                 return None;
             }
@@ -92,24 +92,21 @@ impl Lane {
         Some((event, deployment))
     }
 
-    /// Starts the first pending event that is still to run.
+    /// Starts the pending event of the permit's account, if it is still to run.
     pub(super) async fn start(&mut self, permit: Permit) -> Option<BoxFuture<'static, Done>> {
+        let event = self.pending.take(permit.account())?;
         // What was checked may have changed while it waited.
-        let (event, deployment, place) = loop {
-            let event = self.pending.pop_front()?;
-            let Some((event, deployment)) = self.check(event).await else { continue };
-            match self.shared.accounts.enter(&event.event.account) {
-                Some(place) => break (event, deployment, place),
-                None => self.hold_back(&event, event.time_limit(&deployment.settings.retry)),
-            }
-        };
+        let (event, deployment) = self.check(event).await?;
+        if let Some(refused) = self.refused.get_mut(&event.event.sequence) {
+            refused.tried = Some(Instant::now());
+        }
         let number = event.event.attempts + 1;
         let budget = run_budget(deployment.settings.timeout);
         let (durable, is_durable) = oneshot::channel();
         let start = Record::Start { number, hold: self.lease.hold_for(budget), durable };
         self.record(event.event.sequence, start).await;
         let limit = event.time_limit(&deployment.settings.retry);
-        let attempt = Attempt { event, deployment, number, budget, limit, place };
+        let attempt = Attempt { event, deployment, number, budget, limit };
         let run = attempt.run(
             self.shared.invoker.clone(),
             self.lease.clone(),
@@ -120,24 +117,19 @@ impl Lane {
         Some(run.boxed())
     }
 
-    /// Has the event wait without a start, as the invoker would refuse it now.
-    fn hold_back(&mut self, event: &LaneEvent, limit: Option<(Instant, TimeLimit)>) {
-        let pause = refusal_pause(event.refusals, rand::random());
-        let pause = left(limit).map_or(pause, |(left, _)| pause.min(left));
-        let refusals = event.refusals.saturating_add(1);
-        let head = Head { refusals, denials: event.denials, ..event.head(event.event.attempts) };
-        self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
-    }
-
     pub(super) async fn settle(&mut self, done: Done) {
         let Done { event, deployment, number, end } = done;
         match end {
             End::Called(CallEnd::Ended(end)) => self.conclude(&event, &deployment, number, end).await,
             End::Called(CallEnd::Refused { retry_after, .. }) => {
                 self.shared.metrics.attempted(Attempted::NotTaken);
+                if let Some(accepted) = event.accepted.filter(|_| number == 1) {
+                    self.refused.insert(event.event.sequence, Refused { accepted, tried: None });
+                }
                 let pause = refusal_pause(event.refusals, rand::random());
                 let pause = retry_after.map_or(pause, |asked| pause.max(asked.min(LONGEST_ASKED_PAUSE)));
-                let head = Head { refusals: event.refusals.saturating_add(1), ..event.head(number - 1) };
+                let head =
+                    Head { refusals: event.refusals.saturating_add(1), ..event.head_after(number - 1) };
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, false);
                 self.record(event.event.sequence, Record::Void { number }).await;
             }
@@ -150,6 +142,7 @@ impl Lane {
 
     /// Records an attempt and what follows from it.
     async fn conclude(&mut self, event: &LaneEvent, deployment: &Deployment, number: u32, end: AttemptEnd) {
+        self.refused.remove(&event.event.sequence);
         self.shared.metrics.attempted(match &end {
             AttemptEnd::Reported(report) => reported(report),
             AttemptEnd::Unknown { .. } => Attempted::Unknown,
@@ -175,7 +168,7 @@ impl Lane {
             Next::Expired(why) => self.finish(event, attempt, DeliveryState::Expired, why).await,
             Next::Halted(why) => {
                 self.shared.notices.halted(&event.conversation, &event.event.event_id, why.reason);
-                self.queue.halt(&event.conversation, event.head(number), Instant::now());
+                self.queue.halt(&event.conversation, event.head_after(number), Instant::now());
                 self.park(event, attempt, ParkKind::Halted, why, Duration::ZERO).await;
             }
             Next::Retry { pause, is_charged } => {
@@ -187,7 +180,7 @@ impl Lane {
                 } else {
                     (pause, Why::default())
                 };
-                let head = Head { denials: is_denied.into(), ..event.head(number) };
+                let head = Head { denials: is_denied.into(), ..event.head_after(number) };
                 self.queue.wait(&event.conversation, head, Instant::now() + pause, true);
                 self.park(event, attempt, ParkKind::Retry, why, pause).await;
             }
@@ -209,6 +202,7 @@ impl Lane {
         state: DeliveryState,
         why: Why,
     ) {
+        self.refused.remove(&event.event.sequence);
         self.queue.finished(&event.conversation, event.event.sequence);
         let next = NextRecord::Outcome {
             state: i16::try_from(i32::from(state)).unwrap_or_default(),

@@ -1,8 +1,5 @@
 //! What is read again from the store: conversations that go on after a wait, or of which not all was kept.
 
-use std::time::Duration;
-
-use chatfn_domain::name::AccountId;
 use tokio::time::Instant;
 
 use super::{ConversationKey, LaneQueue, PER_CONVERSATION, Phase, Queued};
@@ -22,51 +19,40 @@ impl<E: Queued> LaneQueue<E> {
         self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Whether there is something to load: a conversation is due, or goes on in the store.
+    /// Whether there is something to load: a conversation is due, or goes on in the store, and it is its turn.
     pub(crate) fn has_loads(&self, now: Instant) -> bool {
-        !self.to_load.is_empty() || self.next_due().is_some_and(|due| due <= now)
+        self.next_due().is_some_and(|due| due <= now) || self.next_load(&[]).is_some()
     }
 
     /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`],
-    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`]. What could not start is not read: of each account, with how often
-    /// in a row that was so, `held_back` says how long its conversation waits on.
-    pub(crate) fn take_loads(
-        &mut self,
-        now: Instant,
-        most: usize,
-        mut held_back: impl FnMut(&AccountId, u32) -> Option<Duration>,
-    ) -> Vec<Load> {
+    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`].
+    pub(crate) fn take_loads(&mut self, now: Instant, most: usize) -> Vec<Load> {
         // Behind each other, so that what fails again and again holds up nobody for more than its turn.
-        while self.to_load.len() < most && self.next_due().is_some_and(|due| due <= now) {
+        while self.next_due().is_some_and(|due| due <= now) {
             let Some((_, key)) = self.waiting.pop_first() else { break };
-            if let Some(conversation) = self.conversations.get_mut(&key)
-                && let Some(head) = &mut conversation.head
-                && let Some(pause) = held_back(&key.0, head.refusals)
-            {
-                head.refusals = head.refusals.saturating_add(1);
-                conversation.phase = Phase::Waiting(now + pause);
-                self.waiting.insert((now + pause, key));
-            } else {
-                self.to_load.push_back(key);
+            if let Some(conversation) = self.conversations.get_mut(&key) {
+                conversation.phase = Phase::Loading(0);
             }
+            self.load_in_turn(key);
         }
         let mut loads = Vec::new();
         while loads.len() < most {
             // Or others would fail with it for ever.
-            let is_alone = self.to_load.front().is_some_and(|key| self.was_put_back(key));
-            if is_alone && !loads.is_empty() {
+            let has_failed = self.next_load(&loads).is_some_and(|key| self.was_put_back(key));
+            if has_failed && !loads.is_empty() {
                 break;
             }
-            let Some(key) = self.to_load.pop_front() else { break };
+            let is_aside = self.next_load(&loads).is_some_and(|key| self.aside.contains(&key.0));
+            let Some(key) = self.pop_load(&loads) else { break };
             let Some(conversation) = self.conversations.get_mut(&key) else { continue };
             let from = conversation.first;
-            let to = if conversation.is_detour { from } else { self.read_to.max(from) };
+            // After a failure only the event itself: it may well fail again, and what follows may be of another day.
+            let is_alone = conversation.head.is_some() || conversation.is_detour;
+            let to = if is_alone { from } else { self.read_to.max(from) };
+            let rows = if is_alone || is_aside { 1 } else { PER_CONVERSATION };
             conversation.phase = Phase::Loading(to);
-            // After a failure only the event itself: it may well fail again.
-            let rows =
-                if conversation.head.is_some() || conversation.is_detour { 1 } else { PER_CONVERSATION };
             loads.push(Load { conversation: key, from, to, rows });
-            if is_alone {
+            if has_failed {
                 break;
             }
         }
@@ -80,7 +66,7 @@ impl<E: Queued> LaneQueue<E> {
 
     /// Puts a load back that could not be done; it is tried again without others.
     pub(crate) fn put_back(&mut self, load: Load) {
-        self.to_load.push_back(load.conversation);
+        self.load_in_turn(load.conversation);
     }
 
     /// A load found nothing unfinished up to here, and looked no further: the next one goes on from there.
@@ -128,7 +114,7 @@ impl<E: Queued> LaneQueue<E> {
         self.bytes_in_memory += events.iter().map(Queued::bytes).sum::<usize>();
         // Nothing is loaded while there is something in memory.
         conversation.queue.extend(events);
-        self.ready.push(key.clone());
+        self.ready.push(&key.0, key.clone());
     }
 }
 
@@ -136,7 +122,10 @@ impl<E: Queued> LaneQueue<E> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{super::Head, *};
+    use super::{
+        super::{Head, Room},
+        *,
+    };
 
     #[derive(Debug)]
     struct Event(i64, &'static str);
@@ -154,11 +143,11 @@ mod tests {
             1
         }
 
-        fn remember(&mut self, _head: &Head) {}
-    }
+        fn head(&self) -> Head {
+            Head { sequence: self.0, attempts: 0, died: false, refusals: 0, denials: 0 }
+        }
 
-    fn nobody(_: &AccountId, _: u32) -> Option<Duration> {
-        None
+        fn remember(&mut self, _head: &Head) {}
     }
 
     fn key(conversation: &str) -> ConversationKey {
@@ -168,10 +157,11 @@ mod tests {
     /// A queue in which these conversations, of one event each, are to be loaded.
     fn to_load(conversations: &[&'static str]) -> LaneQueue<Event> {
         let now = Instant::now();
-        let mut queue = LaneQueue::new(0, 100);
+        let mut queue =
+            LaneQueue::new(0, Room { places: 100, events: 100, bytes: 100, ahead: 10, aside: 10 });
         let events = (1..).zip(conversations).map(|(n, id)| Event(n, id));
         queue.offer(events.collect(), 100);
-        while let Some(Event(sequence, id)) = queue.next_ready() {
+        while let Some(Event(sequence, id)) = queue.next_ready(|_| true) {
             let head = Head { sequence, attempts: 1, died: false, refusals: 0, denials: 0 };
             queue.wait(&key(id), head, now, true);
         }
@@ -182,12 +172,12 @@ mod tests {
     fn what_failed_is_loaded_again_without_others() {
         let mut queue = to_load(&["a", "b", "c", "d"]);
         let now = Instant::now();
-        for load in queue.take_loads(now, 2, nobody) {
+        for load in queue.take_loads(now, 2) {
             queue.put_back(load);
         }
         // One of them fails for ever.
         let mut take = || {
-            let loads = queue.take_loads(now, 16, nobody);
+            let loads = queue.take_loads(now, 16);
             let names: Vec<_> = loads.iter().map(|load| load.conversation.1.to_string()).collect();
             for load in loads.into_iter().filter(|load| load.conversation == key("b")) {
                 queue.put_back(load);
@@ -196,44 +186,28 @@ mod tests {
         };
         let taken: Vec<_> = (0..5).map(|_| take()).collect();
         // What has not failed is loaded together.
-        assert_eq!(taken, [vec!["a"], vec!["b"], vec!["c", "d"], vec!["b"], vec!["b"]]);
+        assert_eq!(taken, [vec!["c", "d"], vec!["a"], vec!["b"], vec!["b"], vec!["b"]]);
     }
 
     #[test]
     fn a_conversation_goes_on_from_where_a_load_found_nothing() {
-        let mut queue = to_load(&["a"]);
         let now = Instant::now();
+        let mut queue =
+            LaneQueue::new(0, Room { places: 100, events: 100, bytes: 100, ahead: 10, aside: 10 });
+        queue.offer(vec![Event(1, "a")], 100);
+        assert!(queue.next_ready(|_| true).is_some());
+        let head = Head { sequence: 1, attempts: 1, died: false, refusals: 0, denials: 0 };
+        queue.halt(&key("a"), head, now);
+        queue.resume(&key("a"), 1);
         for (from, looked_to) in [(1, 40), (41, 80)] {
-            let load = queue.take_loads(now, 1, nobody).remove(0);
+            let load = queue.take_loads(now, 1).remove(0);
             assert_eq!((load.from, load.to), (from, 100));
             queue.found_nothing(&load, looked_to);
             assert_eq!(queue.cursor(), looked_to);
         }
-        let load = queue.take_loads(now, 1, nobody).remove(0);
+        let load = queue.take_loads(now, 1).remove(0);
         assert_eq!((load.from, load.to), (81, 100));
         queue.loaded(&load, Vec::new(), true);
         assert_eq!((queue.cursor(), queue.conversations()), (100, 0));
-    }
-
-    #[test]
-    fn what_could_not_start_is_not_loaded() {
-        let mut queue = to_load(&["a", "b"]);
-        let start = Instant::now();
-        let mut asked = Vec::new();
-        let loads = queue.take_loads(start, 16, |account, refusals| {
-            asked.push((account.to_string(), refusals));
-            (asked.len() == 1).then_some(Duration::from_secs(1))
-        });
-        assert_eq!(loads.iter().map(|load| load.conversation.clone()).collect::<Vec<_>>(), [key("b")]);
-        assert_eq!(asked, [("acme".to_owned(), 0), ("acme".to_owned(), 0)]);
-        assert!(!queue.has_loads(start));
-        let due = queue.next_due().unwrap();
-        assert_eq!(due, start + Duration::from_secs(1));
-        let mut again = Vec::new();
-        let loads = queue.take_loads(due, 16, |_, refusals| {
-            again.push(refusals);
-            None
-        });
-        assert_eq!((loads.len(), again), (1, vec![1]), "it is known how often it waited");
     }
 }

@@ -11,15 +11,15 @@
 //! turn it is, is read by itself, and then the conversation goes on where it was. Reading the conversation from that
 //! event on instead would find events again whose outcomes are not written yet.
 //!
-//! Accounts share the places of a lane: `places` says how.
+//! Accounts share the places of a lane, and its memory: `places` and `aside` say how.
 
+mod aside;
 mod loads;
 mod operators;
 mod places;
-mod turns;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -27,11 +27,9 @@ use std::{
 use chatfn_domain::name::{AccountId, ConversationId};
 use tokio::time::Instant;
 
+use self::places::{CatchingUp, PassedOver};
 pub(crate) use self::{loads::Load, operators::Parked, places::CatchUp};
-use self::{
-    places::{CatchingUp, PassedOver},
-    turns::Turns,
-};
+use super::turns::Turns;
 
 /// Events of one conversation that are kept in memory; a burst in one conversation must not fill the lane.
 const PER_CONVERSATION: usize = 16;
@@ -39,6 +37,20 @@ const PER_CONVERSATION: usize = 16;
 const BEHIND: usize = 128;
 /// Bytes of them.
 const BEHIND_BYTES: usize = 256 * 1024;
+
+/// How much of a lane is in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Conversations with unfinished events: of each its place.
+    pub(crate) places: usize,
+    /// Events that could start, and their bytes: what is beyond is to be set aside ([`LaneQueue::set_aside`]).
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+    /// Conversations of an account that is set aside: how many of them are loaded before it is their turn.
+    pub(crate) ahead: usize,
+    /// And how many there may be, before others are passed over.
+    pub(crate) aside: usize,
+}
 
 /// Names a conversation.
 pub(crate) type ConversationKey = Arc<(AccountId, ConversationId)>;
@@ -51,6 +63,8 @@ pub(crate) trait Queued {
     fn conversation(&self) -> ConversationKey;
     /// Memory that it takes.
     fn bytes(&self) -> usize;
+    /// What is known of its attempts.
+    fn head(&self) -> Head;
     /// Takes over what is known of its attempts; the store may be behind.
     fn remember(&mut self, head: &Head);
 }
@@ -73,12 +87,14 @@ pub(crate) struct Head {
 #[derive(Debug)]
 pub(crate) struct LaneQueue<E> {
     conversations: HashMap<ConversationKey, Conversation<E>>,
-    ready: Turns,
+    ready: Turns<ConversationKey>,
     waiting: BTreeSet<(Instant, ConversationKey)>,
     /// Parked since before the take-over, at a place that reading has not reached yet, with the time from which on they may
     /// be loaded. A read that is under way could else offer them again after their outcome.
     ahead: BTreeMap<i64, (ConversationKey, Option<Instant>)>,
-    to_load: VecDeque<ConversationKey>,
+    to_load: Turns<ConversationKey>,
+    /// Accounts that have so much in memory that what else they have is only loaded when it is its turn.
+    aside: HashSet<AccountId>,
     /// Conversations without a row in `parked`, each with a number that none of its unfinished events is below.
     uncovered: BTreeSet<(i64, ConversationKey)>,
     /// Everything up to here was offered.
@@ -88,8 +104,7 @@ pub(crate) struct LaneQueue<E> {
     /// Those of them whose conversation runs.
     behind: Behind,
     halted: usize,
-    /// Conversations that there is room for.
-    places: usize,
+    room: Room,
     /// How many of them are each account's.
     held: HashMap<AccountId, usize>,
     passed_over: BTreeMap<AccountId, PassedOver>,
@@ -189,21 +204,22 @@ impl<E: Queued> Conversation<E> {
 }
 
 impl<E: Queued> LaneQueue<E> {
-    /// Nothing read yet; reading starts after `cursor`. Accounts share so many places.
-    pub(crate) fn new(cursor: i64, places: usize) -> Self {
+    /// Nothing read yet; reading starts after `cursor`. Accounts share the room.
+    pub(crate) fn new(cursor: i64, room: Room) -> Self {
         Self {
             conversations: HashMap::new(),
             ready: Turns::default(),
             waiting: BTreeSet::new(),
             ahead: BTreeMap::new(),
-            to_load: VecDeque::new(),
+            to_load: Turns::default(),
+            aside: HashSet::new(),
             uncovered: BTreeSet::new(),
             read_to: cursor,
             in_memory: 0,
             bytes_in_memory: 0,
             behind: Behind::default(),
             halted: 0,
-            places,
+            room,
             held: HashMap::new(),
             passed_over: BTreeMap::new(),
             first_passed_over: BTreeSet::new(),
@@ -224,7 +240,7 @@ impl<E: Queued> LaneQueue<E> {
                 Some(due) => {
                     self.waiting.insert((due, conversation));
                 }
-                None => self.to_load.push_back(conversation),
+                None => self.load_in_turn(conversation),
             }
         }
     }
@@ -239,7 +255,14 @@ impl<E: Queued> LaneQueue<E> {
                 return;
             }
             self.uncovered.insert((sequence, key.clone()));
-            self.ready.push(key.clone());
+            if self.aside.contains(&key.0) {
+                let mut conversation = Conversation::new(Phase::Loading(0), sequence);
+                conversation.skipped_to = sequence;
+                self.load_in_turn(key.clone());
+                self.insert(key, conversation);
+                return;
+            }
+            self.ready.push(&key.0, key.clone());
             self.in_memory += 1;
             self.bytes_in_memory += event.bytes();
             let mut conversation = Conversation::new(Phase::Ready, sequence);
@@ -271,10 +294,10 @@ impl<E: Queued> LaneQueue<E> {
         }
     }
 
-    /// Takes the next event that may run. Its conversation waits until [`LaneQueue::finished`],
-    /// [`LaneQueue::wait`] or [`LaneQueue::halt`].
-    pub(crate) fn next_ready(&mut self) -> Option<E> {
-        let key = self.ready.pop()?;
+    /// Takes the next event that may run, of an account of which more may. Its conversation waits until
+    /// [`LaneQueue::finished`], [`LaneQueue::wait`] or [`LaneQueue::halt`].
+    pub(crate) fn next_ready(&mut self, may: impl Fn(&AccountId) -> bool) -> Option<E> {
+        let key = self.ready.pop_where(may)?;
         let conversation = self.conversations.get_mut(&key)?;
         conversation.phase = Phase::Running;
         let event = conversation.queue.pop_front()?;
@@ -318,7 +341,7 @@ impl<E: Queued> LaneQueue<E> {
             conversation.is_detour = true;
             conversation.phase = Phase::Loading(0);
             if detour <= self.read_to {
-                self.to_load.push_back(key.clone());
+                self.load_in_turn(key.clone());
             } else {
                 self.ahead.insert(detour, (key.clone(), None));
             }
@@ -326,12 +349,12 @@ impl<E: Queued> LaneQueue<E> {
             conversation.first = next.sequence();
             conversation.phase = Phase::Ready;
             self.uncovered.insert((conversation.first, key.clone()));
-            self.ready.push(key.clone());
+            self.ready.push(&key.0, key.clone());
         } else if conversation.skipped_to > conversation.done_to {
             conversation.first = conversation.done_to + 1;
             conversation.phase = Phase::Loading(0);
             self.uncovered.insert((conversation.first, key.clone()));
-            self.to_load.push_back(key.clone());
+            self.load_in_turn(key.clone());
         } else {
             self.remove(key);
         }
@@ -378,9 +401,9 @@ impl<E: Queued> LaneQueue<E> {
         if self.behind.bytes < BEHIND_BYTES { BEHIND - self.behind.events } else { 0 }
     }
 
-    /// The event that [`LaneQueue::next_ready`] would take.
+    /// The event that is the next whose turn it is.
     pub(crate) fn next_in_turn(&self) -> Option<&E> {
-        self.conversations.get(self.ready.next()?)?.queue.front()
+        self.conversations.get(self.ready.next_where(|_| true)?)?.queue.front()
     }
 
     /// How many conversations there are, how many of them wait for another attempt, and how many are halted.
@@ -392,12 +415,6 @@ impl<E: Queued> LaneQueue<E> {
     #[cfg(test)]
     fn conversations(&self) -> usize {
         self.conversations.len()
-    }
-
-    /// Those of them that wait for nothing but their turn.
-    pub(crate) fn active(&self) -> usize {
-        let waiting = self.waiting.len() + self.ahead.len() + self.halted;
-        self.conversations.len().saturating_sub(waiting)
     }
 }
 

@@ -76,7 +76,7 @@ impl<E: Queued> LaneQueue<E> {
         self.halted -= 1;
         conversation.head = None;
         conversation.phase = Phase::Loading(0);
-        self.to_load.push_back(key.clone());
+        self.load_in_turn(key.clone());
     }
 
     /// An event that reading has passed is unfinished again, and has a row in `parked`.
@@ -92,6 +92,6 @@ impl<E: Queued> LaneQueue<E> {
         conversation.done_to = self.read_to;
         conversation.is_behind = self.has_passed_over(&key.0);
         self.insert(key.clone(), conversation);
-        self.to_load.push_back(key.clone());
+        self.load_in_turn(key.clone());
     }
 }

@@ -45,13 +45,16 @@ pub(super) struct CatchingUp {
 impl<E: Queued> LaneQueue<E> {
     /// Whether a conversation of the account finds a place. While older owners' leave none at all, there is one for each.
     pub(super) fn has_place(&self, account: &AccountId) -> bool {
+        if self.aside.contains(account) && self.to_load.len_of(account) >= self.room.aside {
+            return false;
+        }
         let (taken, held) = (self.conversations.len(), self.held.get(account).copied().unwrap_or_default());
-        held < self.places.saturating_sub(taken) || (held == 0 && !self.is_full())
+        held < self.room.places.saturating_sub(taken) || (held == 0 && !self.is_full())
     }
 
     /// Whether nobody finds a place: reading must not go on.
     pub(crate) fn is_full(&self) -> bool {
-        self.conversations.len() >= 2 * self.places
+        self.conversations.len() >= 2 * self.room.places
     }
 
     pub(super) fn insert(&mut self, key: ConversationKey, conversation: Conversation<E>) {
@@ -102,7 +105,10 @@ impl<E: Queued> LaneQueue<E> {
     fn next_to_catch_up(&self) -> Option<(&AccountId, &PassedOver)> {
         let after = self.caught_up.as_ref().map_or(Unbounded, Excluded);
         let all = self.passed_over.range::<AccountId, _>((after, Unbounded)).chain(&self.passed_over);
-        let mut with_place = all.filter(|(account, _)| self.has_place(account));
+        // Not for each that is loaded: catching up costs more than that.
+        let is_served =
+            |account| self.aside.contains(account) && self.to_load.len_of(account) > self.room.aside / 2;
+        let mut with_place = all.filter(|(account, _)| self.has_place(account) && !is_served(*account));
         with_place.next()
     }
 
@@ -145,7 +151,7 @@ impl<E: Queued> LaneQueue<E> {
                 let mut conversation = Conversation::new(Phase::Loading(0), sequence);
                 conversation.skipped_to = self.read_to;
                 self.uncovered.insert((sequence, key.clone()));
-                self.to_load.push_back(key.clone());
+                self.load_in_turn(key.clone());
                 self.insert(key, conversation);
             } else {
                 first = Some(sequence);

@@ -1,0 +1,358 @@
+//! How accounts share the memory of a lane.
+//!
+//! What was read first is in memory, as long as there is room ([`Room`]). When there is none left although there is more to read, or
+//! to load, the account that has most there is *set aside*: of half of its conversations that could start, and of those of
+//! it that come, only the places are kept, and they are loaded when it is their turn. So an account whose events are more than can
+//! run, or whose runs hang, makes no other wait. Its own conversations keep their turns, and it is set aside until
+//! nothing of it is left to load.
+
+use chatfn_domain::name::AccountId;
+use tokio::time::Instant;
+
+use super::{Conversation, ConversationKey, LaneQueue, Load, Phase, Queued};
+
+impl<E: Queued> LaneQueue<E> {
+    /// Whether there is room for more events that could start.
+    pub(crate) fn has_room(&self) -> bool {
+        let (events, bytes) = self.may_start();
+        events < self.room.events && bytes < self.room.bytes
+    }
+
+    /// Sets accounts aside until there is room, if it is wanted: for what is to be read, or loaded.
+    pub(crate) fn make_room(&mut self, now: Instant, may_read: bool, may_load: bool) {
+        while !self.has_room() && (may_read || may_load && self.has_loads(now)) && self.set_aside() {}
+    }
+
+    /// Sets the account aside that has most in memory; gives whether that makes room.
+    pub(super) fn set_aside(&mut self) -> bool {
+        let lines = self.ready.lines().filter(|(_, line)| line.len() > 1 || self.has_followers(line.front()));
+        let largest = lines.max_by_key(|(_, line)| self.weight(line.iter()));
+        let Some((account, most)) = largest.map(|(account, line)| (account.clone(), line.len().div_ceil(2)))
+        else {
+            return false;
+        };
+        let rest = self.ready.part(&account, |at, _| at < most);
+        for key in &rest {
+            let Some(conversation) = self.conversations.get_mut(key) else { continue };
+            let head = conversation.queue.front().map(Queued::head);
+            // What the store tells is as good, else.
+            conversation.head = head.filter(|it| it.attempts + it.refusals + it.denials > 0 || it.died);
+            conversation.phase = Phase::Loading(0);
+            self.forget(key, 0);
+        }
+        let kept: Vec<_> = self.ready.line(&account).cloned().collect();
+        kept.iter().for_each(|key| self.forget(key, 1));
+        self.to_load.push_front(&account, rest);
+        if self.to_load.len_of(&account) > 0 {
+            self.aside.insert(account);
+        }
+        true
+    }
+
+    /// Keeps only the first `most` events of a conversation in memory, none of which is behind one that runs.
+    fn forget(&mut self, key: &ConversationKey, most: usize) {
+        let forget = |it: &mut Conversation<E>| it.forget(most);
+        let (events, bytes) = self.conversations.get_mut(key).map(forget).unwrap_or_default();
+        self.in_memory -= events;
+        self.bytes_in_memory -= bytes;
+    }
+
+    fn has_followers(&self, key: Option<&ConversationKey>) -> bool {
+        key.and_then(|key| self.conversations.get(key)).is_some_and(|it| it.queue.len() > 1)
+    }
+
+    /// How much of the room conversations take.
+    fn weight<'a>(&self, keys: impl Iterator<Item = &'a ConversationKey>) -> u128 {
+        let kept = keys.filter_map(|key| self.conversations.get(key)).map(|it| it.kept());
+        let (events, bytes) = kept.fold((0, 0), |(events, bytes), it| (events + it.0, bytes + it.1));
+        events as u128 * self.room.bytes as u128 + bytes as u128 * self.room.events as u128
+    }
+
+    /// Has a conversation loaded when it is its turn.
+    pub(super) fn load_in_turn(&mut self, key: ConversationKey) {
+        let account = key.0.clone();
+        self.to_load.push(&account, key);
+    }
+
+    /// What is to be loaded next, beside these.
+    pub(super) fn next_load(&self, beside: &[Load]) -> Option<&ConversationKey> {
+        self.to_load.next_where(|account| self.may_load(account, beside))
+    }
+
+    pub(super) fn pop_load(&mut self, beside: &[Load]) -> Option<ConversationKey> {
+        let account = self.next_load(beside)?.0.clone();
+        let key = self.to_load.pop_where(|it| *it == account);
+        if self.to_load.len_of(&account) == 0 {
+            self.aside.remove(&account);
+        }
+        key
+    }
+
+    /// Of an account that is set aside, conversations are loaded shortly before it is their turn, and not so that others are set
+    /// aside for them.
+    fn may_load(&self, account: &AccountId, beside: &[Load]) -> bool {
+        if !self.aside.contains(account) {
+            return true;
+        }
+        let beside_of = beside.iter().filter(|load| load.conversation.0 == *account).count();
+        let ready = self.ready.len_of(account) + beside_of;
+        ready == 0 || (ready < self.room.ahead && beside.len() < self.ample_room())
+    }
+
+    /// How many events more half of the room is enough for, if they are as large as others.
+    fn ample_room(&self) -> usize {
+        let (events, bytes) = self.may_start();
+        let free = (self.room.events / 2).saturating_sub(events);
+        let free_bytes = (self.room.bytes / 2).saturating_sub(bytes);
+        if events == 0 { free } else { free.min(free_bytes * events / bytes.max(1)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        ops::Bound::{Excluded, Unbounded},
+        sync::Arc,
+    };
+
+    use super::{
+        super::{Head, Room},
+        *,
+    };
+
+    const ROOM: Room = Room { places: 100, events: 16, bytes: 1600, ahead: 4, aside: 32 };
+
+    #[derive(Debug)]
+    struct Event {
+        sequence: i64,
+        key: ConversationKey,
+        bytes: usize,
+        attempts: u32,
+    }
+
+    impl Queued for Event {
+        fn sequence(&self) -> i64 {
+            self.sequence
+        }
+
+        fn conversation(&self) -> ConversationKey {
+            self.key.clone()
+        }
+
+        fn bytes(&self) -> usize {
+            self.bytes
+        }
+
+        fn head(&self) -> Head {
+            Head { sequence: self.sequence, attempts: self.attempts, died: false, refusals: 0, denials: 0 }
+        }
+
+        fn remember(&mut self, head: &Head) {
+            self.attempts = head.attempts;
+        }
+    }
+
+    /// An event, the only one of its conversation.
+    fn event(account: &str, sequence: i64) -> Event {
+        let key = Arc::new((account.parse().unwrap(), format!("c{sequence}").parse().unwrap()));
+        Event { sequence, key, bytes: 1, attempts: 0 }
+    }
+
+    fn offer(queue: &mut LaneQueue<Event>, account: &str, sequences: std::ops::RangeInclusive<i64>) {
+        let to = *sequences.end();
+        queue.offer(sequences.map(|sequence| event(account, sequence)).collect(), to);
+    }
+
+    /// Loads what may be, as often as that is something; gives how many.
+    fn load(queue: &mut LaneQueue<Event>) -> usize {
+        let mut loaded = 0;
+        loop {
+            let loads = queue.take_loads(Instant::now(), 2);
+            if loads.is_empty() {
+                return loaded;
+            }
+            for load in loads {
+                let found = event(load.conversation.0.as_str(), load.from);
+                queue.loaded(&load, vec![found], true);
+                loaded += 1;
+            }
+        }
+    }
+
+    /// Runs what is ready, of whoever it is, and loads what may be; gives their numbers.
+    fn run_all(queue: &mut LaneQueue<Event>) -> Vec<i64> {
+        let mut ran = Vec::new();
+        load(queue);
+        while let Some(event) = queue.next_ready(|_| true) {
+            ran.push(event.sequence);
+            queue.finished(&event.key, event.sequence);
+            load(queue);
+        }
+        ran
+    }
+
+    #[test]
+    fn an_account_with_more_than_there_is_room_for_leaves_room_and_keeps_its_order() {
+        let mut queue = LaneQueue::new(0, ROOM);
+        offer(&mut queue, "hog", 1..=16);
+        assert!(queue.set_aside());
+        assert_eq!((queue.may_start().0, queue.cursor()), (8, 0));
+        offer(&mut queue, "hog", 17..=20);
+        assert_eq!(queue.may_start().0, 8, "what comes of it takes no room");
+        assert_eq!(load(&mut queue), 0, "it is not its turn");
+        offer(&mut queue, "other", 21..=22);
+        assert_eq!(queue.may_start().0, 10, "of the others, it does");
+        let ran = run_all(&mut queue);
+        assert_eq!(ran[..4], [1, 21, 2, 22]);
+        assert_eq!(ran[4..], (3..=20).collect::<Vec<_>>());
+        assert_eq!((queue.cursor(), queue.conversations(), queue.aside.len()), (22, 0, 0));
+        offer(&mut queue, "hog", 23..=24);
+        assert_eq!(queue.may_start().0, 2, "that is over");
+    }
+
+    #[test]
+    fn what_is_large_counts_and_attempts_are_not_forgotten() {
+        let mut queue = LaneQueue::new(0, ROOM);
+        offer(&mut queue, "small", 1..=10);
+        let large = (11..=14).map(|sequence| Event { bytes: 400, attempts: 3, ..event("large", sequence) });
+        queue.offer(large.collect(), 14);
+        assert!(queue.set_aside());
+        assert_eq!(queue.may_start(), (12, 810));
+        let attempts: Vec<_> = std::iter::from_fn(|| {
+            load(&mut queue);
+            let event = queue.next_ready(|account| account.as_str() == "large")?;
+            queue.finished(&event.key, event.sequence);
+            Some((event.sequence, event.attempts))
+        })
+        .collect();
+        assert_eq!(attempts, [(11, 3), (12, 3), (13, 3), (14, 3)]);
+    }
+
+    /// A lane with conversations of so many accounts, of which one event each waits to run, as `Pending` has it.
+    struct Lane {
+        queue: LaneQueue<Event>,
+        pending: BTreeMap<AccountId, Event>,
+        loaded: usize,
+    }
+
+    impl Lane {
+        /// What a lane does by itself until it has to wait.
+        fn settle(&mut self, is_more: bool) {
+            for _ in 0..1_000 {
+                while let Some(event) = self.queue.next_ready(|account| !self.pending.contains_key(account)) {
+                    self.pending.insert(event.key.0.clone(), event);
+                }
+                self.queue.make_room(Instant::now(), is_more, true);
+                let loads = if self.queue.has_room() {
+                    self.queue.take_loads(Instant::now(), 16)
+                } else {
+                    Vec::new()
+                };
+                if loads.is_empty() {
+                    return;
+                }
+                for load in loads {
+                    self.loaded += 1;
+                    let key = load.conversation.clone();
+                    let found = Event { sequence: load.from, key, bytes: load_bytes(load.from), attempts: 0 };
+                    self.queue.loaded(&load, vec![found], true);
+                }
+            }
+            panic!("it never comes to rest: {} loads", self.loaded);
+        }
+    }
+
+    fn load_bytes(sequence: i64) -> usize {
+        usize::try_from(sequence % 7).unwrap() * 60
+    }
+
+    #[test]
+    fn what_is_loaded_is_not_set_aside_for_what_is_loaded() {
+        for accounts in 1..60 {
+            let room = Room { places: 10_000, events: 64, bytes: 64 * 200, ahead: 8, aside: 100 };
+            let mut lane = Lane { queue: LaneQueue::new(0, room), pending: BTreeMap::new(), loaded: 0 };
+            let mut sequence = 0;
+            // As much as there is room for, until there is no more.
+            while sequence < accounts * 20 {
+                lane.settle(true);
+                while lane.queue.has_room() && sequence < accounts * 20 {
+                    sequence += 1;
+                    let event = event(&format!("a{}", sequence % accounts), sequence);
+                    lane.queue.offer(vec![Event { bytes: load_bytes(sequence), ..event }], sequence);
+                }
+            }
+            lane.settle(false);
+            let mut ran = 0;
+            // The accounts in turn, as the gate has them.
+            while let Some((account, event)) = lane.pending.pop_first() {
+                ran += 1;
+                lane.queue.finished(&event.key, event.sequence);
+                lane.settle(false);
+                let next = lane.pending.range::<AccountId, _>((Excluded(&account), Unbounded)).next();
+                if let Some(next) = next.map(|(account, _)| account.clone()) {
+                    let event = lane.pending.remove(&next).unwrap();
+                    ran += 1;
+                    lane.queue.finished(&event.key, event.sequence);
+                    lane.settle(false);
+                }
+            }
+            assert_eq!((ran, lane.queue.conversations()), (accounts * 20, 0), "of {accounts} accounts");
+            assert!(lane.loaded as i64 <= 2 * ran, "{} loads for {ran} events of {accounts}", lane.loaded);
+        }
+    }
+
+    #[test]
+    fn what_follows_in_a_conversation_is_set_aside_too() {
+        let mut queue = LaneQueue::new(0, ROOM);
+        let of_one =
+            |sequence| Event { bytes: 400, ..Event { key: event("hog", 1).key, ..event("hog", sequence) } };
+        queue.offer((1..=4).map(of_one).collect(), 4);
+        assert!(!queue.has_room());
+        queue.make_room(Instant::now(), true, false);
+        assert_eq!(queue.may_start(), (1, 400), "the event whose turn it is");
+        for sequence in 1..=4 {
+            let event = queue.next_ready(|_| true).unwrap();
+            assert_eq!(event.sequence, sequence);
+            queue.finished(&event.key, sequence);
+            for load in queue.take_loads(Instant::now(), 16) {
+                queue.loaded(&load, vec![of_one(load.from)], load.from == 4);
+            }
+        }
+        assert_eq!(queue.conversations(), 0);
+    }
+
+    /// Or what came first might wait for ever.
+    #[test]
+    fn what_is_set_aside_again_comes_before_what_came_later() {
+        let mut queue = LaneQueue::new(0, ROOM);
+        offer(&mut queue, "hog", 1..=16);
+        assert!(queue.set_aside() && queue.set_aside());
+        offer(&mut queue, "hog", 17..=20);
+        assert_eq!(run_all(&mut queue), (1..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_far_from_its_turn_is_passed_over_and_found_again() {
+        let mut queue = LaneQueue::new(0, ROOM);
+        offer(&mut queue, "hog", 1..=16);
+        assert!(queue.set_aside());
+        offer(&mut queue, "hog", 17..=56);
+        assert_eq!((queue.conversations(), queue.cursor()), (8 + 32, 0));
+        assert!(!queue.can_catch_up());
+        let mut ran = Vec::new();
+        while !queue.can_catch_up() {
+            let event = queue.next_ready(|_| true).unwrap();
+            ran.push(event.sequence);
+            queue.finished(&event.key, event.sequence);
+            load(&mut queue);
+        }
+        assert!(ran.len() >= 16, "not for each that has run: {}", ran.len());
+        let wanted = queue.begin_catch_up().unwrap();
+        assert_eq!((wanted.from, wanted.to), (41, 56));
+        queue.catch_up((41..=56).map(|n| (n, event("hog", n).key)).collect(), 56);
+        ran.extend(run_all(&mut queue));
+        assert_eq!(ran, (1..=56).collect::<Vec<_>>());
+        assert_eq!((queue.cursor(), queue.conversations()), (56, 0));
+    }
+}
