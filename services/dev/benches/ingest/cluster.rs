@@ -26,7 +26,9 @@ pub(crate) const LIMITED: &str = "limited";
 pub(crate) const LIMIT: u32 = 1000;
 /// An account with the quota that accounts have by default, which publishes as much as it can.
 pub(crate) const CROWD: &str = "crowd";
-/// [`ACCOUNT`] has a function for it.
+/// An account of which more is to run than can.
+pub(crate) const HOG: &str = "hog";
+/// [`ACCOUNT`] and [`HOG`] have functions for it.
 pub(crate) const TEMPLATE: &str = "chat.message";
 /// A template that fires once per conversation. Nobody has a function for it.
 pub(crate) const ONCE: &str = "chat.start";

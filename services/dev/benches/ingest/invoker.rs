@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,22 +29,22 @@ use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    cluster::{ACCOUNT, ONCE, TEMPLATE},
+    cluster::{ACCOUNT, HOG, ONCE, TEMPLATE},
     engine::SEED,
     measure::PAYLOAD,
 };
 
-/// What is live: the seed's lambda, for one account and template.
+/// What is live: the seed's lambda, for two accounts and one template.
 pub(crate) fn deployments() -> Deployments {
     let settings = FunctionSettings::default();
-    let function = Deployment {
+    let function = |account: &str| Deployment {
         function: FunctionName {
-            account: ACCOUNT.parse().expect("an account"),
+            account: account.parse().expect("an account"),
             template: TEMPLATE.parse().expect("a template"),
         },
         version: VersionNumber::new(1).expect("a version"),
         digest: version_digest(SEED, &settings),
-        settings,
+        settings: settings.clone(),
         source: SEED.into(),
     };
     let template = |name: &str| Template {
@@ -53,7 +53,7 @@ pub(crate) fn deployments() -> Deployments {
         sample_payload_json: "{}".to_owned(),
         fires_once: name == ONCE,
     };
-    Deployments::fixed([function], [TEMPLATE, ONCE].map(template))
+    Deployments::fixed([ACCOUNT, HOG].map(function), [TEMPLATE, ONCE].map(template))
 }
 
 /// Starts the real invoker; gives its address once it runs the lambda.
@@ -69,12 +69,16 @@ pub(crate) async fn start_real(shutdown: &Shutdown) -> Uri {
         payload_json: PAYLOAD.to_owned(),
         ..InvocationEvent::default()
     };
-    let function = format!("accounts/{ACCOUNT}/functions/{TEMPLATE}");
+    let function = function_of(ACCOUNT);
     let request = InvokeRequest { function, event: Some(event) };
     while InvokerServiceClient::new(client.clone()).invoke(request.clone()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     uri
+}
+
+fn function_of(account: &str) -> String {
+    format!("accounts/{account}/functions/{TEMPLATE}")
 }
 
 pub(crate) async fn listen() -> (TcpListener, Uri) {
@@ -83,9 +87,13 @@ pub(crate) async fn listen() -> (TcpListener, Uri) {
     (listener, uri)
 }
 
-/// Answers at once, and remembers when it was asked.
+/// Answers at once or after a while, and remembers when it was asked, or how often.
 #[derive(Clone, Default)]
 pub(crate) struct FakeInvoker {
+    /// Milliseconds that a run takes.
+    pub(crate) takes_ms: Arc<AtomicU64>,
+    /// Runs that took such a time, by function.
+    took: Arc<Mutex<HashMap<String, u64>>>,
     /// Whether starts are remembered.
     pub(crate) remembers: Arc<AtomicBool>,
     pub(crate) starts: Arc<Mutex<HashMap<String, Instant>>>,
@@ -103,13 +111,24 @@ impl FakeInvoker {
         tokio::spawn(server.serve(listener, shutdown.soft()));
         uri
     }
+
+    /// How many runs of an account took time.
+    pub(crate) fn took(&self, account: &str) -> u64 {
+        self.took.lock().expect("not poisoned").get(&function_of(account)).copied().unwrap_or_default()
+    }
 }
 
 #[tonic::async_trait]
 impl InvokerService for FakeInvoker {
     async fn invoke(&self, request: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
+        let request = request.into_inner();
+        let takes = self.takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+            *self.took.lock().expect("not poisoned").entry(request.function).or_default() += 1;
+        }
         if self.remembers.load(Ordering::Relaxed)
-            && let Some(event) = request.into_inner().event
+            && let Some(event) = request.event
         {
             self.starts.lock().expect("not poisoned").entry(event.event_id).or_insert_with(Instant::now);
         }

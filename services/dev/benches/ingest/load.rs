@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    cluster::{ACCOUNT, CROWD, Cluster, LIMITED, POOR, TEMPLATE},
+    cluster::{ACCOUNT, CROWD, Cluster, HOG, LIMITED, POOR, TEMPLATE},
     measure::{PAYLOAD, resident_mib, steadily, throughput},
 };
 
@@ -46,14 +46,18 @@ fn event() -> Event {
 
 /// Acknowledgements per second over streams.
 pub(crate) async fn streams(cluster: &Cluster, template: &str, events: usize) -> f64 {
+    streams_of(cluster, ACCOUNT, template, events).await
+}
+
+async fn streams_of(cluster: &Cluster, account: &str, template: &str, events: usize) -> f64 {
     let each = events / STREAMS;
     throughput(STREAMS, each, |_| {
         let mut client = EventIngestServiceClient::new(cluster.client.clone());
-        let template = template.to_owned();
+        let (account, template) = (account.to_owned(), template.to_owned());
         async move {
             let requests = (1..=each as i64).map(move |client_sequence| StreamEventsRequest {
                 client_sequence,
-                event: Some(Event { template: template.clone(), ..event() }),
+                event: Some(Event { account: account.clone(), template: template.clone(), ..event() }),
             });
             let request = Request::new(stream::iter(requests)).without_deadline();
             let mut answers = client.stream_events(request).await.expect("a stream").into_inner();
@@ -246,6 +250,30 @@ pub(crate) async fn soak(cluster: &Cluster, time: Duration) -> f64 {
         }
     }
     settled.map_or(0.0, |settled| resident_mib() - settled)
+}
+
+/// Runs per second of an account with so many events at once, each run taking a while: alone, and while another account has ten times
+/// as many queued; and then of that one.
+pub(crate) async fn hogged(cluster: &Cluster, events: usize) -> (f64, f64, f64) {
+    const RUN_MS: u64 = 100;
+    let invoker = &cluster.invoker;
+    let run_all = async || {
+        let (begun, done) = (Instant::now(), invoker.took(ACCOUNT) + events as u64);
+        streams(cluster, TEMPLATE, events).await;
+        while invoker.took(ACCOUNT) < done {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        begun.elapsed().as_secs_f64()
+    };
+    invoker.takes_ms.store(RUN_MS, Ordering::Relaxed);
+    let alone = events as f64 / run_all().await;
+    streams_of(cluster, HOG, TEMPLATE, 10 * events).await;
+    let before = invoker.took(HOG);
+    let took = run_all().await;
+    let of_hog = (invoker.took(HOG) - before) as f64 / took;
+    invoker.takes_ms.store(0, Ordering::Relaxed);
+    cluster.until_done().await;
+    (alone, events as f64 / took, of_hog)
 }
 
 /// Publishes the same event again and again until it is acknowledged.

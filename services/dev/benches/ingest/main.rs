@@ -22,6 +22,7 @@
 //! | `over_quota_share` | PublishEvent of an account with 64 callers while another one calls ten times as often as its quota of 1,000 allows; to the same while nine in ten of those calls are no-op ones, as their callers share the cores | 0.9 |
 //! | `crowd_fair_share` | the same while another one, with the quota that accounts have by default, has 640 callers; to half of both, or to what it has alone if that is less | 0.9 |
 //! | `stream_fair_share` | the same while that one publishes over 4 streams as fast as it goes | 0.9 |
+//! | `run_fair_share` | runs of 100 ms per second of an account, of which 1,000 are published at once while another one has 10,000 queued; to half of both, or to what it has alone if that is less | 0.9 |
 //! | `event_to_done_per_s`, `event_to_done_ratio` | published, seed lambda run by the real invoker, outcome recorded; to the lower of the two limits below | 0.5 |
 //! | `parts_per_s`, `event_to_parts_ratio` | what remains when both limits, and a no-op call for the invoker's, take turns on the same cores; `event_to_done_per_s` to it | |
 //! | `engine_per_s` | one limit: runs of the seed lambda in process, a task for each core | |
@@ -33,7 +34,7 @@
 //! | `recovery_ms` | from the start of a Postgres that was killed to the first acknowledgement | 5,000 |
 //!
 //! `CHATFN_BENCH_STORED` (1,000,000) and `CHATFN_BENCH_SOAK_SECONDS` (20) make two parts longer: 10,000,000 and 600 are what a
-//! release is measured with (12 GB of disk). `CHATFN_BENCH_PARTS` names the parts to measure: `streams,calls,done,half,fair,growth,soak,recovery`.
+//! release is measured with (12 GB of disk). `CHATFN_BENCH_PARTS` names the parts to measure: `streams,calls,done,half,fair,runs,growth,soak,recovery`.
 
 mod bare;
 mod cluster;
@@ -82,6 +83,9 @@ async fn run() -> Value {
     }
     if wants("fair") {
         parts.fairness().await;
+    }
+    if wants("runs") {
+        parts.runs().await;
     }
     if wants("growth") {
         parts.growth().await;

@@ -160,6 +160,17 @@ impl Parts {
         }));
     }
 
+    pub(crate) async fn runs(&mut self) {
+        eprintln!("runs of two accounts");
+        let mut shares = vec![];
+        for _ in 0..ROUNDS {
+            let (alone, with_hog, hog) = load::hogged(&self.cluster, 1_000).await;
+            shares.push(with_hog / alone.min((with_hog + hog) / 2.0));
+            eprintln!("{alone:.0} runs alone, {with_hog:.0} beside {hog:.0}");
+        }
+        self.add(json!({ "run_fair_share": rounded(median(shares)) }));
+    }
+
     pub(crate) async fn growth(&mut self) {
         eprintln!("growth");
         let before = self.relative().await;
