@@ -159,7 +159,7 @@ pub struct DispatchConfig {
     pub lease_ttl: Duration,
 
     /// Most runs in progress, over all lanes of this replica. A quarter is kept for accounts that run less than others
-    #[arg(long, env = "CHATFN_EVENT_INGEST_MAX_RUNS", value_name = "COUNT", default_value_t = 64, value_parser = count)]
+    #[arg(long, env = "CHATFN_EVENT_INGEST_MAX_RUNS", value_name = "COUNT", default_value_t = 128, value_parser = count)]
     pub max_runs: usize,
 
     /// Tasks that record what becomes of events, each with a connection of its own
@@ -200,7 +200,7 @@ impl Default for DispatchConfig {
     fn default() -> Self {
         Self {
             lease_ttl: Duration::from_secs(10),
-            max_runs: 64,
+            max_runs: 128,
             journal_writers: 2,
             drain_runs: Duration::from_secs(20),
         }

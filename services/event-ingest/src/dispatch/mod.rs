@@ -4,7 +4,6 @@
 //! leave, the [`Journal`] to count the attempt durably, the invoker to run it, and `decide` what follows; for a retry,
 //! [`RetryBudgets`] has the last word. What operators ask for ([`Interventions`]) it does, too.
 
-mod accounts;
 mod budget;
 mod decide;
 mod gate;

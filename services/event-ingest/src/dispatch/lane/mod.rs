@@ -89,6 +89,7 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
         fresh_from: i64::MAX,
         recent,
         catch_up_at: Instant::now(),
+        look_at: Instant::now(),
         pending: Pending::default(),
         refused: BTreeMap::new(),
         is_failing: false,
@@ -116,6 +117,8 @@ struct Lane {
     recent: Following,
     /// When it may next catch up for an account.
     catch_up_at: Instant,
+    /// When it may next look whose events it has not read.
+    look_at: Instant,
     /// Events that may run as soon as the gate lets them.
     pending: Pending,
     /// Events that no invoker took yet, by sequence number.
@@ -166,10 +169,11 @@ impl Lane {
         let mut entering = FuturesUnordered::new();
         let mut entering_for = HashSet::new();
         let mut scan: Waiting<read::Scanned> = None.into();
+        let mut look_ahead: Waiting<read::Looked> = None.into();
         let mut load: Waiting<read::Loaded> = None.into();
         let mut catch_up: Waiting<read::CaughtUp> = None.into();
         let mut asking: Waiting<operators::Step> = None.into();
-        let (mut is_scanning, mut is_loading, mut is_asking) = (false, false, false);
+        let (mut is_scanning, mut is_looking, mut is_loading, mut is_asking) = (false, false, false, false);
         loop {
             if drain.is_cancelled() {
                 if runs.is_empty() {
@@ -187,8 +191,14 @@ impl Lane {
                         entering.push(self.enter(account.clone()));
                     }
                 }
-                let is_more = *head.borrow() - 1 > self.queue.read_to() && !self.queue.is_full();
-                self.queue.make_room(Instant::now(), is_more && !is_scanning, !is_loading);
+                self.queue.load_due(Instant::now());
+                let may_read = !is_scanning && !self.queue.is_full();
+                let pending = &self.pending;
+                self.queue.make_room(may_read, !is_loading, |account| pending.has(account));
+                if !is_looking && let Some(read) = self.look_ahead(*head.borrow() - 1) {
+                    look_ahead = Some(read).into();
+                    is_looking = true;
+                }
                 if let Some(read) = to_read.and_then(|newest| self.scan(newest)) {
                     scan = Some(read).into();
                     is_scanning = true;
@@ -216,7 +226,10 @@ impl Lane {
             let due = self.queue.next_due().filter(|at| !is_loading && (*at > now || self.queue.has_room()));
             let due: OptionFuture<_> =
                 due.filter(|_| !drain.is_cancelled()).map(tokio::time::sleep_until).into();
-            let look: OptionFuture<_> = self.look_again(now).map(tokio::time::sleep_until).into();
+            let look_at = self.queue.look_ahead(*head.borrow() - 1).map(|_| self.look_at);
+            let look_at = look_at.filter(|at| !is_looking && *at > now);
+            let look = look_at.into_iter().chain(self.look_again(now)).min();
+            let look: OptionFuture<_> = look.map(tokio::time::sleep_until).into();
             let may_catch_up = !drain.is_cancelled() && self.queue.can_catch_up();
             let behind: OptionFuture<_> =
                 may_catch_up.then(|| tokio::time::sleep_until(self.catch_up_at)).into();
@@ -239,6 +252,11 @@ impl Lane {
                     is_scanning = false;
                     scan = None.into();
                     self.scanned(scanned);
+                }
+                Some(looked) = &mut look_ahead => {
+                    is_looking = false;
+                    look_ahead = None.into();
+                    self.looked_ahead(looked);
                 }
                 Some(loaded) = &mut load => {
                     is_loading = false;

@@ -20,9 +20,14 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Whether there is one of an account.
+    pub(super) fn has(&self, account: &AccountId) -> bool {
+        self.events.contains_key(account)
+    }
+
     /// Whether an event of an account may be added.
     pub(super) fn has_room(&self, account: &AccountId) -> bool {
-        !self.events.contains_key(account) && self.events.len() < EVENTS && self.bytes < BYTES
+        !self.has(account) && self.events.len() < EVENTS && self.bytes < BYTES
     }
 
     /// Adds an event, whose time is up at `limit`. There must be room for it.

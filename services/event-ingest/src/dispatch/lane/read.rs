@@ -17,7 +17,7 @@ use super::{
 use crate::store::{
     journal::ParkKind,
     lanes,
-    reading::{self, ParkedEvent, PassedOver, Range, Resume, Resumed, StoredEvent},
+    reading::{self, Ahead, ParkedEvent, PassedOver, Range, Resume, Resumed, StoredEvent},
 };
 
 /// Rows of one read, and events of a lane in memory from which on it reads no further: of those that could start, or no event
@@ -39,10 +39,14 @@ pub(super) const ROOM: Room =
     Room { places: 16_384, events: WINDOW, bytes: READ_BYTES as usize, ahead: 2 * LOADS, aside: 512 };
 /// Pause between two reads for accounts that catch up.
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two looks whose events come next, and events that one looks at.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+const LOOK_ROWS: i64 = 2000;
 /// Pause after a failed read before another one.
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) type Scanned = (Instant, Result<(Vec<StoredEvent>, i64), sqlx::Error>);
+pub(super) type Looked = Result<Ahead, sqlx::Error>;
 pub(super) type CaughtUp = Result<PassedOver, sqlx::Error>;
 pub(super) type Loaded = (Instant, Vec<Load>, Result<Vec<Resumed>, sqlx::Error>);
 
@@ -178,6 +182,24 @@ impl Lane {
             }
             Err(error) => self.read_failed(&error),
         }
+    }
+
+    /// Looks whose events come next up to `newest`, if there is no room for them.
+    pub(super) fn look_ahead(&self, newest: i64) -> Option<BoxFuture<'static, Looked>> {
+        let after = self.queue.look_ahead(newest).filter(|_| self.look_at <= Instant::now())?;
+        let (reads, lane) = (self.shared.reads.clone(), self.lease.lane());
+        let read = async move {
+            or_pause(reads.ask(reading::ahead(reads.pool(), lane, after, newest, LOOK_ROWS))).await
+        };
+        Some(read.boxed())
+    }
+
+    pub(super) fn looked_ahead(&mut self, looked: Looked) {
+        match looked {
+            Ok(Ahead { accounts, looked_to }) => self.queue.looked_ahead(accounts, looked_to),
+            Err(error) => self.read_failed(&error),
+        }
+        self.look_at = Instant::now() + LOOK_PAUSE;
     }
 
     fn can_read(&self) -> bool {

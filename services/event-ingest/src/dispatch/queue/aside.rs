@@ -1,15 +1,43 @@
 //! How accounts share the memory of a lane.
 //!
-//! What was read first is in memory, as long as there is room ([`Room`]). When there is none left although there is more to read, or
-//! to load, the account that has most there is *set aside*: of half of its conversations that could start, and of those of
-//! it that come, only the places are kept, and they are loaded when it is their turn. So an account whose events are more than can
-//! run, or whose runs hang, makes no other wait. Its own conversations keep their turns, and it is set aside until
-//! nothing of it is left to load.
+//! What was read first is in memory, as long as there is room ([`Room`]). When there is none left although an account of which
+//! nothing is there has something that could start, in the store, the account that has most there is *set aside*: of half of its
+//! conversations that could start, and of those of it that come, only the places are kept, and they are loaded when it is their turn.
+//! So an account whose events are more than can run, or whose runs hang, makes no other wait. Its own conversations keep
+//! their turns, and it is set aside until nothing of it is left to load.
+//!
+//! What is set aside is read twice, which costs much of the speed. So nothing is for accounts that are in memory, and the lane
+//! looks whose events it has not read before it reads them ([`LaneQueue::looked_ahead`]).
+
+use std::collections::HashMap;
 
 use chatfn_domain::name::AccountId;
-use tokio::time::Instant;
 
 use super::{Conversation, ConversationKey, LaneQueue, Load, Phase, Queued};
+
+/// Accounts that are known to have events which have not been read; there may be more.
+const AHEAD: usize = 1024;
+
+/// What is known of events that have not been read.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Whose they are, each with the first that is known.
+    accounts: HashMap<AccountId, i64>,
+    /// How far the lane has been looked at.
+    looked_to: i64,
+}
+
+impl Ahead {
+    /// Everything up to `read_to` was read.
+    pub(super) fn read(&mut self, read_to: i64) {
+        let known = self.accounts.len();
+        self.accounts.retain(|_, first| *first > read_to);
+        if self.accounts.len() < known {
+            // Of those accounts more may come, which is not known.
+            self.looked_to = read_to;
+        }
+    }
+}
 
 impl<E: Queued> LaneQueue<E> {
     /// Whether there is room for more events that could start.
@@ -18,9 +46,38 @@ impl<E: Queued> LaneQueue<E> {
         events < self.room.events && bytes < self.room.bytes
     }
 
-    /// Sets accounts aside until there is room, if it is wanted: for what is to be read, or loaded.
-    pub(crate) fn make_room(&mut self, now: Instant, may_read: bool, may_load: bool) {
-        while !self.has_room() && (may_read || may_load && self.has_loads(now)) && self.set_aside() {}
+    /// Sets accounts aside until there is room, if an account needs that of which nothing is in memory, and nothing is pending:
+    /// for what may be read, or loaded.
+    pub(crate) fn make_room(
+        &mut self,
+        may_read: bool,
+        may_load: bool,
+        is_pending: impl Fn(&AccountId) -> bool,
+    ) {
+        while !self.has_room() && self.needs_room(may_read, may_load, &is_pending) && self.set_aside() {}
+    }
+
+    fn needs_room(&self, may_read: bool, may_load: bool, is_pending: impl Fn(&AccountId) -> bool) -> bool {
+        let has_nothing = |account: &AccountId| self.ready.len_of(account) == 0 && !is_pending(account);
+        may_read && self.ahead.accounts.keys().any(has_nothing)
+            || may_load && self.to_load.accounts().any(has_nothing)
+    }
+
+    /// After what sequence number to look whose events follow, up to `newest`; `None` if that is known, or of no use.
+    pub(crate) fn look_ahead(&self, newest: i64) -> Option<i64> {
+        let after = self.ahead.looked_to.max(self.read_to);
+        (!self.has_room() && newest > after && self.ahead.accounts.len() < AHEAD).then_some(after)
+    }
+
+    /// What follows up to `looked_to` is of these accounts, each with its first event.
+    pub(crate) fn looked_ahead(&mut self, accounts: Vec<(AccountId, i64)>, looked_to: i64) {
+        for (account, first) in accounts {
+            if first > self.read_to {
+                let known = self.ahead.accounts.entry(account).or_insert(first);
+                *known = first.min(*known);
+            }
+        }
+        self.ahead.looked_to = self.ahead.looked_to.max(looked_to);
     }
 
     /// Sets the account aside that has most in memory; gives whether that makes room.
@@ -110,11 +167,9 @@ impl<E: Queued> LaneQueue<E> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        ops::Bound::{Excluded, Unbounded},
-        sync::Arc,
-    };
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use tokio::time::Instant;
 
     use super::{
         super::{Head, Room},
@@ -234,16 +289,28 @@ mod tests {
         queue: LaneQueue<Event>,
         pending: BTreeMap<AccountId, Event>,
         loaded: usize,
+        ran: i64,
     }
 
     impl Lane {
+        /// Runs the pending event of one of the accounts.
+        fn run(&mut self, which: usize) {
+            let Some(account) = self.pending.keys().nth(which % self.pending.len().max(1)).cloned() else {
+                return;
+            };
+            let event = self.pending.remove(&account).unwrap();
+            self.ran += 1;
+            self.queue.finished(&event.key, event.sequence);
+            self.settle(false);
+        }
+
         /// What a lane does by itself until it has to wait.
         fn settle(&mut self, is_more: bool) {
             for _ in 0..1_000 {
                 while let Some(event) = self.queue.next_ready(|account| !self.pending.contains_key(account)) {
                     self.pending.insert(event.key.0.clone(), event);
                 }
-                self.queue.make_room(Instant::now(), is_more, true);
+                self.queue.make_room(is_more, true, |account| self.pending.contains_key(account));
                 let loads = if self.queue.has_room() {
                     self.queue.take_loads(Instant::now(), 16)
                 } else {
@@ -271,11 +338,19 @@ mod tests {
     fn what_is_loaded_is_not_set_aside_for_what_is_loaded() {
         for accounts in 1..60 {
             let room = Room { places: 10_000, events: 64, bytes: 64 * 200, ahead: 8, aside: 100 };
-            let mut lane = Lane { queue: LaneQueue::new(0, room), pending: BTreeMap::new(), loaded: 0 };
+            let mut lane =
+                Lane { queue: LaneQueue::new(0, room), pending: BTreeMap::new(), loaded: 0, ran: 0 };
             let mut sequence = 0;
             // As much as there is room for, until there is no more.
             while sequence < accounts * 20 {
+                let next = format!("a{}", (sequence + 1) % accounts).parse().unwrap();
+                lane.queue.looked_ahead(vec![(next, sequence + 1)], sequence + 1);
                 lane.settle(true);
+                if !lane.queue.has_room() {
+                    // Nothing is read before something runs.
+                    lane.run(0);
+                    continue;
+                }
                 while lane.queue.has_room() && sequence < accounts * 20 {
                     sequence += 1;
                     let event = event(&format!("a{}", sequence % accounts), sequence);
@@ -283,20 +358,13 @@ mod tests {
                 }
             }
             lane.settle(false);
-            let mut ran = 0;
             // The accounts in turn, as the gate has them.
-            while let Some((account, event)) = lane.pending.pop_first() {
-                ran += 1;
-                lane.queue.finished(&event.key, event.sequence);
-                lane.settle(false);
-                let next = lane.pending.range::<AccountId, _>((Excluded(&account), Unbounded)).next();
-                if let Some(next) = next.map(|(account, _)| account.clone()) {
-                    let event = lane.pending.remove(&next).unwrap();
-                    ran += 1;
-                    lane.queue.finished(&event.key, event.sequence);
-                    lane.settle(false);
+            while !lane.pending.is_empty() {
+                for turn in 0..lane.pending.len() {
+                    lane.run(turn);
                 }
             }
+            let ran = lane.ran;
             assert_eq!((ran, lane.queue.conversations()), (accounts * 20, 0), "of {accounts} accounts");
             assert!(lane.loaded as i64 <= 2 * ran, "{} loads for {ran} events of {accounts}", lane.loaded);
         }
@@ -309,7 +377,12 @@ mod tests {
             |sequence| Event { bytes: 400, ..Event { key: event("hog", 1).key, ..event("hog", sequence) } };
         queue.offer((1..=4).map(of_one).collect(), 4);
         assert!(!queue.has_room());
-        queue.make_room(Instant::now(), true, false);
+        queue.make_room(true, true, |_| false);
+        assert!(!queue.has_room(), "nobody needs it");
+        queue.looked_ahead(vec![("hog".parse().unwrap(), 5), ("other".parse().unwrap(), 6)], 6);
+        queue.make_room(true, true, |account| account.as_str() == "other");
+        assert!(!queue.has_room(), "nobody needs it");
+        queue.make_room(true, true, |_| false);
         assert_eq!(queue.may_start(), (1, 400), "the event whose turn it is");
         for sequence in 1..=4 {
             let event = queue.next_ready(|_| true).unwrap();

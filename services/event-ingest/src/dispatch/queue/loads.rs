@@ -24,10 +24,8 @@ impl<E: Queued> LaneQueue<E> {
         self.next_due().is_some_and(|due| due <= now) || self.next_load(&[]).is_some()
     }
 
-    /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`],
-    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`].
-    pub(crate) fn take_loads(&mut self, now: Instant, most: usize) -> Vec<Load> {
-        // Behind each other, so that what fails again and again holds up nobody for more than its turn.
+    /// Has conversations loaded that are due by now, in turn.
+    pub(crate) fn load_due(&mut self, now: Instant) {
         while self.next_due().is_some_and(|due| due <= now) {
             let Some((_, key)) = self.waiting.pop_first() else { break };
             if let Some(conversation) = self.conversations.get_mut(&key) {
@@ -35,6 +33,13 @@ impl<E: Queued> LaneQueue<E> {
             }
             self.load_in_turn(key);
         }
+    }
+
+    /// Takes up to `most` parts of conversations to load; each is answered with [`LaneQueue::loaded`],
+    /// [`LaneQueue::found_nothing`] or [`LaneQueue::put_back`].
+    pub(crate) fn take_loads(&mut self, now: Instant, most: usize) -> Vec<Load> {
+        // Behind each other, so that what fails again and again holds up nobody for more than its turn.
+        self.load_due(now);
         let mut loads = Vec::new();
         while loads.len() < most {
             // Or others would fail with it for ever.

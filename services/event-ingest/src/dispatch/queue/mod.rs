@@ -27,7 +27,10 @@ use std::{
 use chatfn_domain::name::{AccountId, ConversationId};
 use tokio::time::Instant;
 
-use self::places::{CatchingUp, PassedOver};
+use self::{
+    aside::Ahead,
+    places::{CatchingUp, PassedOver},
+};
 pub(crate) use self::{loads::Load, operators::Parked, places::CatchUp};
 use super::turns::Turns;
 
@@ -91,10 +94,11 @@ pub(crate) struct LaneQueue<E> {
     waiting: BTreeSet<(Instant, ConversationKey)>,
     /// Parked since before the take-over, at a place that reading has not reached yet, with the time from which on they may
     /// be loaded. A read that is under way could else offer them again after their outcome.
-    ahead: BTreeMap<i64, (ConversationKey, Option<Instant>)>,
+    parked_ahead: BTreeMap<i64, (ConversationKey, Option<Instant>)>,
     to_load: Turns<ConversationKey>,
     /// Accounts that have so much in memory that what else they have is only loaded when it is its turn.
     aside: HashSet<AccountId>,
+    ahead: Ahead,
     /// Conversations without a row in `parked`, each with a number that none of its unfinished events is below.
     uncovered: BTreeSet<(i64, ConversationKey)>,
     /// Everything up to here was offered.
@@ -210,9 +214,10 @@ impl<E: Queued> LaneQueue<E> {
             conversations: HashMap::new(),
             ready: Turns::default(),
             waiting: BTreeSet::new(),
-            ahead: BTreeMap::new(),
+            parked_ahead: BTreeMap::new(),
             to_load: Turns::default(),
             aside: HashSet::new(),
+            ahead: Ahead::default(),
             uncovered: BTreeSet::new(),
             read_to: cursor,
             in_memory: 0,
@@ -234,8 +239,9 @@ impl<E: Queued> LaneQueue<E> {
             self.offer_one(event);
         }
         self.read_to = self.read_to.max(read_to);
-        let further = self.ahead.split_off(&(self.read_to + 1));
-        for (conversation, due) in std::mem::replace(&mut self.ahead, further).into_values() {
+        self.ahead.read(self.read_to);
+        let further = self.parked_ahead.split_off(&(self.read_to + 1));
+        for (conversation, due) in std::mem::replace(&mut self.parked_ahead, further).into_values() {
             match due {
                 Some(due) => {
                     self.waiting.insert((due, conversation));
@@ -343,7 +349,7 @@ impl<E: Queued> LaneQueue<E> {
             if detour <= self.read_to {
                 self.load_in_turn(key.clone());
             } else {
-                self.ahead.insert(detour, (key.clone(), None));
+                self.parked_ahead.insert(detour, (key.clone(), None));
             }
         } else if let Some(next) = conversation.queue.front() {
             conversation.first = next.sequence();

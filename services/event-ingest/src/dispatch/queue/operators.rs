@@ -43,7 +43,7 @@ impl<E: Queued> LaneQueue<E> {
                 self.waiting.insert((due, key.clone()));
             }
             Phase::Waiting(due) => {
-                self.ahead.insert(sequence, (key.clone(), Some(due)));
+                self.parked_ahead.insert(sequence, (key.clone(), Some(due)));
             }
             _ => self.halted += 1,
         }

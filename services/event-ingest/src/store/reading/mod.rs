@@ -32,6 +32,7 @@ macro_rules! unfinished {
     };
 }
 
+mod ahead;
 mod conversations;
 mod parked;
 mod passed_over;
@@ -45,6 +46,7 @@ use chatfn_domain::name::{AccountId, ConversationId, EventId, NameError, Templat
 use uuid::Uuid;
 
 pub(crate) use self::{
+    ahead::{Ahead, ahead},
     conversations::{Resume, Resumed, resume},
     parked::{ParkedEvent, parked},
     passed_over::{Part, PassedOver, passed_over},

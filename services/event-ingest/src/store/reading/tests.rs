@@ -80,6 +80,10 @@ async fn what_is_asked_about_events_of_one_day_opens_the_partitions_of_that_day(
     let passed = world.opens_today("passed_over", passed_over(pool, &account, part)).await;
     assert_eq!(passed.events.len(), 3);
 
+    let next = world.opens_today("ahead", ahead(pool, LANE, start + 1, start + 4, 16)).await;
+    assert_eq!((&next.accounts[..], next.looked_to), (&[(account.clone(), start + 2)][..], start + 4));
+    assert_eq!(ahead(pool, LANE, start + 1, start + 4, 2).await.unwrap().looked_to, start + 3);
+
     let pending = interventions::pending(pool, LANE, start + 4, 16);
     let asked = world.opens_today("interventions::pending", pending).await;
     let wanted: Vec<_> =

@@ -1,0 +1,181 @@
+//! How much the invoker is asked to do at once, and for whom.
+
+mod accounts;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chatfn_domain::{lane::LANES, name::AccountId};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use self::state::{LetIn, State, Waiter};
+
+/// Runs of one account that may wait before those are looked for that nobody waits for any more.
+const MANY: usize = 2 * LANES as usize;
+
+/// Lets a bounded number of runs through. Accounts take turns, and none takes all there are (`accounts`).
+///
+/// An invoker that cannot be reached is left alone for a while, then tried with a single run. One that
+/// says it is overloaded gets fewer runs at once, and then slowly more again. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    /// Tells the one that looks that something may have to be looked at earlier.
+    changed: Notify,
+    /// Tells one of those that wait that nobody looks any more.
+    vacant: Notify,
+}
+
+/// What a run says about the invoker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It took the run.
+    Took,
+    /// It refused for a reason that concerns this run alone.
+    Declined,
+    /// It refused because the run's account has enough to do.
+    Busy,
+    /// It refused because it has enough to do.
+    Overloaded,
+    /// It could not be reached, or cannot run anything.
+    Down,
+}
+
+/// Leave for one run. Dropping it without a verdict says nothing about the invoker.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    gate: Gate,
+    account: AccountId,
+    is_trial: bool,
+}
+
+impl Gate {
+    /// Lets through up to `most` runs at once.
+    pub(crate) fn new(most: usize) -> Self {
+        let state = Mutex::new(State::new(most));
+        Self(Arc::new(Inner { state, changed: Notify::new(), vacant: Notify::new() }))
+    }
+
+    /// Waits for leave to start a run of an account. Cancel safe; whoever asks again goes behind the others of the account.
+    pub(crate) async fn enter(&self, account: &AccountId) -> Permit {
+        let mut answer = self.queue_up(account);
+        self.let_in();
+        loop {
+            let look = async {
+                match Looking::begin(self) {
+                    // One of them does, for all.
+                    Some(looking) => looking.look().await,
+                    None => self.0.vacant.notified().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Ok(permit) = &mut answer => return permit,
+                () = look => {}
+            }
+        }
+    }
+
+    fn queue_up(&self, account: &AccountId) -> oneshot::Receiver<Permit> {
+        let (answer, receiver) = oneshot::channel();
+        let mut state = self.state();
+        if state.waiting.len_of(account) >= MANY {
+            state.forget_closed(account);
+        }
+        state.waiting.push(account, Waiter { account: account.clone(), answer });
+        receiver
+    }
+
+    /// Lets in whoever may be by now.
+    fn let_in(&self) {
+        let LetIn { waiters, has_changed } = self.state().let_in(Instant::now());
+        if has_changed {
+            self.0.changed.notify_waiters();
+        }
+        for (Waiter { account, answer }, is_trial) in waiters {
+            // If nobody waits any more, dropping it lets the next one in.
+            drop(answer.send(Permit { gate: self.clone(), account, is_trial }));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks whether time lets somebody in, until dropped.
+struct Looking<'a>(&'a Gate);
+
+impl<'a> Looking<'a> {
+    /// Unless somebody does already.
+    fn begin(gate: &'a Gate) -> Option<Self> {
+        let is_looked = std::mem::replace(&mut gate.state().is_looked, true);
+        (!is_looked).then(|| Self(gate))
+    }
+
+    /// Does not end.
+    async fn look(&self) {
+        loop {
+            let changed = self.0.0.changed.notified();
+            self.0.let_in();
+            let again = self.0.state().look_again(Instant::now());
+            let again = async {
+                match again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = again => {}
+            }
+        }
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.state().is_looked = false;
+        self.0.0.vacant.notify_one();
+    }
+}
+
+impl Permit {
+    /// The account that it is for.
+    pub(crate) fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// The invoker is asked from now on.
+    pub(crate) fn begins(&self) {
+        if self.is_trial {
+            self.gate.state().trial_begins(Instant::now());
+            self.gate.0.changed.notify_waiters();
+        }
+    }
+
+    /// The run is over.
+    pub(crate) fn leave(mut self, verdict: Verdict) {
+        let is_trial = std::mem::take(&mut self.is_trial);
+        if self.gate.state().judge(&self.account, verdict, is_trial, Instant::now()) {
+            self.gate.0.changed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.gate.state().end(&self.account, self.is_trial, Instant::now()) {
+            self.gate.0.changed.notify_waiters();
+        }
+        self.gate.let_in();
+    }
+}
