@@ -68,6 +68,10 @@ impl Gate {
     pub(crate) async fn enter(&self, account: &AccountId) -> Permit {
         let mut answer = self.queue_up(account);
         self.let_in();
+        if self.state().is_tried_again(account, Instant::now()) {
+            // Whoever looks may not know of it.
+            self.0.changed.notify_waiters();
+        }
         loop {
             let look = async {
                 match Looking::begin(self) {

@@ -158,6 +158,11 @@ impl State {
         self.limit
     }
 
+    /// Whether time alone lets another run of the account in, which the invoker has refused.
+    pub(super) fn is_tried_again(&self, account: &AccountId, now: Instant) -> bool {
+        self.accounts.next_try(account, now).is_some()
+    }
+
     /// When somebody may be let in although no run ends.
     pub(super) fn look_again(&self, now: Instant) -> Option<Instant> {
         match self.invoker {
@@ -233,7 +238,7 @@ impl State {
     pub(super) fn end(&mut self, account: &AccountId, is_trial: bool, now: Instant) -> bool {
         self.running -= 1;
         self.accounts.end(account, now);
-        if is_trial {
+        if is_trial && matches!(self.invoker, Invoker::Trial { .. }) {
             // It did not find out: somebody else shall.
             self.invoker = Invoker::Down { until: now };
         }

@@ -201,3 +201,22 @@ async fn an_account_that_the_invoker_refuses_is_tried_again_by_itself() {
     }
     drop(hanging);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_is_refused_is_tried_again_whoever_looks() {
+    let gate = Gate::new(8);
+    let (acme, other) = (acme(), account("other"));
+    let _hanging = fill(&gate, &acme);
+    let one_more = gate.enter(&acme);
+    let refused = async {
+        gate.enter(&other).await.leave(Verdict::Busy);
+        // Not at once, so that whoever looks has looked meanwhile.
+        tokio::time::sleep(PAUSE / 10).await;
+        gate.enter(&other).await
+    };
+    tokio::select! {
+        biased;
+        _ = one_more => panic!("it has its share"),
+        entered = tokio::time::timeout(2 * PAUSE, refused) => assert!(entered.is_ok(), "nobody looked"),
+    }
+}

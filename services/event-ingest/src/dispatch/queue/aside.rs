@@ -71,13 +71,15 @@ impl<E: Queued> LaneQueue<E> {
 
     /// What follows up to `looked_to` is of these accounts, each with its first event.
     pub(crate) fn looked_ahead(&mut self, accounts: Vec<(AccountId, i64)>, looked_to: i64) {
+        // Of an account that has been read meanwhile, more may come.
+        let is_old = accounts.iter().any(|(_, first)| *first <= self.read_to);
         for (account, first) in accounts {
             if first > self.read_to {
                 let known = self.ahead.accounts.entry(account).or_insert(first);
                 *known = first.min(*known);
             }
         }
-        self.ahead.looked_to = self.ahead.looked_to.max(looked_to);
+        self.ahead.looked_to = if is_old { self.read_to } else { self.ahead.looked_to.max(looked_to) };
     }
 
     /// Sets the account aside that has most in memory; gives whether that makes room.

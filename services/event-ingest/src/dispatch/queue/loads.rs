@@ -53,7 +53,9 @@ impl<E: Queued> LaneQueue<E> {
             let from = conversation.first;
             // After a failure only the event itself: it may well fail again, and what follows may be of another day.
             let is_alone = conversation.head.is_some() || conversation.is_detour;
-            let to = if is_alone { from } else { self.read_to.max(from) };
+            // Of what is set aside, it is known how far it goes.
+            let read_to = if is_aside { conversation.skipped_to } else { self.read_to };
+            let to = if is_alone { from } else { read_to.max(from) };
             let rows = if is_alone || is_aside { 1 } else { PER_CONVERSATION };
             conversation.phase = Phase::Loading(to);
             loads.push(Load { conversation: key, from, to, rows });
