@@ -67,8 +67,9 @@ impl Gate {
     /// Waits for leave to start a run of an account. Cancel safe; whoever asks again goes behind the others of the account.
     pub(crate) async fn enter(&self, account: &AccountId) -> Permit {
         let mut answer = self.queue_up(account);
-        self.let_in();
-        if self.state().is_tried_again(account, Instant::now()) {
+        let now = Instant::now();
+        self.let_in(now);
+        if self.state().is_tried_again(account, now) {
             // Whoever looks may not know of it.
             self.0.changed.notify_waiters();
         }
@@ -99,8 +100,8 @@ impl Gate {
     }
 
     /// Lets in whoever may be by now.
-    fn let_in(&self) {
-        let LetIn { waiters, has_changed } = self.state().let_in(Instant::now());
+    fn let_in(&self, now: Instant) {
+        let LetIn { waiters, has_changed } = self.state().let_in(now);
         if has_changed {
             self.0.changed.notify_waiters();
         }
@@ -129,8 +130,10 @@ impl<'a> Looking<'a> {
     async fn look(&self) {
         loop {
             let changed = self.0.0.changed.notified();
-            self.0.let_in();
-            let again = self.0.state().look_again(Instant::now());
+            // The same time for both, or what comes between is never looked at.
+            let now = Instant::now();
+            self.0.let_in(now);
+            let again = self.0.state().look_again(now);
             let again = async {
                 match again {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -177,9 +180,10 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.gate.state().end(&self.account, self.is_trial, Instant::now()) {
+        let now = Instant::now();
+        if self.gate.state().end(&self.account, self.is_trial, now) {
             self.gate.0.changed.notify_waiters();
         }
-        self.gate.let_in();
+        self.gate.let_in(now);
     }
 }

@@ -175,6 +175,8 @@ impl Lane {
         let mut asking: Waiting<operators::Step> = None.into();
         let (mut is_scanning, mut is_looking, mut is_loading, mut is_asking) = (false, false, false, false);
         loop {
+            // What comes to be due later than this is looked at in the next turn, if not in this one.
+            let now = Instant::now();
             if drain.is_cancelled() {
                 if runs.is_empty() {
                     break;
@@ -191,7 +193,7 @@ impl Lane {
                         entering.push(self.enter(account.clone()));
                     }
                 }
-                self.queue.load_due(Instant::now());
+                self.queue.load_due(now);
                 let may_read = !is_scanning && !self.queue.is_full();
                 let pending = &self.pending;
                 self.queue.make_room(may_read, !is_loading, |account| pending.has(account));
@@ -220,12 +222,9 @@ impl Lane {
                 }
             }
             self.tell(*head.borrow());
-            // A due conversation is looked for above, once nothing else is being loaded, and once there is room, which is made when it
-            // comes to be due. While draining it would be due over and over again.
-            let now = Instant::now();
-            let due = self.queue.next_due().filter(|at| !is_loading && (*at > now || self.queue.has_room()));
-            let due: OptionFuture<_> =
-                due.filter(|_| !drain.is_cancelled()).map(tokio::time::sleep_until).into();
+            // While draining it would be due over and over again.
+            let due = self.queue.next_due().filter(|_| !drain.is_cancelled());
+            let due: OptionFuture<_> = due.map(tokio::time::sleep_until).into();
             let look_at = self.queue.look_ahead(*head.borrow() - 1).map(|_| self.look_at);
             let look_at = look_at.filter(|at| !is_looking && *at > now);
             let look = look_at.into_iter().chain(self.look_again(now)).min();

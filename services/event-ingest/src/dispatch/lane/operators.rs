@@ -18,6 +18,8 @@ use crate::store::interventions::{self, Action, Asked};
 
 /// Interventions that are done together.
 const TOGETHER: i64 = 64;
+/// Statements that find them: one, and one for each of them at most, if all are of days far apart.
+const STATEMENTS: u32 = 1 + TOGETHER as u32;
 
 /// Something asked for that is about to be done.
 pub(super) struct Doing {
@@ -43,7 +45,7 @@ impl Lane {
         let (reads, lane, read_to) = (self.shared.reads.clone(), self.lease.lane(), self.queue.read_to());
         let read = async move {
             let pending = interventions::pending(reads.pool(), lane, read_to, TOGETHER);
-            Step::Read(or_pause(reads.ask(pending)).await)
+            Step::Read(or_pause(reads.ask_all(STATEMENTS, pending)).await)
         };
         Some(read.boxed())
     }
