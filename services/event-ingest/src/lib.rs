@@ -200,7 +200,7 @@ async fn serve(
         reads: pools.read.clone(),
         deployments: deployments.clone(),
         invoker: Invoker::new(invoker, traces.clone()),
-        gate: Gate::new(config.dispatch.max_runs),
+        gate: Gate::spawn(config.dispatch.max_runs, &lane_tasks),
         budgets: RetryBudgets::default(),
         journal: Journal::spawn(
             config.dispatch.journal_writers,

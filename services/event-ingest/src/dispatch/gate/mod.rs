@@ -5,13 +5,18 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use chatfn_domain::{lane::LANES, name::AccountId};
+use chatfn_rpc::TaskGroup;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use self::state::{LetIn, State, Waiter};
 
@@ -28,10 +33,8 @@ pub(crate) struct Gate(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    /// Tells the one that looks that something may have to be looked at earlier.
+    /// Tells the task that looks that something may have to be looked at earlier.
     changed: Notify,
-    /// Tells one of those that wait that nobody looks any more.
-    vacant: Notify,
 }
 
 /// What a run says about the invoker.
@@ -58,34 +61,32 @@ pub(crate) struct Permit {
 }
 
 impl Gate {
-    /// Lets through up to `most` runs at once.
-    pub(crate) fn new(most: usize) -> Self {
+    /// Lets through up to `most` runs at once. Starts a task, which looks when time lets somebody in.
+    pub(crate) fn spawn(most: usize, tasks: &TaskGroup) -> Self {
         let state = Mutex::new(State::new(most));
-        Self(Arc::new(Inner { state, changed: Notify::new(), vacant: Notify::new() }))
+        let gate = Self(Arc::new(Inner { state, changed: Notify::new() }));
+        let looks = gate.clone();
+        tasks.spawn("gate", |stop| async move {
+            looks.look(stop).await;
+            Ok::<_, Infallible>(())
+        });
+        gate
     }
 
     /// Waits for leave to start a run of an account. Cancel safe; whoever asks again goes behind the others of the account.
+    /// Does not end any more when the gate's tasks have.
     pub(crate) async fn enter(&self, account: &AccountId) -> Permit {
-        let mut answer = self.queue_up(account);
+        let answer = self.queue_up(account);
         let now = Instant::now();
         self.let_in(now);
         if self.state().is_tried_again(account, now) {
-            // Whoever looks may not know of it.
-            self.0.changed.notify_waiters();
+            // Which the task may not know.
+            self.0.changed.notify_one();
         }
-        loop {
-            let look = async {
-                match Looking::begin(self) {
-                    // One of them does, for all.
-                    Some(looking) => looking.look().await,
-                    None => self.0.vacant.notified().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                Ok(permit) = &mut answer => return permit,
-                () = look => {}
-            }
+        match answer.await {
+            Ok(permit) => permit,
+            // Only of those that nobody waits for any more, the sender is dropped.
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -103,7 +104,7 @@ impl Gate {
     fn let_in(&self, now: Instant) {
         let LetIn { waiters, has_changed } = self.state().let_in(now);
         if has_changed {
-            self.0.changed.notify_waiters();
+            self.0.changed.notify_one();
         }
         for (Waiter { account, answer }, is_trial) in waiters {
             // If nobody waits any more, dropping it lets the next one in.
@@ -111,29 +112,13 @@ impl Gate {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Looks whether time lets somebody in, until dropped.
-struct Looking<'a>(&'a Gate);
-
-impl<'a> Looking<'a> {
-    /// Unless somebody does already.
-    fn begin(gate: &'a Gate) -> Option<Self> {
-        let is_looked = std::mem::replace(&mut gate.state().is_looked, true);
-        (!is_looked).then(|| Self(gate))
-    }
-
-    /// Does not end.
-    async fn look(&self) {
+    /// Lets in whoever time lets in, until `stop` fires.
+    async fn look(&self, stop: CancellationToken) {
         loop {
-            let changed = self.0.0.changed.notified();
             // The same time for both, or what comes between is never looked at.
             let now = Instant::now();
-            self.0.let_in(now);
-            let again = self.0.state().look_again(now);
+            self.let_in(now);
+            let again = self.state().look_again(now);
             let again = async {
                 match again {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -141,17 +126,15 @@ impl<'a> Looking<'a> {
                 }
             };
             tokio::select! {
-                () = changed => {}
+                () = self.0.changed.notified() => {}
                 () = again => {}
+                () = stop.cancelled() => return,
             }
         }
     }
-}
 
-impl Drop for Looking<'_> {
-    fn drop(&mut self) {
-        self.0.state().is_looked = false;
-        self.0.0.vacant.notify_one();
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +148,7 @@ impl Permit {
     pub(crate) fn begins(&self) {
         if self.is_trial {
             self.gate.state().trial_begins(Instant::now());
-            self.gate.0.changed.notify_waiters();
+            self.gate.0.changed.notify_one();
         }
     }
 
@@ -173,7 +156,7 @@ impl Permit {
     pub(crate) fn leave(mut self, verdict: Verdict) {
         let is_trial = std::mem::take(&mut self.is_trial);
         if self.gate.state().judge(&self.account, verdict, is_trial, Instant::now()) {
-            self.gate.0.changed.notify_waiters();
+            self.gate.0.changed.notify_one();
         }
     }
 }
@@ -182,7 +165,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let now = Instant::now();
         if self.gate.state().end(&self.account, self.is_trial, now) {
-            self.gate.0.changed.notify_waiters();
+            self.gate.0.changed.notify_one();
         }
         self.gate.let_in(now);
     }

@@ -39,8 +39,6 @@ pub(super) struct State {
     pub(super) running: usize,
     accounts: Accounts,
     pub(super) waiting: Turns<Waiter>,
-    /// Whether one of those that wait looks whether time lets somebody in.
-    pub(super) is_looked: bool,
 }
 
 /// One that waits.
@@ -84,7 +82,6 @@ impl State {
             running: 0,
             accounts: Accounts::default(),
             waiting: Turns::default(),
-            is_looked: false,
         }
     }
 

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use chatfn_rpc::Shutdown;
 use futures_util::FutureExt as _;
 
 use super::{
@@ -16,6 +17,10 @@ fn acme() -> AccountId {
     account("acme")
 }
 
+fn gate(most: usize) -> Gate {
+    Gate::spawn(most, &TaskGroup::new("gate", &Shutdown::new()))
+}
+
 /// Enters if it need not wait.
 fn try_enter(gate: &Gate, account: &AccountId) -> Option<Permit> {
     gate.enter(account).now_or_never()
@@ -28,7 +33,7 @@ fn fill(gate: &Gate, account: &AccountId) -> Vec<Permit> {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_invoker_is_tried_seldom_and_one_run_at_a_time() {
-    let gate = Gate::new(8);
+    let gate = gate(8);
     let start = Instant::now();
     let mut tries = 0;
     while start.elapsed() < Duration::from_secs(60) {
@@ -46,7 +51,7 @@ async fn a_dead_invoker_is_tried_seldom_and_one_run_at_a_time() {
 
 #[tokio::test(start_paused = true)]
 async fn an_invoker_that_drops_packets_is_not_back() {
-    let gate = Gate::new(8);
+    let gate = gate(8);
     gate.enter(&acme()).await.leave(Verdict::Down);
     let trial = gate.enter(&acme()).await;
     // As long as it may take until its start is durable, and then as long as connecting may.
@@ -64,7 +69,7 @@ async fn an_invoker_that_drops_packets_is_not_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_trial_that_is_dropped_lets_the_next_one_try() {
-    let gate = Gate::new(2);
+    let gate = gate(2);
     gate.enter(&acme()).await.leave(Verdict::Down);
     let trial = gate.enter(&acme()).await;
     drop(trial);
@@ -73,7 +78,7 @@ async fn a_trial_that_is_dropped_lets_the_next_one_try() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overloaded_invoker_gets_less_and_then_more_again() {
-    let gate = Gate::new(3);
+    let gate = gate(3);
     for _ in 0..50 {
         let permit = gate.enter(&acme()).await;
         tokio::time::sleep(FALL_EVERY).await;
@@ -94,7 +99,7 @@ async fn an_overloaded_invoker_gets_less_and_then_more_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overloaded_invoker_gets_more_again_while_slow_runs_last() {
-    let gate = Gate::new(3);
+    let gate = gate(3);
     for _ in 0..50 {
         let permit = gate.enter(&acme()).await;
         tokio::time::sleep(FALL_EVERY).await;
@@ -108,7 +113,7 @@ async fn an_overloaded_invoker_gets_more_again_while_slow_runs_last() {
 
 #[tokio::test(start_paused = true)]
 async fn an_account_whose_runs_hang_leaves_room_to_others() {
-    let gate = Gate::new(8);
+    let gate = gate(8);
     let hanging = fill(&gate, &acme());
     assert_eq!(hanging.len(), 6);
     let other = account("other");
@@ -119,7 +124,7 @@ async fn an_account_whose_runs_hang_leaves_room_to_others() {
 
 #[tokio::test(start_paused = true)]
 async fn an_account_with_more_than_a_fallen_limit_does_not_shut_out_others() {
-    let gate = Gate::new(64);
+    let gate = gate(64);
     let hanging = fill(&gate, &acme());
     assert_eq!(hanging.len(), 48);
     // Some of the invokers have no room, until the limit is far below that.
@@ -136,23 +141,8 @@ async fn an_account_with_more_than_a_fallen_limit_does_not_shut_out_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_of_those_that_wait_looks_for_all() {
-    let gate = Gate::new(8);
-    gate.enter(&acme()).await.leave(Verdict::Down);
-    let names = ["a", "b", "c"].map(account);
-    let mut waiting: Vec<_> = names.iter().map(|it| gate.enter(it).boxed()).collect();
-    assert!(waiting.iter_mut().all(|it| it.now_or_never().is_none()));
-    // The first looks, and gives up.
-    drop(waiting.remove(0));
-    let mut next = futures_util::future::select_all(waiting).await;
-    let second = next.2.pop().unwrap();
-    next.0.leave(Verdict::Took);
-    assert_eq!(second.await.account(), &names[2]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_comes_free_goes_to_accounts_in_turn() {
-    let gate = Gate::new(3);
+    let gate = gate(3);
     // Few are not divided.
     let mut running: Vec<_> = (0..3).map(|_| try_enter(&gate, &acme()).unwrap()).collect();
     let others = ["a", "b", "acme", "acme", "c"].map(account);
@@ -171,7 +161,7 @@ async fn what_comes_free_goes_to_accounts_in_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_gives_up_holds_up_nobody() {
-    let gate = Gate::new(1);
+    let gate = gate(1);
     let running = gate.enter(&acme()).await;
     for _ in 0..10 * MANY {
         assert!(try_enter(&gate, &acme()).is_none());
@@ -189,7 +179,7 @@ async fn whoever_gives_up_holds_up_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn an_account_that_the_invoker_refuses_is_tried_again_by_itself() {
-    let gate = Gate::new(8);
+    let gate = gate(8);
     let hanging = gate.enter(&acme()).await;
     for _ in 0..3 {
         gate.enter(&acme()).await.leave(Verdict::Busy);
@@ -203,14 +193,14 @@ async fn an_account_that_the_invoker_refuses_is_tried_again_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_account_that_is_refused_is_tried_again_whoever_looks() {
-    let gate = Gate::new(8);
+async fn an_account_that_is_refused_is_tried_again_while_another_waits() {
+    let gate = gate(8);
     let (acme, other) = (acme(), account("other"));
     let _hanging = fill(&gate, &acme);
     let one_more = gate.enter(&acme);
     let refused = async {
         gate.enter(&other).await.leave(Verdict::Busy);
-        // Not at once, so that whoever looks has looked meanwhile.
+        // Not at once, so that the gate has looked meanwhile.
         tokio::time::sleep(PAUSE / 10).await;
         gate.enter(&other).await
     };

@@ -3,13 +3,14 @@
 //! What was read first is in memory, as long as there is room ([`Room`]). When there is none left although an account of which
 //! nothing is there has something that could start, in the store, the account that has most there is *set aside*: of half of its
 //! conversations that could start, and of those of it that come, only the places are kept, and they are loaded when it is their turn.
-//! So an account whose events are more than can run, or whose runs hang, makes no other wait. Its own conversations keep
-//! their turns, and it is set aside until nothing of it is left to load.
+//! The one whose turn is next stays, unless another event of the account is pending. So an account whose events are more than can run,
+//! or whose runs hang, makes no other wait. Its own conversations keep their turns, and it is set aside until nothing of it is left
+//! to load.
 //!
 //! What is set aside is read twice, which costs much of the speed. So nothing is for accounts that are in memory, and the lane
 //! looks whose events it has not read before it reads them ([`LaneQueue::looked_ahead`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use chatfn_domain::name::AccountId;
 
@@ -54,7 +55,11 @@ impl<E: Queued> LaneQueue<E> {
         may_load: bool,
         is_pending: impl Fn(&AccountId) -> bool,
     ) {
-        while !self.has_room() && self.needs_room(may_read, may_load, &is_pending) && self.set_aside() {}
+        self.all_aside.retain(|account| is_pending(account));
+        while !self.has_room()
+            && self.needs_room(may_read, may_load, &is_pending)
+            && self.set_aside(&is_pending)
+        {}
     }
 
     fn needs_room(&self, may_read: bool, may_load: bool, is_pending: impl Fn(&AccountId) -> bool) -> bool {
@@ -82,15 +87,20 @@ impl<E: Queued> LaneQueue<E> {
         self.ahead.looked_to = if is_old { self.read_to } else { self.ahead.looked_to.max(looked_to) };
     }
 
-    /// Sets the account aside that has most in memory; gives whether that makes room.
-    pub(super) fn set_aside(&mut self) -> bool {
-        let lines = self.ready.lines().filter(|(_, line)| line.len() > 1 || self.has_followers(line.front()));
+    /// Sets the account aside that has most in memory; gives whether that makes room. What could start next stays, unless another
+    /// event of its account is pending.
+    pub(super) fn set_aside(&mut self, is_pending: impl Fn(&AccountId) -> bool) -> bool {
+        let has_more = |line: &VecDeque<ConversationKey>| line.len() > 1 || self.has_followers(line.front());
+        let lines = self.ready.lines().filter(|(account, line)| has_more(line) || is_pending(account));
         let largest = lines.max_by_key(|(_, line)| self.weight(line.iter()));
-        let Some((account, most)) = largest.map(|(account, line)| (account.clone(), line.len().div_ceil(2)))
-        else {
+        let Some((account, line)) = largest.map(|(account, line)| (account.clone(), line)) else {
             return false;
         };
+        let most = if has_more(line) { line.len().div_ceil(2) } else { 0 };
         let rest = self.ready.part(&account, |at, _| at < most);
+        if most == 0 {
+            self.all_aside.insert(account.clone());
+        }
         for key in &rest {
             let Some(conversation) = self.conversations.get_mut(key) else { continue };
             let head = conversation.queue.front().map(Queued::head);
@@ -143,6 +153,7 @@ impl<E: Queued> LaneQueue<E> {
         let key = self.to_load.pop_where(|it| *it == account);
         if self.to_load.len_of(&account) == 0 {
             self.aside.remove(&account);
+            self.all_aside.remove(&account);
         }
         key
     }
@@ -155,7 +166,8 @@ impl<E: Queued> LaneQueue<E> {
         }
         let beside_of = beside.iter().filter(|load| load.conversation.0 == *account).count();
         let ready = self.ready.len_of(account) + beside_of;
-        ready == 0 || (ready < self.room.ahead && beside.len() < self.ample_room())
+        let is_next = ready == 0 && !self.all_aside.contains(account);
+        is_next || (ready < self.room.ahead && beside.len() < self.ample_room())
     }
 
     /// How many events more half of the room is enough for, if they are as large as others.
@@ -253,7 +265,7 @@ mod tests {
     fn an_account_with_more_than_there_is_room_for_leaves_room_and_keeps_its_order() {
         let mut queue = LaneQueue::new(0, ROOM);
         offer(&mut queue, "hog", 1..=16);
-        assert!(queue.set_aside());
+        assert!(queue.set_aside(|_| false));
         assert_eq!((queue.may_start().0, queue.cursor()), (8, 0));
         offer(&mut queue, "hog", 17..=20);
         assert_eq!(queue.may_start().0, 8, "what comes of it takes no room");
@@ -274,7 +286,7 @@ mod tests {
         offer(&mut queue, "small", 1..=10);
         let large = (11..=14).map(|sequence| Event { bytes: 400, attempts: 3, ..event("large", sequence) });
         queue.offer(large.collect(), 14);
-        assert!(queue.set_aside());
+        assert!(queue.set_aside(|_| false));
         assert_eq!(queue.may_start(), (12, 810));
         let attempts: Vec<_> = std::iter::from_fn(|| {
             load(&mut queue);
@@ -372,6 +384,33 @@ mod tests {
         }
     }
 
+    /// Or accounts with large events whose runs hang would shut out all others.
+    #[test]
+    fn what_could_start_next_is_set_aside_behind_a_pending_event() {
+        let mut queue = LaneQueue::new(0, ROOM);
+        let accounts = ["a", "b", "c", "d"];
+        let large = |(sequence, account): (i64, &&str)| Event { bytes: 400, ..event(account, sequence) };
+        queue.offer((1..).zip(&accounts).map(large).collect(), 4);
+        let first: Vec<_> = std::iter::from_fn(|| queue.next_ready(|_| true)).collect();
+        queue.offer((5..).zip(&accounts).map(large).collect(), 8);
+        queue.looked_ahead(vec![("other".parse().unwrap(), 9)], 9);
+        queue.make_room(true, true, |_| false);
+        assert!(!queue.has_room(), "each is the next of its account");
+        let is_pending = |account: &AccountId| accounts.contains(&account.as_str());
+        queue.make_room(true, true, is_pending);
+        assert_eq!(queue.may_start(), (3, 1200));
+        assert_eq!(load(&mut queue), 0, "or the others' room would be taken again");
+        offer(&mut queue, "other", 9..=9);
+        let is_aside = |account: &str| queue.all_aside.contains(&account.parse().unwrap());
+        let aside = accounts.iter().position(|account| is_aside(account)).unwrap();
+        queue.finished(&first[aside].key, first[aside].sequence);
+        queue.make_room(true, true, |account| is_pending(account) && account.as_str() != accounts[aside]);
+        assert_eq!(load(&mut queue), 1, "it is its turn");
+        let mut ran = run_all(&mut queue);
+        ran.sort();
+        assert_eq!(ran, (5..=9).collect::<Vec<_>>());
+    }
+
     #[test]
     fn what_follows_in_a_conversation_is_set_aside_too() {
         let mut queue = LaneQueue::new(0, ROOM);
@@ -402,7 +441,7 @@ mod tests {
     fn what_is_set_aside_again_comes_before_what_came_later() {
         let mut queue = LaneQueue::new(0, ROOM);
         offer(&mut queue, "hog", 1..=16);
-        assert!(queue.set_aside() && queue.set_aside());
+        assert!(queue.set_aside(|_| false) && queue.set_aside(|_| false));
         offer(&mut queue, "hog", 17..=20);
         assert_eq!(run_all(&mut queue), (1..=20).collect::<Vec<_>>());
     }
@@ -411,7 +450,7 @@ mod tests {
     fn what_is_far_from_its_turn_is_passed_over_and_found_again() {
         let mut queue = LaneQueue::new(0, ROOM);
         offer(&mut queue, "hog", 1..=16);
-        assert!(queue.set_aside());
+        assert!(queue.set_aside(|_| false));
         offer(&mut queue, "hog", 17..=56);
         assert_eq!((queue.conversations(), queue.cursor()), (8 + 32, 0));
         assert!(!queue.can_catch_up());

@@ -98,6 +98,8 @@ pub(crate) struct LaneQueue<E> {
     to_load: Turns<ConversationKey>,
     /// Accounts that have so much in memory that what else they have is only loaded when it is its turn.
     aside: HashSet<AccountId>,
+    /// Those of them of which even what could start next is set aside: until the event that is pending no longer is.
+    all_aside: HashSet<AccountId>,
     ahead: Ahead,
     /// Conversations without a row in `parked`, each with a number that none of its unfinished events is below.
     uncovered: BTreeSet<(i64, ConversationKey)>,
@@ -217,6 +219,7 @@ impl<E: Queued> LaneQueue<E> {
             parked_ahead: BTreeMap::new(),
             to_load: Turns::default(),
             aside: HashSet::new(),
+            all_aside: HashSet::new(),
             ahead: Ahead::default(),
             uncovered: BTreeSet::new(),
             read_to: cursor,
