@@ -61,7 +61,8 @@ pub(crate) struct Permit {
 }
 
 impl Gate {
-    /// Lets through up to `most` runs at once. Starts a task, which looks when time lets somebody in.
+    /// Lets through up to `most` runs at once. Starts a task, which looks when time lets somebody in; when it is stopped, only the
+    /// ends of others do.
     pub(crate) fn spawn(most: usize, tasks: &TaskGroup) -> Self {
         let state = Mutex::new(State::new(most));
         let gate = Self(Arc::new(Inner { state, changed: Notify::new() }));
@@ -74,7 +75,6 @@ impl Gate {
     }
 
     /// Waits for leave to start a run of an account. Cancel safe; whoever asks again goes behind the others of the account.
-    /// Does not end any more when the gate's tasks have.
     pub(crate) async fn enter(&self, account: &AccountId) -> Permit {
         let answer = self.queue_up(account);
         let now = Instant::now();

@@ -1,5 +1,7 @@
 //! What a queue does, in cases that are worth telling apart; `model` has all the others.
 
+mod aside;
+mod loads;
 mod model;
 
 use super::*;
@@ -8,7 +10,16 @@ use super::*;
 struct Event {
     sequence: i64,
     conversation: ConversationKey,
+    bytes: usize,
     attempts: u32,
+}
+
+impl Event {
+    /// Of one of five sizes.
+    fn of(sequence: i64, conversation: ConversationKey) -> Self {
+        let bytes = usize::try_from(sequence % 5).unwrap() * LARGE + 1;
+        Self { sequence, conversation, bytes, attempts: 0 }
+    }
 }
 
 impl Queued for Event {
@@ -21,7 +32,7 @@ impl Queued for Event {
     }
 
     fn bytes(&self) -> usize {
-        usize::try_from(self.sequence % 5).unwrap() * LARGE + 1
+        self.bytes
     }
 
     fn head(&self) -> Head {
@@ -35,6 +46,10 @@ impl Queued for Event {
 
 fn key(number: u8) -> ConversationKey {
     Arc::new((format!("a{}", number % 2).parse().unwrap(), format!("c{number}").parse().unwrap()))
+}
+
+fn event(sequence: i64, conversation: u8) -> Event {
+    Event::of(sequence, key(conversation))
 }
 
 /// So large that not everything finds room behind what runs.
@@ -60,7 +75,6 @@ fn head(sequence: i64, attempts: u32) -> Head {
 fn a_waiting_conversation_takes_no_room_and_stops_nobody() {
     let now = Instant::now();
     let mut queue = LaneQueue::new(0, ROOM);
-    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer((1..=100).map(|sequence| event(sequence, 0)).collect(), 100);
     assert!(queue.in_memory <= PER_CONVERSATION);
     let first = queue.next_ready(all).unwrap();
@@ -77,7 +91,6 @@ fn a_waiting_conversation_takes_no_room_and_stops_nobody() {
 fn what_follows_on_slow_events_takes_no_room_from_others_and_is_not_forgotten() {
     let now = Instant::now();
     let mut queue = LaneQueue::new(0, places(100));
-    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer((1..=8).map(|sequence| event(sequence, 0)).collect(), 8);
     let slow = queue.next_ready(all).unwrap();
     let kept = queue.in_memory;
@@ -111,11 +124,7 @@ fn what_follows_on_slow_events_takes_no_room_from_others_and_is_not_forgotten() 
 fn many_slow_conversations_have_a_share_of_the_memory_together() {
     let mut queue = LaneQueue::new(0, places(1000));
     // The smallest that there are.
-    let event = |n: u8, conversation| Event {
-        sequence: i64::from(n) * 5,
-        conversation: key(conversation),
-        attempts: 0,
-    };
+    let event = |n: u8, conversation| event(i64::from(n) * 5, conversation);
     for conversation in 0..20 {
         let first = conversation * 10;
         queue.offer((first..first + 10).map(|n| event(n, conversation)).collect(), i64::from(first + 9) * 5);
@@ -129,7 +138,6 @@ fn many_slow_conversations_have_a_share_of_the_memory_together() {
 fn a_halted_conversation_waits_for_an_operator_and_stops_nobody() {
     let now = Instant::now();
     let mut queue = LaneQueue::new(0, ROOM);
-    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer(vec![event(1, 0), event(2, 0), event(3, 1)], 3);
     let first = queue.next_ready(all).unwrap();
     queue.halt(&first.conversation, head(1, 3), now);
@@ -148,7 +156,6 @@ fn an_account_of_which_everything_is_halted_leaves_places_to_others_and_catches_
     let now = Instant::now();
     let mut queue = LaneQueue::new(0, places(100));
     // Accounts are a0 and a1 by turns.
-    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer((0..120).map(|n| event(i64::from(n) + 1, n * 2)).collect(), 120);
     let mut halted = Vec::new();
     while let Some(event) = queue.next_ready(all) {
@@ -194,7 +201,6 @@ fn an_event_that_is_taken_up_again_while_its_conversation_is_read_is_not_forgott
 fn what_the_lane_has_not_been_read_to_is_not_read_by_conversation() {
     let now = Instant::now();
     let mut queue = LaneQueue::new(0, ROOM);
-    let event = |sequence, conversation| Event { sequence, conversation: key(conversation), attempts: 0 };
     queue.offer(vec![event(1, 0)], 1);
     let first = queue.next_ready(all).unwrap();
     queue.wait(&first.conversation, head(1, 1), now, true);
@@ -213,7 +219,7 @@ fn what_the_lane_has_not_been_read_to_is_not_read_by_conversation() {
 fn what_waits_for_a_detour_takes_no_room() {
     let now = Instant::now();
     let mut queue = LaneQueue::new(1, ROOM);
-    let event = |sequence| Event { sequence, conversation: key(0), attempts: 0 };
+    let event = |sequence| event(sequence, 0);
     queue.offer((2..=6).map(event).collect(), 6);
     let running = queue.next_ready(all).unwrap();
     assert_eq!((running.sequence, queue.in_memory), (2, 4));

@@ -160,7 +160,7 @@ impl Model {
     fn read(&self, from: i64, to: i64) -> impl Iterator<Item = Event> + '_ {
         self.store.unfinished(from, to).map(|(sequence, conversation)| {
             let attempts = self.attempts.get(&sequence).copied().unwrap_or_default();
-            Event { sequence, conversation, attempts }
+            Event { attempts, ..Event::of(sequence, conversation) }
         })
     }
 
