@@ -61,8 +61,8 @@ pub(crate) struct Permit {
 }
 
 impl Gate {
-    /// Lets through up to `most` runs at once. Starts a task, which looks when time lets somebody in; when it is stopped, only the
-    /// ends of others do.
+    /// Lets through up to `most` runs at once. Starts a task, which looks when time lets somebody in; once it is stopped, only
+    /// runs that end do.
     pub(crate) fn spawn(most: usize, tasks: &TaskGroup) -> Self {
         let state = Mutex::new(State::new(most));
         let gate = Self(Arc::new(Inner { state, changed: Notify::new() }));
