@@ -47,6 +47,44 @@ impl Kind {
     }
 }
 
+/// The templates of the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Template {
+    /// Of most events; its function has more attempts than faults use up.
+    Work,
+    /// Of events among which are some that fail each time.
+    Poison,
+    /// As [`Template::Poison`], but an event whose attempts are used up halts its conversation.
+    Halting,
+    /// Fires once per conversation.
+    Once,
+}
+
+impl Template {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Work, Self::Poison, Self::Halting, Self::Once];
+
+    /// As services know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Work => "faults.work",
+            Self::Poison => "faults.poison",
+            Self::Halting => "faults.halting",
+            Self::Once => "faults.once",
+        }
+    }
+
+    /// Attempts that its function allows.
+    pub fn max_attempts(self) -> u32 {
+        match self {
+            Self::Work | Self::Once => 20,
+            Self::Poison => 3,
+            Self::Halting => 2,
+        }
+    }
+}
+
 /// What a client knows of a publication in the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,14 +108,20 @@ pub struct Publication {
     pub conversation: String,
     /// What its lambda does.
     pub kind: Kind,
+    /// Its template.
+    pub template: Template,
     /// Part of its payload, which the lambda passes on.
     pub mark: String,
-    /// Attempts that its function allows.
-    pub max_attempts: u32,
     /// Nothing of it starts after this.
     pub deliver_by: Option<Micros>,
     /// Times that it was asked to be replayed.
     pub replays: u32,
+    /// Times that its conversation, halted at it, was asked to be resumed.
+    pub resumes: u32,
+    /// Nothing of it starts before this: when its conversation, halted at another event, was first asked to go on without that.
+    pub held_until: Option<Micros>,
+    /// The stream that recorded it, and its place there.
+    pub streamed: Option<(u64, i64)>,
     /// When the first try was sent.
     pub sent: Micros,
     /// When the answer came.

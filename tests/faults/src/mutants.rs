@@ -24,11 +24,16 @@ enum Fault {
     Kill(&'static str),
     Halt(&'static str),
     CrashAttempts,
-    Nothing,
+    /// None, but as long as something takes to be tried again, …
+    Retry,
+    /// … to be published that has fired, …
+    FireAgain,
+    /// … or to be halted.
+    GoOn,
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 5] = [
+pub const MUTANTS: [Mutant; 7] = [
     Mutant {
         name: "ack_before_commit",
         breaks: Invariant::NothingLost,
@@ -45,7 +50,9 @@ pub const MUTANTS: [Mutant; 5] = [
         fault: Fault::Kill("attempt.counted"),
     },
     Mutant { name: "attempts_in_memory", breaks: Invariant::ExactAttempts, fault: Fault::CrashAttempts },
-    Mutant { name: "random_key", breaks: Invariant::SameKey, fault: Fault::Nothing },
+    Mutant { name: "no_latch", breaks: Invariant::FiresOnce, fault: Fault::FireAgain },
+    Mutant { name: "no_halt", breaks: Invariant::Order, fault: Fault::GoOn },
+    Mutant { name: "random_key", breaks: Invariant::SameKey, fault: Fault::Retry },
 ];
 
 impl Mutant {
@@ -65,7 +72,9 @@ impl Mutant {
             }
             Fault::Halt(edge) => run.halt_at(edge, 3.0).await?,
             Fault::CrashAttempts => run.crash_attempts().await?,
-            Fault::Nothing => run.retried().await?,
+            Fault::Retry => run.retried().await?,
+            Fault::FireAgain => run.fired_again().await?,
+            Fault::GoOn => run.halted().await?,
         }
         // What is lost stays lost: that is not worth a minute.
         let history = run.end(&places.folder, Duration::from_secs(10)).await?;

@@ -19,6 +19,8 @@ pub struct Report {
     pub kills: u64,
     /// Faults injected, kills included.
     pub faults: u64,
+    /// Faults that could not be, and what they lack.
+    pub left_out: Vec<String>,
     /// Events acknowledged.
     pub acked: usize,
     /// Events of which nobody knows whether they were.
@@ -47,10 +49,14 @@ pub struct Report {
     pub unrecovered: usize,
     /// I10.
     pub wrong_attempts: usize,
+    /// I11.
+    pub fired_twice: usize,
     /// Events whose attempts were used up.
     pub dead_letters: usize,
     /// Events whose time was up.
     pub expired: usize,
+    /// Events of conversations in which their template had fired.
+    pub suppressed: usize,
     /// From the end of a fault until conversations all over the lanes are served.
     pub recovery_p50_s: f64,
     /// The same.
@@ -72,6 +78,7 @@ impl Report {
         self.repeated_effects += verdict.repeated_effects;
         self.dead_letters += verdict.dead_letters;
         self.expired += verdict.expired;
+        self.suppressed += verdict.suppressed;
         for (sum, invariant) in [
             (&mut self.lost, Invariant::NothingLost),
             (&mut self.invented, Invariant::NothingInvented),
@@ -83,6 +90,7 @@ impl Report {
             (&mut self.beyond_bounds, Invariant::Bounded),
             (&mut self.unrecovered, Invariant::Recovers),
             (&mut self.wrong_attempts, Invariant::ExactAttempts),
+            (&mut self.fired_twice, Invariant::FiresOnce),
         ] {
             *sum += verdict.count(invariant);
         }

@@ -15,9 +15,9 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 async fn start(dir: &Path) -> Result<PrivatePostgres, PrivateError> {
     let options = PrivateOptions {
         dir: Some(dir.to_path_buf()),
-        port: None,
         // As fast as it gets: none of these tests kills the machine.
         durability: Durability::ThrowAway,
+        ..PrivateOptions::default()
     };
     PrivatePostgres::start(options).await
 }

@@ -205,6 +205,8 @@ fn connect(uri: &Uri) -> Client {
 }
 
 async fn start_postgres(dir: PathBuf, port: Option<u16>) -> PrivatePostgres {
-    let options = PrivateOptions { dir: Some(dir), port, durability: Durability::Durable };
+    let settings = std::env::var("CHATFN_BENCH_POSTGRES").unwrap_or_default();
+    let settings = settings.split_whitespace().map(str::to_owned).collect();
+    let options = PrivateOptions { dir: Some(dir), port, durability: Durability::Durable, settings };
     PrivatePostgres::start(options).await.expect("a Postgres")
 }

@@ -160,7 +160,7 @@ async fn record(
         &column(events, |e| e.occur_time) as _,
         &column(events, |e| e.deliver_by) as _,
         &column(events, |e| e.traceparent.as_deref()) as _,
-        &column(events, |e| e.fires_once),
+        &column(events, |e| e.fires_once && !failpoint::mutant("no_latch")),
     )
     .fetch_all(connection)
     .await?;

@@ -20,7 +20,12 @@ use crate::{
 async fn an_outage_of_the_store_is_said_and_survived() {
     let dir = std::env::temp_dir().join(format!("chatfn-ingest-outage-{}", uuid::Uuid::new_v4().simple()));
     let start = async |port| {
-        let options = PrivateOptions { dir: Some(dir.clone()), port, durability: Durability::ThrowAway };
+        let options = PrivateOptions {
+            dir: Some(dir.clone()),
+            port,
+            durability: Durability::ThrowAway,
+            ..PrivateOptions::default()
+        };
         PrivatePostgres::start(options).await.unwrap()
     };
     let postgres = start(None).await;

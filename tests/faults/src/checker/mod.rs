@@ -1,5 +1,6 @@
 //! Whether a history keeps what chatfn promises. Pure: it can be proven by histories that do not.
 
+mod once;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,7 @@ use std::{
     fmt,
 };
 
-use crate::history::{Answer, Effect, Final, History, Kind, Micros, Publication};
+use crate::history::{Answer, Effect, Final, History, Kind, Micros, Publication, Template};
 
 /// How much later than its time a start may be: as long as the way to the invoker takes at least, because budgets travel as time that
 /// is left, so that clocks need not agree. The slowest link of the plan takes 500 ms; the rest is a busy machine's.
@@ -24,7 +25,7 @@ pub enum Invariant {
     NothingInvented,
     /// I3: what happens twice has the same key and the same body.
     SameKey,
-    /// I4: no event starts before the one before it in its conversation has ended.
+    /// I4: no event starts before the one before it in its conversation has ended, nor while that halts the conversation.
     Order,
     /// I5: nothing is written by an owner whose lane has another one.
     NoStaleWrite,
@@ -38,6 +39,8 @@ pub enum Invariant {
     Recovers,
     /// I10: an event that always fails is dead after exactly its attempts.
     ExactAttempts,
+    /// I11: of a template that fires once per conversation, one event runs in each.
+    FiresOnce,
 }
 
 impl fmt::Display for Invariant {
@@ -62,6 +65,8 @@ pub struct Verdict {
     pub dead_letters: usize,
     /// Events whose time was up.
     pub expired: usize,
+    /// Events of conversations in which their template had fired.
+    pub suppressed: usize,
     /// What is wrong, for people, by what it breaks.
     pub broken: BTreeMap<Invariant, Vec<String>>,
 }
@@ -115,6 +120,9 @@ pub fn check(history: &History) -> Verdict {
     for broken in order::broken(&history.publications, &effects) {
         verdict.add(Invariant::Order, broken);
     }
+    for broken in once::broken(&history.publications, &finals, &effects) {
+        verdict.add(Invariant::FiresOnce, broken);
+    }
     leaks(&mut verdict, history);
     aside(&mut verdict, history);
     verdict
@@ -129,6 +137,7 @@ fn ends(verdict: &mut Verdict, publication: &Publication, end: Option<&Final>, s
     };
     // Each start is on record before the call.
     let starts = starts(seen);
+    let is_one_round = publication.replays + publication.resumes == 0;
     if publication.replays == 0 && starts > usize::try_from(*attempts).unwrap_or(usize::MAX) {
         let what = format!("{event} ran {starts} times in {attempts} attempts");
         verdict.add(Invariant::ExactAttempts, what);
@@ -145,9 +154,9 @@ fn ends(verdict: &mut Verdict, publication: &Publication, end: Option<&Final>, s
         "SUCCEEDED" => {}
         "DEAD_LETTERED" => {
             verdict.dead_letters += 1;
-            // Of one that was replayed, each round's are on record.
-            if *attempts != publication.max_attempts && publication.replays == 0 {
-                let wanted = publication.max_attempts;
+            // Of one that was replayed or resumed, each round's are on record.
+            let wanted = publication.template.max_attempts();
+            if *attempts != wanted && is_one_round {
                 verdict.add(
                     Invariant::ExactAttempts,
                     format!("{event} is dead after {attempts} attempts, not after {wanted}"),
@@ -155,6 +164,7 @@ fn ends(verdict: &mut Verdict, publication: &Publication, end: Option<&Final>, s
             }
         }
         "EXPIRED" if publication.deliver_by.is_some() => verdict.expired += 1,
+        "SUPPRESSED" if publication.template == Template::Once => verdict.suppressed += 1,
         state => {
             verdict
                 .add(Invariant::NothingLost, format!("{event} was acknowledged and is {state} in the end"));
@@ -170,8 +180,8 @@ fn starts(seen: &[&Effect]) -> usize {
 /// I8 and I10: no more runs than attempts that are allowed, whatever became of the event.
 fn bounded(verdict: &mut Verdict, publication: &Publication, seen: &[&Effect]) {
     let starts = starts(seen);
-    let most = usize::try_from(publication.max_attempts).unwrap_or(usize::MAX);
-    let most = most.saturating_mul(1 + usize::try_from(publication.replays).unwrap_or(usize::MAX));
+    let most = publication.template.max_attempts() * (1 + publication.replays + publication.resumes);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
     if starts > most {
         let what = format!("{} ran {starts} times; {most} attempts are allowed", publication.event);
         verdict.add(Invariant::ExactAttempts, what);

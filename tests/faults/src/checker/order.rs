@@ -29,6 +29,8 @@ pub(super) fn broken(publications: &[Publication], effects: &HashMap<&str, Vec<&
         runs.sort_by_key(|run| run.first);
         overlaps(runs, &mut broken);
         overtakes(runs, &mut broken);
+        streams(runs, &mut broken);
+        held(runs, &mut broken);
     }
     broken
 }
@@ -57,6 +59,27 @@ fn overtakes(runs: &[Run<'_>], broken: &mut Vec<String>) {
         }
         if *answer == Answer::Acknowledged && earliest.is_none_or(|(time, _)| *answered < time) {
             earliest = Some((*answered, event));
+        }
+    }
+}
+
+/// What a stream recorded runs in the order in which it was sent, though nobody waited for acknowledgements.
+fn streams(runs: &[Run<'_>], broken: &mut Vec<String>) {
+    let mut latest: HashMap<u64, (i64, &str)> = HashMap::new();
+    for Run { publication, .. } in runs {
+        let Some((stream, place)) = publication.streamed else { continue };
+        let event = &publication.event;
+        if let Some((before, other)) = latest.insert(stream, (place, event)).filter(|(before, _)| *before > place) {
+            broken.push(format!("{other} ran before {event}, though a stream had them as {before} and {place}"));
+        }
+    }
+}
+
+/// What comes behind an event that halts the conversation waits for the operator.
+fn held(runs: &[Run<'_>], broken: &mut Vec<String>) {
+    for Run { publication, first, .. } in runs {
+        if publication.held_until.is_some_and(|until| *first < until) {
+            broken.push(format!("{} ran while its conversation was halted", publication.event));
         }
     }
 }

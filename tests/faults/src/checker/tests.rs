@@ -12,9 +12,12 @@ fn publication(number: u64, kind: Kind) -> Publication {
         conversation: "c".into(),
         kind,
         mark: format!("m{number}"),
-        max_attempts: 3,
+        template: Template::Poison,
         deliver_by: None,
         replays: 0,
+        resumes: 0,
+        held_until: None,
+        streamed: None,
         sent: number * 1_000_000,
         answered: number * 1_000_000 + 1_000,
         answer: Answer::Acknowledged,
@@ -174,6 +177,91 @@ fn events_on_their_way_together_may_come_in_either_order() {
         effect.at = at;
     }
     assert!(check(&history).broken.is_empty());
+}
+
+#[test]
+fn a_stream_that_is_not_kept_in_order() {
+    let stream = |history: &mut History, places: [i64; 2]| {
+        for (publication, place) in history.publications.iter_mut().zip(places) {
+            publication.streamed = Some((1, place));
+        }
+    };
+    let mut history = healthy();
+    stream(&mut history, [1, 2]);
+    assert!(check(&history).broken.is_empty());
+    found(Invariant::Order, |history| stream(history, [2, 1]));
+}
+
+#[test]
+fn what_runs_behind_an_event_that_halts_its_conversation() {
+    let mut history = healthy();
+    history.publications[1].held_until = Some(2_100_000);
+    assert!(check(&history).broken.is_empty());
+    found(Invariant::Order, |history| history.publications[1].held_until = Some(2_100_001));
+}
+
+#[test]
+fn an_event_that_was_resumed_has_its_attempts_again() {
+    let mut history = healthy();
+    history.publications[2].resumes = 1;
+    history.finals[2].attempts = 6;
+    assert!(check(&history).broken.is_empty());
+    found(Invariant::ExactAttempts, |history| history.finals[2].attempts = 6);
+}
+
+/// The healthy history with two events of a template that fires once, in a conversation of their own.
+fn fired_once(history: &mut History) {
+    for number in [11, 12] {
+        let template = Template::Once;
+        let once = Publication { conversation: "o".into(), template, ..publication(number, Kind::Good) };
+        let is_first = number == 11;
+        history.finals.push(end(&once, if is_first { "SUCCEEDED" } else { "SUPPRESSED" }, is_first.into()));
+        if is_first {
+            let calls = [0, 1].map(|ordinal| effect(&once, 1, ordinal, 11_100_000 + u64::from(ordinal)));
+            history.effects.extend(calls);
+        }
+        history.publications.push(once);
+    }
+}
+
+#[test]
+fn a_template_that_fires_twice_in_a_conversation() {
+    let mut history = healthy();
+    fired_once(&mut history);
+    let verdict = check(&history);
+    assert!(verdict.broken.is_empty(), "{:#?}", verdict.broken);
+    assert_eq!(verdict.suppressed, 1);
+    // The second ran, and either is said to be the one.
+    let run = |history: &mut History| {
+        let second = history.publications[7].clone();
+        history.effects.extend([0, 1].map(|call| effect(&second, 1, call, 12_100_000 + u64::from(call))));
+    };
+    found(Invariant::FiresOnce, |history| {
+        fired_once(history);
+        run(history);
+        history.finals[5].state = "SUCCEEDED".into();
+        history.finals[5].attempts = 1;
+    });
+    // It ran, though it is said to be suppressed.
+    found(Invariant::FiresOnce, |history| {
+        fired_once(history);
+        run(history);
+        history.finals[5].attempts = 1;
+    });
+    // Neither was let run.
+    found(Invariant::FiresOnce, |history| {
+        fired_once(history);
+        history.finals[4].state = "SUPPRESSED".into();
+        history.effects.drain(8..);
+    });
+}
+
+#[test]
+fn what_only_a_template_that_fires_once_may_be() {
+    found(Invariant::NothingLost, |history| {
+        history.finals[0].state = "SUPPRESSED".into();
+        history.effects.drain(..2);
+    });
 }
 
 #[test]

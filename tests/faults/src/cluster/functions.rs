@@ -5,25 +5,24 @@ use std::{fs, path::Path, time::Duration};
 use chatfn_proto::{
     convert::to_duration,
     registry::v1::{
-        CreateFunctionRequest, DeployFunctionRequest, Function, FunctionSettings, RetryPolicy,
+        AfterLastAttempt, CreateFunctionRequest, DeployFunctionRequest, Function, FunctionSettings, RetryPolicy,
         function_service_client::FunctionServiceClient,
     },
 };
 use chatfn_rpc::Client;
 
-use super::{ACCOUNTS, PATIENCE, POISON, WORK};
-use crate::process::until;
+use super::{ACCOUNTS, PATIENCE};
+use crate::{history::Template, process::until};
 
 /// Writes the folder of templates.
 pub(super) fn templates(folder: &Path) -> anyhow::Result<()> {
-    for (template, _) in [WORK, POISON] {
-        let folder = folder.join(template);
+    for template in Template::ALL {
+        let folder = folder.join(template.name());
         fs::create_dir_all(&folder)?;
+        let firing = if template == Template::Once { "once_per_conversation" } else { "repeated" };
+        let about = format!(r#"{{"display_name": "Faults", "firing": "{firing}", "description": ["A test."]}}"#);
         for (file, text) in [
-            (
-                "template.json",
-                r#"{"display_name": "Faults", "firing": "repeated", "description": ["A test."]}"#,
-            ),
+            ("template.json", about.as_str()),
             (
                 "schema.json",
                 r#"{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}"#,
@@ -41,7 +40,11 @@ pub(super) fn templates(folder: &Path) -> anyhow::Result<()> {
 pub(super) async fn deploy(registry: Client, witness: &str) -> anyhow::Result<()> {
     let mut functions = FunctionServiceClient::new(registry);
     for (account, canary) in ACCOUNTS {
-        for (template, max_attempts) in [WORK, POISON] {
+        for template in Template::ALL {
+            let after_last_attempt = match template {
+                Template::Halting => AfterLastAttempt::Halt,
+                _ => AfterLastAttempt::Skip,
+            };
             let settings = FunctionSettings {
                 allowed_hosts: vec![witness.to_owned()],
                 environment: [
@@ -51,7 +54,8 @@ pub(super) async fn deploy(registry: Client, witness: &str) -> anyhow::Result<()
                 .into(),
                 timeout: Some(to_duration(Duration::from_secs(2))),
                 retry: Some(RetryPolicy {
-                    max_attempts,
+                    max_attempts: template.max_attempts(),
+                    after_last_attempt: after_last_attempt.into(),
                     initial_backoff: Some(to_duration(Duration::from_millis(50))),
                     max_backoff: Some(to_duration(Duration::from_millis(500))),
                     ..RetryPolicy::default()
@@ -62,12 +66,12 @@ pub(super) async fn deploy(registry: Client, witness: &str) -> anyhow::Result<()
             let function = Function { source, settings: Some(settings), ..Function::default() };
             let request = CreateFunctionRequest {
                 parent: format!("accounts/{account}"),
-                template: template.to_owned(),
+                template: template.name().to_owned(),
                 function: Some(function),
                 ..CreateFunctionRequest::default()
             };
             functions.create_function(request).await?;
-            let name = format!("accounts/{account}/functions/{template}");
+            let name = format!("accounts/{account}/functions/{}", template.name());
             // Deploying again changes nothing, and tells how far the deployment has reached.
             until("the deployment is known everywhere", PATIENCE, async || {
                 let request =

@@ -29,10 +29,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const LEASE_TTL: Duration = Duration::from_secs(2);
 /// The accounts, each with its canary: a secret that must stay where it belongs.
 pub const ACCOUNTS: [(&str, &str); 2] = [("acme", "canary-2f7c1e"), ("globex", "canary-9b04d3")];
-/// Template of most events, and the attempts of its function: more than faults use up.
-pub const WORK: (&str, u32) = ("faults.work", 20);
-/// Template of events among which are some that fail each time, and the attempts of its function.
-pub const POISON: (&str, u32) = ("faults.poison", 3);
 
 /// The cluster. Its processes are killed when it is dropped.
 pub struct Cluster {

@@ -1,13 +1,16 @@
 //! Clients that publish, whatever happens, and write down what they are told.
 
+mod halts;
+mod jobs;
 mod publish;
 mod records;
+mod streams;
 
 use std::{sync::Arc, time::Duration};
 
 use chatfn_proto::ingest::v1::{
-    CreateReplayRequest, DeliveryState, Replay, ReplayFilter,
-    event_ingest_service_client::EventIngestServiceClient, replay_service_client::ReplayServiceClient,
+    delivery_service_client::DeliveryServiceClient, event_ingest_service_client::EventIngestServiceClient,
+    replay_service_client::ReplayServiceClient,
 };
 use chatfn_rpc::Client;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
@@ -16,13 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::records::Records;
 use crate::{
-    cluster::{ACCOUNTS, POISON, WORK},
-    history::{Kind, Micros, Publication, now},
+    cluster::ACCOUNTS,
+    history::{Answer, Kind, Micros, Publication, Template, now},
 };
 
 /// Clients that publish one event after the other.
 const PRODUCERS: usize = 8;
-/// Pause of such a client between events, at most.
+/// Clients that publish over streams.
+const STREAMS: usize = 2;
+/// Clients whose conversations are halted, and that have them go on.
+const OPERATORS: usize = 2;
+/// Pause of a client between events, at most.
 const PACE: Duration = Duration::from_millis(200);
 /// Conversations of each.
 const CONVERSATIONS: u32 = 12;
@@ -33,8 +40,8 @@ pub const MARK: &str = "mark-5d2e";
 /// What publishing needs. Cheap to clone.
 #[derive(Clone)]
 pub struct Publishers {
-    clients: Vec<EventIngestServiceClient<Client>>,
-    replays: ReplayServiceClient<Client>,
+    /// One for each replica.
+    clients: Vec<Client>,
     /// What was published.
     pub records: Arc<Records>,
     /// Sets the ids of this run apart.
@@ -50,9 +57,24 @@ pub struct Load {
 impl Publishers {
     /// Publishes by way of these clients.
     pub fn new(clients: Vec<Client>, records: Arc<Records>, run: u64) -> Self {
-        let replays = ReplayServiceClient::new(clients[0].clone());
-        let clients = clients.into_iter().map(EventIngestServiceClient::new).collect();
-        Self { clients, replays, records, run }
+        Self { clients, records, run }
+    }
+
+    /// Replicas take turns.
+    fn client(&self, turn: usize) -> Client {
+        self.clients[turn % self.clients.len()].clone()
+    }
+
+    fn ingest(&self, turn: usize) -> EventIngestServiceClient<Client> {
+        EventIngestServiceClient::new(self.client(turn))
+    }
+
+    fn deliveries(&self, turn: usize) -> DeliveryServiceClient<Client> {
+        DeliveryServiceClient::new(self.client(turn))
+    }
+
+    fn replays(&self, turn: usize) -> ReplayServiceClient<Client> {
+        ReplayServiceClient::new(self.client(turn))
     }
 
     /// Begins to publish.
@@ -65,11 +87,16 @@ impl Publishers {
             let stop = stop.clone();
             tasks.spawn(async move { producer.run(stop).await });
         }
-        let jobs = (self.clone(), self.clone(), self.clone());
-        let stops = (stop.clone(), stop.clone(), stop.clone());
-        tasks.spawn(async move { jobs.0.together(rng(100), stops.0).await });
-        tasks.spawn(async move { jobs.1.with_malformed(rng(101), stops.1).await });
-        tasks.spawn(async move { jobs.2.replayed(stops.2).await });
+        tasks.spawn(self.clone().together(rng(100), stop.clone()));
+        tasks.spawn(self.clone().with_malformed(rng(101), stop.clone()));
+        tasks.spawn(self.clone().replayed(stop.clone()));
+        tasks.spawn(self.clone().firing_once(rng(102), stop.clone()));
+        for number in 0..STREAMS {
+            tasks.spawn(self.clone().streaming(number, rng(110 + number as u64), stop.clone()));
+        }
+        for number in 0..OPERATORS {
+            tasks.spawn(self.clone().halting(number, rng(120 + number as u64), stop.clone()));
+        }
         Load { stop, tasks }
     }
 
@@ -77,7 +104,8 @@ impl Publishers {
     pub fn new_publication(
         &self,
         account: &str,
-        (conversation, kind, max_attempts): (&str, Kind, u32),
+        conversation: &str,
+        (template, kind): (Template, Kind),
     ) -> Publication {
         let number = self.records.next();
         Publication {
@@ -85,13 +113,16 @@ impl Publishers {
             event: format!("e{:x}-{number}", self.run),
             conversation: format!("c{:x}-{conversation}", self.run),
             kind,
+            template,
             mark: format!("{MARK}-{number}"),
-            max_attempts,
             deliver_by: None,
             replays: 0,
+            resumes: 0,
+            held_until: None,
+            streamed: None,
             sent: 0,
             answered: 0,
-            answer: crate::history::Answer::Unknown,
+            answer: Answer::Unknown,
         }
     }
 
@@ -102,7 +133,7 @@ impl Publishers {
         for number in 0..count {
             let (account, _) = ACCOUNTS[number % ACCOUNTS.len()];
             let conversation = format!("probe-{}", self.records.next());
-            let probe = self.new_publication(account, (&conversation, Kind::Good, WORK.1));
+            let probe = self.new_publication(account, &conversation, (Template::Work, Kind::Good));
             let publishers = self.clone();
             probes.spawn(async move {
                 let event = probe.event.clone();
@@ -111,60 +142,6 @@ impl Publishers {
             });
         }
         probes.join_all().await
-    }
-
-    /// Publishes three events of a conversation at once, over and over: either may come first.
-    async fn together(self, mut rng: SmallRng, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let conversation = format!("together-{}", rng.random_range(0..6));
-            let mut on_their_way = JoinSet::new();
-            for _ in 0..3 {
-                let event = self.new_publication(ACCOUNTS[0].0, (&conversation, Kind::Good, WORK.1));
-                let publishers = self.clone();
-                on_their_way.spawn(async move { publishers.publish(event).await });
-            }
-            on_their_way.join_all().await;
-            pause(&stop, PACE * 2).await;
-        }
-    }
-
-    /// Publishes batches in which some events are malformed.
-    async fn with_malformed(self, mut rng: SmallRng, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let account = ACCOUNTS[rng.random_range(0..ACCOUNTS.len())].0;
-            let kinds = [Kind::Good, Kind::Malformed, Kind::Malformed, Kind::Good, Kind::Malformed];
-            let batch = kinds.map(|kind| {
-                let conversation = format!("batch-{}", self.records.next());
-                self.new_publication(account, (&conversation, kind, WORK.1))
-            });
-            self.publish_batch(batch.into(), rng.random_range(0..5)).await;
-            pause(&stop, Duration::from_secs(1)).await;
-        }
-    }
-
-    /// Publishes events that it then asks to be replayed, twice at the same time.
-    async fn replayed(self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let conversation = format!("replayed-{}", self.records.next());
-            let mut event = self.new_publication(ACCOUNTS[1].0, (&conversation, Kind::Good, WORK.1));
-            event.replays = 2;
-            let (parent, conversation_id) =
-                (format!("accounts/{}", event.account), event.conversation.clone());
-            self.publish(event).await;
-            pause(&stop, Duration::from_millis(500)).await;
-            let filter = ReplayFilter {
-                states: vec![DeliveryState::Succeeded.into()],
-                conversation_id,
-                ..ReplayFilter::default()
-            };
-            let replay = Replay { filter: Some(filter), ..Replay::default() };
-            let request =
-                CreateReplayRequest { parent, replay: Some(replay), ..CreateReplayRequest::default() };
-            let (mut one, mut two) = (self.replays.clone(), self.replays.clone());
-            // Whether they are made or not: the effect has the same key.
-            let _ = tokio::join!(one.create_replay(request.clone()), two.create_replay(request));
-            pause(&stop, Duration::from_millis(500)).await;
-        }
     }
 }
 
@@ -206,14 +183,14 @@ impl Producer {
         let conversation = format!("{}-{}", self.number, self.rng.random_range(0..CONVERSATIONS));
         // A conversation has events of one template, and a quarter of them of the one that allows few attempts.
         let is_work = !conversation.ends_with(['0', '4', '8']);
-        let (_, max_attempts) = if is_work { WORK } else { POISON };
+        let template = if is_work { Template::Work } else { Template::Poison };
         let kind = match (is_work, self.rng.random_range(0..100)) {
             (true, 0..3) => Kind::Flaky,
             (true, 3..6) => Kind::Slow,
             (false, 0..4) => Kind::Poison,
             _ => Kind::Good,
         };
-        let mut event = self.publishers.new_publication(account, (&conversation, kind, max_attempts));
+        let mut event = self.publishers.new_publication(account, &conversation, (template, kind));
         if is_work && self.rng.random_range(0..100) < 4 {
             event.deliver_by = Some(now() + self.rng.random_range(500..4_000) * 1_000 as Micros);
         }

@@ -11,15 +11,12 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::Publishers;
-use crate::{
-    cluster::{POISON, WORK},
-    history::{Answer, Kind, Publication, Repeat, now},
-};
+use crate::history::{Answer, Kind, Publication, Repeat, now};
 
 /// How long a client tries before it gives up not knowing.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// Pause between tries.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Which replica is asked first: half of the events each. Not by the mark, too: it may hold the same digits.
 fn first(publication: &Publication) -> usize {
@@ -28,8 +25,15 @@ fn first(publication: &Publication) -> usize {
 
 impl Publishers {
     /// Publishes an event, again with the other replica when the answer says nothing, and writes down what came of it.
-    pub async fn publish(&self, mut publication: Publication) -> Publication {
-        let event = event(&publication, &payload(&publication));
+    pub async fn publish(&self, publication: Publication) -> Publication {
+        let publication = self.answered(publication).await;
+        self.records.add(publication.clone());
+        publication
+    }
+
+    /// The same, without writing it down.
+    pub(super) async fn answered(&self, mut publication: Publication) -> Publication {
+        let event = event(&publication);
         publication.sent = now();
         let answer = self.ask(first(&publication), &event).await;
         publication.answered = now();
@@ -38,7 +42,6 @@ impl Publishers {
             Err(Some(status)) => Answer::Refused(reason(&status)),
             Err(None) => Answer::Unknown,
         };
-        self.records.add(publication.clone());
         publication
     }
 
@@ -47,7 +50,7 @@ impl Publishers {
         if publication.answer != Answer::Acknowledged {
             return;
         }
-        let wrong = match self.ask(0, &event(publication, &payload(publication))).await {
+        let wrong = match self.ask(0, &event(publication)).await {
             Ok(acknowledgement) if acknowledgement.duplicate => None,
             Ok(_) => Some("published again, it was taken for new".to_owned()),
             Err(Some(status)) => Some(format!("published again, it was refused: {}", reason(&status))),
@@ -62,7 +65,7 @@ impl Publishers {
             return;
         }
         let other = Publication { mark: "something else".to_owned(), ..publication.clone() };
-        let wrong = match self.ask(0, &event(&other, &payload(&other))).await {
+        let wrong = match self.ask(0, &event(&other)).await {
             Ok(_) => Some("something else was taken for it".to_owned()),
             Err(Some(status)) if status.code() == Code::AlreadyExists => None,
             Err(Some(status)) => Some(format!("something else was refused as {}", reason(&status))),
@@ -76,8 +79,8 @@ impl Publishers {
         let events: Vec<Event> = (variant..)
             .zip(&batch)
             .map(|(variant, publication)| match publication.kind {
-                Kind::Malformed => event(publication, &malformed(variant)),
-                _ => event(publication, &payload(publication)),
+                Kind::Malformed => with_payload(publication, &malformed(variant)),
+                _ => event(publication),
             })
             .collect();
         batch.iter_mut().for_each(|publication| publication.sent = now());
@@ -86,7 +89,7 @@ impl Publishers {
         // One answer per event, the last that says something.
         let mut answers = vec![None; batch.len()];
         while start.elapsed() < PATIENCE && answers.iter().any(Option::is_none) {
-            let mut client = self.clients[turn % self.clients.len()].clone();
+            let mut client = self.ingest(turn);
             turn += 1;
             let request = PublishEventsRequest { events: events.clone() };
             let Ok(response) = client.publish_events(request).await else {
@@ -118,7 +121,7 @@ impl Publishers {
         let start = Instant::now();
         let mut turn = turn;
         while start.elapsed() < PATIENCE {
-            let mut client = self.clients[turn % self.clients.len()].clone();
+            let mut client = self.ingest(turn);
             turn += 1;
             match client.publish_event(PublishEventRequest { event: Some(event.clone()) }).await {
                 Ok(response) => {
@@ -136,7 +139,7 @@ impl Publishers {
 }
 
 /// Whether asking again changes nothing.
-fn is_final(code: Code) -> bool {
+pub(super) fn is_final(code: Code) -> bool {
     matches!(
         code,
         Code::InvalidArgument
@@ -155,8 +158,10 @@ fn reason(status: &Status) -> String {
     report.reason.unwrap_or_else(|| format!("{:?}: {}", status.code(), status.message()))
 }
 
-fn payload(publication: &Publication) -> String {
-    json!({"kind": publication.kind.name(), "mark": publication.mark}).to_string()
+/// What is published, with the payload that its lambda goes by.
+pub(super) fn event(publication: &Publication) -> Event {
+    let payload = json!({"kind": publication.kind.name(), "mark": publication.mark});
+    with_payload(publication, &payload.to_string())
 }
 
 /// Payloads that must not be taken.
@@ -170,16 +175,15 @@ fn malformed(variant: u32) -> String {
     }
 }
 
-fn event(publication: &Publication, payload: &str) -> Event {
+fn with_payload(publication: &Publication, payload: &str) -> Event {
     let deliver_by = publication.deliver_by.map(|at| prost_types::Timestamp {
         seconds: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
         nanos: i32::try_from(at % 1_000_000 * 1_000).unwrap_or_default(),
     });
-    let template = if publication.max_attempts == WORK.1 { WORK.0 } else { POISON.0 };
     Event {
         account: publication.account.clone(),
         event_id: publication.event.clone(),
-        template: template.to_owned(),
+        template: publication.template.name().to_owned(),
         conversation_id: publication.conversation.clone(),
         payload_kind: Some(PayloadKind::PayloadJson(payload.to_owned())),
         deliver_by,

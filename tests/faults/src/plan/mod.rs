@@ -22,7 +22,7 @@ pub use self::{
 };
 use crate::{
     cluster::Cluster,
-    history::{Aside, Kind},
+    history::{Aside, Kind, Template},
     load::{Load, Publishers, Records},
     places::Places,
     process::until,
@@ -61,6 +61,8 @@ pub struct Run {
     pub kills: u64,
     /// Faults injected.
     pub faults: u64,
+    /// Faults that cannot be injected here, and what they lack.
+    pub left_out: Vec<String>,
     /// How long each recovery took.
     pub recoveries: Vec<Duration>,
     aside: Aside,
@@ -88,6 +90,7 @@ impl Run {
             start,
             kills: 0,
             faults: 0,
+            left_out: Vec::new(),
             recoveries: Vec::new(),
             aside: Aside::default(),
             // What a mutant loses does not come back.
@@ -174,6 +177,13 @@ impl Run {
         self.aside.beyond_bounds.extend(beyond);
     }
 
+    fn leave_out(&mut self, what: &str) {
+        self.tell(&format!("left out: {what}"));
+        if !self.left_out.iter().any(|it| it == what) {
+            self.left_out.push(what.to_owned());
+        }
+    }
+
     fn tell(&self, what: &str) {
         println!(
             "[{:>4} s] {what}  (events {}, effects {}, kills {})",
@@ -197,14 +207,41 @@ impl Run {
         .await
     }
 
+    /// Waits until a template that fires once per conversation was published again in one, and in some more.
+    ///
+    /// # Errors
+    /// It was not in a minute.
+    pub async fn fired_again(&mut self) -> anyhow::Result<()> {
+        let records = &self.publishers.records;
+        until("a template fires once", RECOVERY, async || {
+            let (publications, _) = records.all();
+            let count = publications.iter().filter(|it| it.template == Template::Once).count();
+            Ok((count >= 12).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until a conversation that was halted has gone on.
+    ///
+    /// # Errors
+    /// None did in a minute.
+    pub async fn halted(&mut self) -> anyhow::Result<()> {
+        let records = &self.publishers.records;
+        until("a halted conversation goes on", RECOVERY, async || {
+            let (publications, _) = records.all();
+            Ok(publications.iter().any(|it| it.held_until.is_some()).then_some(()))
+        })
+        .await
+    }
+
     /// Publishes an event whose attempts all end by kills of event-ingest, and lasts until it is over.
     ///
     /// # Errors
     /// A process cannot be killed or started.
     pub async fn crash_attempts(&mut self) -> anyhow::Result<()> {
-        let (_, attempts) = crate::cluster::POISON;
+        let attempts = Template::Poison.max_attempts();
         let conversation = format!("crasher-{}", self.publishers.records.next());
-        let event = self.publishers.new_publication("acme", (&conversation, Kind::Crasher, attempts));
+        let event = self.publishers.new_publication("acme", &conversation, (Template::Poison, Kind::Crasher));
         let event = self.publishers.publish(event).await.event;
         // One more than there should be, for a mistake to show.
         for attempt in 1..=attempts + 1 {

@@ -43,7 +43,7 @@ impl Run {
             }
             self.recovered(&format!("Postgres' disk full for {outage:?}"), since).await?;
         } else {
-            self.tell("Postgres' disk full: left out, because that needs a root who may mount, to give it one of its own");
+            self.leave_out("Postgres' disk full: needs a root who may mount, to give it one of its own");
         }
         Ok(())
     }

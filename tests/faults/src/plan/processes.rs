@@ -48,7 +48,7 @@ impl Run {
         let clocks: Vec<_> =
             replicas.filter_map(|replica| Some((replica.process.pid()?, replica.clock.clone()?))).collect();
         if clocks.is_empty() {
-            self.tell("clocks: left out, because libfaketime is not installed");
+            self.leave_out("clocks: need libfaketime, which is not installed");
         }
         for (pid, clock) in clocks {
             let maps = fs::read_to_string(format!("/proc/{pid}/maps"));

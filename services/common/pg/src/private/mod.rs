@@ -74,6 +74,8 @@ pub struct PrivateOptions {
     pub port: Option<u16>,
     /// Whether commits survive the machine.
     pub durability: Durability,
+    /// `name=value` of settings that are not as every private server has them: that is small.
+    pub settings: Vec<String>,
 }
 
 /// A running private server; stops, after a fast shutdown, when dropped.
@@ -98,8 +100,8 @@ impl PrivatePostgres {
     /// [`PrivateError`]; each message says what to do.
     pub async fn start(options: PrivateOptions) -> Result<Self, PrivateError> {
         let owner = Owner::choose()?;
-        let (dir, temporary) = match options.dir {
-            Some(dir) => (dir, None),
+        let (dir, temporary) = match &options.dir {
+            Some(dir) => (dir.clone(), None),
             None => {
                 let temporary = temporary_folder(options.durability)?;
                 (temporary.path().to_path_buf(), Some(temporary))
@@ -110,8 +112,7 @@ impl PrivatePostgres {
         leftover::stop(&cluster).await?;
         cluster.create_if_missing(&binaries, options.durability).await?;
         let password = cluster.password()?;
-        let (server, port) =
-            start_server(&cluster, &binaries, options.port, options.durability, &password).await?;
+        let (server, port) = start_server(&cluster, &binaries, &options, &password).await?;
         tracing::info!(
             postgres.port = port,
             postgres.major = binaries.major,
@@ -207,22 +208,21 @@ fn temporary_folder(durability: Durability) -> Result<tempfile::TempDir, Private
 async fn start_server(
     cluster: &Cluster,
     binaries: &Binaries,
-    port: Option<u16>,
-    durability: Durability,
+    options: &PrivateOptions,
     password: &str,
 ) -> Result<(Server, u16), PrivateError> {
     let mut attempt = 1;
     loop {
-        let chosen = match port {
+        let chosen = match options.port {
             Some(port) => port,
             None => free_port()?,
         };
-        let server = Server::spawn(cluster, binaries, chosen, durability)?;
+        let server = Server::spawn(cluster, binaries, chosen, options)?;
         match wait_until_ready(server, cluster, &url(chosen, password, "postgres")).await {
             Ok(server) => return Ok((server, chosen)),
             Err(PrivateError::Exited { log, .. })
                 if attempt < START_ATTEMPTS
-                    && ((port.is_none() && log.contains("could not bind"))
+                    && ((options.port.is_none() && log.contains("could not bind"))
                         || log.contains("pre-existing shared memory block")) =>
             {
                 attempt += 1;

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::binaries::Binaries;
 use super::cluster::Cluster;
-use super::{Durability, PrivateError};
+use super::{Durability, PrivateError, PrivateOptions};
 
 /// Leaves a watcher behind, then becomes the server, so that the server is our direct child and its process
 /// id is known. The watcher waits for a line (the owner says it has stopped the server itself) or for the end
@@ -69,11 +69,11 @@ impl Server {
         cluster: &Cluster,
         binaries: &Binaries,
         port: u16,
-        durability: Durability,
+        options: &PrivateOptions,
     ) -> Result<Self, PrivateError> {
         let log = cluster.open_log()?;
         let log_too = log.try_clone().map_err(PrivateError::io("open", &cluster.log_file()))?;
-        let fsync = match durability {
+        let fsync = match options.durability {
             Durability::Durable => "on",
             Durability::ThrowAway => "off",
         };
@@ -81,7 +81,8 @@ impl Server {
         command.args(["-c", SCRIPT]).arg(binaries.postgres());
         command.arg(cluster.folder_that_goes_with_the_server());
         command.arg("-D").arg(cluster.data()).arg("-p").arg(port.to_string());
-        for setting in SETTINGS {
+        // Of two for the same name Postgres takes the last.
+        for setting in SETTINGS.into_iter().chain(options.settings.iter().map(String::as_str)) {
             command.args(["-c", setting]);
         }
         command.args(["-c", &format!("fsync={fsync}")]);

@@ -166,6 +166,9 @@ impl Lane {
                 self.finish(event, attempt, DeliveryState::DeadLettered, why).await;
             }
             Next::Expired(why) => self.finish(event, attempt, DeliveryState::Expired, why).await,
+            Next::Halted(why) if failpoint::mutant("no_halt") => {
+                self.finish(event, attempt, DeliveryState::DeadLettered, why).await;
+            }
             Next::Halted(why) => {
                 self.shared.notices.halted(&event.conversation, &event.event.event_id, why.reason);
                 self.queue.halt(&event.conversation, event.head_after(number), Instant::now());

@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::catch()?;
     let durability =
         if args.durable || args.dir.is_some() { Durability::Durable } else { Durability::ThrowAway };
-    let options = PrivateOptions { dir: args.dir, port: args.port, durability };
+    let options = PrivateOptions { dir: args.dir, port: args.port, durability, ..PrivateOptions::default() };
     let postgres = tokio::select! {
         started = PrivatePostgres::start(options) => started?,
         signal = signals.next() => return Ok(exit_code(ExitStatus::from_raw(signal as i32))),
