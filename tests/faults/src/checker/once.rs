@@ -23,7 +23,8 @@ pub(super) fn broken(
         let is_any_known = publications.iter().any(|it| it.answer == Answer::Acknowledged);
         let wanted = usize::from(is_any_known);
         if let_run > 1 || let_run < wanted || ran > 1 {
-            broken.push(format!("of {conversation} of {account}, {let_run} events were let run and {ran} ran"));
+            broken
+                .push(format!("of {conversation} of {account}, {let_run} events were let run and {ran} ran"));
         }
     }
     broken

@@ -69,8 +69,12 @@ fn streams(runs: &[Run<'_>], broken: &mut Vec<String>) {
     for Run { publication, .. } in runs {
         let Some((stream, place)) = publication.streamed else { continue };
         let event = &publication.event;
-        if let Some((before, other)) = latest.insert(stream, (place, event)).filter(|(before, _)| *before > place) {
-            broken.push(format!("{other} ran before {event}, though a stream had them as {before} and {place}"));
+        if let Some((before, other)) =
+            latest.insert(stream, (place, event)).filter(|(before, _)| *before > place)
+        {
+            broken.push(format!(
+                "{other} ran before {event}, though a stream had them as {before} and {place}"
+            ));
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{fs, path::Path, time::Duration};
 use chatfn_proto::{
     convert::to_duration,
     registry::v1::{
-        AfterLastAttempt, CreateFunctionRequest, DeployFunctionRequest, Function, FunctionSettings, RetryPolicy,
-        function_service_client::FunctionServiceClient,
+        AfterLastAttempt, CreateFunctionRequest, DeployFunctionRequest, Function, FunctionSettings,
+        RetryPolicy, function_service_client::FunctionServiceClient,
     },
 };
 use chatfn_rpc::Client;
@@ -20,7 +20,8 @@ pub(super) fn templates(folder: &Path) -> anyhow::Result<()> {
         let folder = folder.join(template.name());
         fs::create_dir_all(&folder)?;
         let firing = if template == Template::Once { "once_per_conversation" } else { "repeated" };
-        let about = format!(r#"{{"display_name": "Faults", "firing": "{firing}", "description": ["A test."]}}"#);
+        let about =
+            format!(r#"{{"display_name": "Faults", "firing": "{firing}", "description": ["A test."]}}"#);
         for (file, text) in [
             ("template.json", about.as_str()),
             (

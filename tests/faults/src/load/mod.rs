@@ -46,6 +46,8 @@ pub struct Publishers {
     pub records: Arc<Records>,
     /// Sets the ids of this run apart.
     run: u64,
+    /// How long a client tries before it gives up not knowing.
+    patience: Duration,
 }
 
 /// The load. It ends when it is stopped.
@@ -55,9 +57,9 @@ pub struct Load {
 }
 
 impl Publishers {
-    /// Publishes by way of these clients.
-    pub fn new(clients: Vec<Client>, records: Arc<Records>, run: u64) -> Self {
-        Self { clients, records, run }
+    /// Publishes by way of these clients, which try for so long.
+    pub fn new(clients: Vec<Client>, records: Arc<Records>, run: u64, patience: Duration) -> Self {
+        Self { clients, records, run, patience }
     }
 
     /// Replicas take turns.

@@ -13,8 +13,6 @@ use tonic::{Code, Status};
 use super::Publishers;
 use crate::history::{Answer, Kind, Publication, Repeat, now};
 
-/// How long a client tries before it gives up not knowing.
-pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// Pause between tries.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,7 +86,7 @@ impl Publishers {
         let mut turn = 0;
         // One answer per event, the last that says something.
         let mut answers = vec![None; batch.len()];
-        while start.elapsed() < PATIENCE && answers.iter().any(Option::is_none) {
+        while start.elapsed() < self.patience && answers.iter().any(Option::is_none) {
             let mut client = self.ingest(turn);
             turn += 1;
             let request = PublishEventsRequest { events: events.clone() };
@@ -120,7 +118,7 @@ impl Publishers {
     async fn ask(&self, turn: usize, event: &Event) -> Result<Acknowledgement, Option<Status>> {
         let start = Instant::now();
         let mut turn = turn;
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < self.patience {
             let mut client = self.ingest(turn);
             turn += 1;
             match client.publish_event(PublishEventRequest { event: Some(event.clone()) }).await {

@@ -12,11 +12,11 @@ use tonic::{Code, Request};
 
 use super::{
     PACE, Publishers,
-    publish::{PATIENCE, PAUSE, event, is_final},
+    publish::{PAUSE, event, is_final},
 };
 use crate::{
     cluster::ACCOUNTS,
-    history::{Answer, Kind, Publication, Repeat, Template, now},
+    history::{Answer, Kind, Micros, Publication, Repeat, Template, now},
 };
 
 /// Events on their way, at most.
@@ -37,7 +37,7 @@ impl Publishers {
         while !(stop.is_cancelled() && unanswered.is_empty()) {
             self.stream(turn, number, &mut unanswered, (&mut rng, &stop)).await;
             turn += 1;
-            let oldest = now().saturating_sub(PATIENCE.as_micros() as u64);
+            let oldest = now().saturating_sub(self.patience.as_micros() as Micros);
             while let Some(hopeless) = unanswered.pop_front_if(|first| first.sent < oldest) {
                 self.records.add(Publication { answered: now(), ..hopeless });
             }

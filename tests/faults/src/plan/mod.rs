@@ -80,7 +80,9 @@ impl Run {
         let cluster = Cluster::start(places).await?;
         let clients = cluster.ingest.iter().map(|replica| replica.client()).collect::<Result<_, _>>()?;
         let records = Arc::new(Records::new(&places.folder.join("clients.jsonl"))?);
-        let publishers = Publishers::new(clients, records, seed & 0xffff_ffff);
+        // What a mutant loses does not come back.
+        let patience = if places.mutant.is_some() { RECOVERY / 6 } else { RECOVERY };
+        let publishers = Publishers::new(clients, records, seed & 0xffff_ffff, 3 * patience);
         let load = Some(publishers.start(seed));
         let mut run = Self {
             cluster,
@@ -93,8 +95,7 @@ impl Run {
             left_out: Vec::new(),
             recoveries: Vec::new(),
             aside: Aside::default(),
-            // What a mutant loses does not come back.
-            patience: if places.mutant.is_some() { RECOVERY / 6 } else { RECOVERY },
+            patience,
         };
         run.recovered("nothing yet", Instant::now()).await?;
         run.recoveries.clear();
