@@ -35,6 +35,7 @@
 //!
 //! `CHATFN_BENCH_STORED` (1,000,000) and `CHATFN_BENCH_SOAK_SECONDS` (20) make two parts longer: 10,000,000 and 600 are what a
 //! release is measured with (12 GB of disk). `CHATFN_BENCH_PARTS` names the parts to measure: `streams,calls,done,half,fair,runs,growth,soak,recovery`.
+//! `CHATFN_BENCH_POSTGRES` has settings for its Postgres, as `shared_buffers=1GB shared_preload_libraries=pg_stat_statements`.
 
 mod bare;
 mod cluster;
