@@ -24,7 +24,7 @@ use chatfn_proto::ingest::v1::{
     replay_service_client::ReplayServiceClient,
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, Shutdown};
-use chatfn_telemetry::EndpointArgs;
+use chatfn_telemetry::{EndpointArgs, testing::print_warnings};
 use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Code, Request, Status};
@@ -157,6 +157,7 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(config: Config, deployments: Deployments) -> Self {
+        print_warnings();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();

@@ -10,6 +10,7 @@ use chatfn_proto::invoker::v1::{
     TestInvokeResponse, invoker_service_client::InvokerServiceClient, prepare_response, run_report,
 };
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, RequestExt as _, Shutdown, connect};
+use chatfn_telemetry::testing::print_warnings;
 use clap::Parser as _;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::Request;
@@ -61,6 +62,7 @@ impl Service {
         flags: &[&str],
         start: impl FnOnce(Config, TcpListener, Shutdown) -> JoinHandle<anyhow::Result<()>>,
     ) -> Self {
+        print_warnings();
         // The engine is compiled once for all test processes.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-cache");
         let cache = format!("--cache-dir={}", cache.display());

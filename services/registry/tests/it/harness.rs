@@ -12,7 +12,7 @@ use chatfn_proto::registry::v1::{
 };
 use chatfn_registry::Config;
 use chatfn_rpc::{Client, ClientConfig, ErrorReport, Shutdown};
-use chatfn_telemetry::EndpointArgs;
+use chatfn_telemetry::{EndpointArgs, testing::print_warnings};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Code, Status};
 
@@ -107,6 +107,7 @@ impl Registry {
         invoker: SocketAddr,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        print_warnings();
         // Strict timeouts are for services; a slow machine must not fail a test.
         let database = PoolConfig {
             acquire_timeout: PATIENCE,

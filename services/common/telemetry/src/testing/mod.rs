@@ -12,6 +12,16 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
 
 pub use self::reader::{MetricsReader, free_addresses};
 
+/// Prints what the process warns of from now on, so that a test that fails tells why; not if the process has a log already.
+pub fn print_warnings() {
+    let warnings = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("warn"))
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .finish();
+    let _ = warnings.try_init();
+}
+
 /// Keeps what is logged, as text without colours. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
