@@ -118,16 +118,29 @@ pub struct Publication {
     pub replays: u32,
     /// Times that its conversation, halted at it, was asked to be resumed.
     pub resumes: u32,
-    /// Nothing of it starts before this: when its conversation, halted at another event, was first asked to go on without that.
+    /// When its conversation, halted at it, was first asked to go on without it.
+    pub skipped: Option<Micros>,
+    /// Nothing of it starts before this: the event before it in its conversation was skipped then.
     pub held_until: Option<Micros>,
-    /// The stream that recorded it, and its place there.
-    pub streamed: Option<(u64, i64)>,
+    /// Where a stream acknowledged it.
+    pub streamed: Option<Place>,
     /// When the first try was sent.
     pub sent: Micros,
     /// When the answer came.
     pub answered: Micros,
     /// The answer.
     pub answer: Answer,
+}
+
+/// A place in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which stream.
+    pub stream: u64,
+    /// The number of the request there.
+    pub number: i64,
+    /// Whether it was recorded by this request; otherwise by an earlier one.
+    pub is_new: bool,
 }
 
 /// How a client's question ended that has one right answer: the same event again, or another one under its id.

@@ -147,7 +147,12 @@ async fn faults(cli: &Cli, parent: &Path) -> anyhow::Result<Report> {
     let verdict = check(&history);
     tell(&verdict);
     report.add(&verdict);
-    report.passed = verdict.broken.is_empty() && caught == mutants.len();
+    if !report.has_all_kinds() {
+        println!(
+            "of some kinds there were no events, so nothing is known of these: look for the counts that are 0"
+        );
+    }
+    report.passed = verdict.broken.is_empty() && report.has_all_kinds() && caught == mutants.len();
     report.seconds = start.elapsed().as_secs();
     Ok(report)
 }

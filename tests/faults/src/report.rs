@@ -49,14 +49,18 @@ pub struct Report {
     pub unrecovered: usize,
     /// I10.
     pub wrong_attempts: usize,
-    /// I11.
-    pub fired_twice: usize,
+    /// I11: conversations in which several ran, or none.
+    pub wrong_firings: usize,
     /// Events whose attempts were used up.
     pub dead_letters: usize,
     /// Events whose time was up.
     pub expired: usize,
     /// Events of conversations in which their template had fired.
     pub suppressed: usize,
+    /// Events that were acknowledged over streams.
+    pub streamed: usize,
+    /// Events that halted their conversation until they were skipped.
+    pub skipped: usize,
     /// From the end of a fault until conversations all over the lanes are served.
     pub recovery_p50_s: f64,
     /// The same.
@@ -79,6 +83,8 @@ impl Report {
         self.dead_letters += verdict.dead_letters;
         self.expired += verdict.expired;
         self.suppressed += verdict.suppressed;
+        self.streamed += verdict.streamed;
+        self.skipped += verdict.skipped;
         for (sum, invariant) in [
             (&mut self.lost, Invariant::NothingLost),
             (&mut self.invented, Invariant::NothingInvented),
@@ -90,10 +96,17 @@ impl Report {
             (&mut self.beyond_bounds, Invariant::Bounded),
             (&mut self.unrecovered, Invariant::Recovers),
             (&mut self.wrong_attempts, Invariant::ExactAttempts),
-            (&mut self.fired_twice, Invariant::FiresOnce),
+            (&mut self.wrong_firings, Invariant::FiresOnce),
         ] {
             *sum += verdict.count(invariant);
         }
+    }
+
+    /// Whether all kinds of events were among what was published: what was not there cannot have been broken.
+    pub fn has_all_kinds(&self) -> bool {
+        let counts =
+            [self.acked, self.effects, self.dead_letters, self.suppressed, self.streamed, self.skipped];
+        counts.iter().all(|count| *count > 0)
     }
 
     /// Adds how long recoveries took.

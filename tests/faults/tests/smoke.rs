@@ -21,7 +21,7 @@ async fn kills_break_nothing() {
     let history = run.end(&places.folder, SETTLE).await.unwrap();
     let verdict = check(&history);
     assert!(verdict.broken.is_empty(), "{:#?}", verdict.broken);
-    assert!(verdict.acknowledged > 0 && verdict.effects > 0, "{verdict:?}");
+    assert!(verdict.acknowledged > 0 && verdict.effects > 0 && verdict.streamed > 0, "{verdict:?}");
 }
 
 #[tokio::test]

@@ -67,6 +67,10 @@ pub struct Verdict {
     pub expired: usize,
     /// Events of conversations in which their template had fired.
     pub suppressed: usize,
+    /// Events that were acknowledged over streams.
+    pub streamed: usize,
+    /// Events that halted their conversation until they were skipped.
+    pub skipped: usize,
     /// What is wrong, for people, by what it breaks.
     pub broken: BTreeMap<Invariant, Vec<String>>,
 }
@@ -98,6 +102,8 @@ pub fn check(history: &History) -> Verdict {
         match &publication.answer {
             Answer::Acknowledged => {
                 verdict.acknowledged += 1;
+                verdict.streamed += usize::from(publication.streamed.is_some());
+                verdict.skipped += usize::from(publication.skipped.is_some());
                 ends(&mut verdict, publication, finals.get(publication.event.as_str()).copied(), seen);
             }
             Answer::Unknown => verdict.unknown += 1,
@@ -152,6 +158,12 @@ fn ends(verdict: &mut Verdict, publication: &Publication, end: Option<&Final>, s
                 .add(Invariant::NothingLost, format!("{event} succeeded, and its witness saw no end of it"));
         }
         "SUCCEEDED" => {}
+        "DEAD_LETTERED" if publication.template == Template::Halting && publication.skipped.is_none() => {
+            verdict.add(
+                Invariant::Order,
+                format!("{event} did not halt its conversation, and nobody skipped it"),
+            );
+        }
         "DEAD_LETTERED" => {
             verdict.dead_letters += 1;
             // Of one that was replayed or resumed, each round's are on record.

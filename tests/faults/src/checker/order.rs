@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Answer, Effect, Micros, Publication};
+use crate::history::{Answer, Effect, Micros, Place, Publication};
 
 /// An event that ran, from its first call at the witness to its last.
 struct Run<'a> {
@@ -63,18 +63,21 @@ fn overtakes(runs: &[Run<'_>], broken: &mut Vec<String>) {
     }
 }
 
-/// What a stream recorded runs in the order in which it was sent, though nobody waited for acknowledgements.
+/// What a stream recorded runs behind all that was before it on that stream, though nobody waited for acknowledgements: also behind
+/// what had been recorded by an earlier request.
 fn streams(runs: &[Run<'_>], broken: &mut Vec<String>) {
     let mut latest: HashMap<u64, (i64, &str)> = HashMap::new();
     for Run { publication, .. } in runs {
-        let Some((stream, place)) = publication.streamed else { continue };
-        let event = &publication.event;
-        if let Some((before, other)) =
-            latest.insert(stream, (place, event)).filter(|(before, _)| *before > place)
-        {
+        let Some(Place { stream, number, is_new }) = publication.streamed else { continue };
+        if let Some((before, other)) = latest.get(&stream).filter(|(before, _)| *before > number) {
+            let event = &publication.event;
             broken.push(format!(
-                "{other} ran before {event}, though a stream had them as {before} and {place}"
+                "{other} ran before {event}, though a stream had them as {before} and {number}"
             ));
+        }
+        // That one was recorded before tells nothing of when.
+        if is_new && latest.get(&stream).is_none_or(|(before, _)| *before < number) {
+            latest.insert(stream, (number, &publication.event));
         }
     }
 }

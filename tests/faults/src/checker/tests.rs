@@ -1,7 +1,7 @@
 //! A healthy history passes, and each way to spoil it is found: also those that the mutants of event-ingest lead to.
 
 use super::*;
-use crate::history::{Aside, Body, Repeat};
+use crate::history::{Aside, Body, Place, Repeat};
 
 const CANARY: &str = "canary-of-acme";
 
@@ -16,6 +16,7 @@ fn publication(number: u64, kind: Kind) -> Publication {
         deliver_by: None,
         replays: 0,
         resumes: 0,
+        skipped: None,
         held_until: None,
         streamed: None,
         sent: number * 1_000_000,
@@ -181,15 +182,33 @@ fn events_on_their_way_together_may_come_in_either_order() {
 
 #[test]
 fn a_stream_that_is_not_kept_in_order() {
-    let stream = |history: &mut History, places: [i64; 2]| {
-        for (publication, place) in history.publications.iter_mut().zip(places) {
-            publication.streamed = Some((1, place));
+    let stream = |history: &mut History, places: [(i64, bool); 2]| {
+        for (publication, (number, is_new)) in history.publications.iter_mut().zip(places) {
+            publication.streamed = Some(Place { stream: 1, number, is_new });
         }
     };
+    for healthy_places in [[(1, true), (2, true)], [(1, false), (2, true)], [(2, false), (1, false)]] {
+        let mut history = healthy();
+        stream(&mut history, healthy_places);
+        assert!(check(&history).broken.is_empty());
+    }
+    found(Invariant::Order, |history| stream(history, [(2, true), (1, true)]));
+    // What was before it on the stream had been recorded before the stream began.
+    found(Invariant::Order, |history| stream(history, [(2, true), (1, false)]));
+}
+
+#[test]
+fn an_event_that_should_have_halted_its_conversation() {
+    let halting = |history: &mut History| {
+        history.publications[2].template = Template::Halting;
+        history.finals[2].attempts = 2;
+        history.effects.pop();
+    };
     let mut history = healthy();
-    stream(&mut history, [1, 2]);
+    halting(&mut history);
+    history.publications[2].skipped = Some(4_000_000);
     assert!(check(&history).broken.is_empty());
-    found(Invariant::Order, |history| stream(history, [2, 1]));
+    found(Invariant::Order, halting);
 }
 
 #[test]

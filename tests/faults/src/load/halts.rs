@@ -11,7 +11,7 @@ use tonic::Code;
 use super::{PACE, Publishers, pause, publish::PAUSE};
 use crate::{
     cluster::ACCOUNTS,
-    history::{Answer, Kind, Micros, Publication, Template, now},
+    history::{Answer, Kind, Publication, Template, now},
 };
 
 impl Publishers {
@@ -26,13 +26,15 @@ impl Publishers {
             for _ in 0..2 {
                 behind.push(self.answered(new(Kind::Good)).await);
             }
-            if halted.answer == Answer::Acknowledged {
+            // Of one of which nobody knows, too: it may have been recorded.
+            if !matches!(halted.answer, Answer::Refused(_)) {
+                let start = Instant::now();
                 let is_resumed = rng.random_range(0..3) == 0;
-                let went_on = self.until_over(&mut halted, u32::from(is_resumed)).await;
+                self.until_over(&mut halted, u32::from(is_resumed), start).await;
                 for publication in &mut behind {
-                    publication.held_until = Some(went_on);
+                    publication.held_until = halted.skipped;
                     // It fails only by faults, until there are none.
-                    self.until_over(publication, u32::MAX).await;
+                    self.until_over(publication, u32::MAX, start).await;
                 }
             }
             for publication in std::iter::once(halted).chain(behind) {
@@ -43,22 +45,20 @@ impl Publishers {
     }
 
     /// Has the conversation go on whenever it is halted at the event, at first with it, so many times, and then without it, until it
-    /// has its outcome; gives when it was first asked to go on without it.
-    async fn until_over(&self, publication: &mut Publication, most_resumes: u32) -> Micros {
+    /// has its outcome. Gives up when the patience that began at `start` is over.
+    async fn until_over(&self, publication: &mut Publication, most_resumes: u32, start: Instant) {
         let Publication { account, conversation, event, .. } = &*publication;
         let delivery = format!("accounts/{account}/deliveries/{event}");
         let resume = ResumeConversationRequest {
             name: format!("accounts/{account}/conversations/{conversation}"),
             event_id: event.clone(),
         };
-        let mut asked = None;
-        let start = Instant::now();
         let mut turn = 0;
         while start.elapsed() < self.patience {
             turn += 1;
             let mut deliveries = self.deliveries(turn);
             let state = match deliveries.get_delivery(GetDeliveryRequest { name: delivery.clone() }).await {
-                // It was acknowledged, and is lost.
+                // It was never recorded, or is lost.
                 Err(status) if status.code() == Code::NotFound => break,
                 answer => answer.ok().and_then(|it| it.into_inner().delivery).map(|it| it.state()),
             };
@@ -70,13 +70,19 @@ impl Publishers {
                     let _ = deliveries.resume_conversation(resume.clone()).await;
                 }
                 Some(DeliveryState::Halted) => {
-                    asked.get_or_insert_with(now);
-                    let _ = deliveries.skip_event(SkipEventRequest { name: delivery.clone() }).await;
+                    let asked = now();
+                    let answer = deliveries.skip_event(SkipEventRequest { name: delivery.clone() }).await;
+                    // While it is to be resumed it is not to be skipped.
+                    let is_refused = answer.is_err_and(|status| {
+                        matches!(status.code(), Code::Aborted | Code::FailedPrecondition)
+                    });
+                    if !is_refused {
+                        publication.skipped.get_or_insert(asked);
+                    }
                 }
                 Some(_) => break,
             }
             tokio::time::sleep(PAUSE * 2).await;
         }
-        asked.unwrap_or_else(now)
     }
 }

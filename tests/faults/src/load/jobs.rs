@@ -1,6 +1,6 @@
 //! Clients each of which does one thing over and over.
 
-use std::time::Duration;
+use std::{collections::VecDeque, iter, time::Duration};
 
 use chatfn_proto::ingest::v1::{CreateReplayRequest, DeliveryState, Replay, ReplayFilter};
 use rand::{RngExt as _, rngs::SmallRng};
@@ -12,6 +12,9 @@ use crate::{
     cluster::ACCOUNTS,
     history::{Kind, Template},
 };
+
+/// Conversations that are published in again though their template has fired: those of the last half minute.
+const FIRED: usize = 50;
 
 impl Publishers {
     /// Publishes three events of a conversation at once, over and over: either may come first.
@@ -29,18 +32,24 @@ impl Publishers {
         }
     }
 
-    /// Publishes three events of a conversation whose template fires once, at once and by way of both replicas: one may run.
+    /// Publishes events of conversations whose template fires once: three at once in a new one, and one in another that has had it.
     pub(super) async fn firing_once(self, mut rng: SmallRng, stop: CancellationToken) {
+        let mut earlier: VecDeque<(&str, String)> = VecDeque::new();
         while !stop.is_cancelled() {
             let account = ACCOUNTS[rng.random_range(0..ACCOUNTS.len())].0;
-            let conversation = format!("once-{}", self.records.next());
+            let conversation = (account, format!("once-{}", self.records.next()));
+            let again = earlier.get(rng.random_range(0..FIRED)).cloned();
             let mut on_their_way = JoinSet::new();
-            for _ in 0..3 {
+            for (account, conversation) in iter::repeat_n(conversation.clone(), 3).chain(again) {
                 let event = self.new_publication(account, &conversation, (Template::Once, Kind::Good));
                 let publishers = self.clone();
                 on_their_way.spawn(async move { publishers.publish(event).await });
             }
             on_their_way.join_all().await;
+            earlier.push_back(conversation);
+            if earlier.len() > FIRED {
+                earlier.pop_front();
+            }
             pause(&stop, PACE * 2).await;
         }
     }

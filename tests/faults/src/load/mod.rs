@@ -120,6 +120,7 @@ impl Publishers {
             deliver_by: None,
             replays: 0,
             resumes: 0,
+            skipped: None,
             held_until: None,
             streamed: None,
             sent: 0,

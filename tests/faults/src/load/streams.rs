@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cluster::ACCOUNTS,
-    history::{Answer, Kind, Micros, Publication, Repeat, Template, now},
+    history::{Answer, Kind, Micros, Place, Publication, Repeat, Template, now},
 };
 
 /// Events on their way, at most.
@@ -76,12 +76,13 @@ impl Publishers {
                 answer = answers.message() => {
                     let Ok(Some(answer)) = answer else { return };
                     let is_next = on_their_way.pop_front() == Some(answer.client_sequence);
-                    let Some(publication) = unanswered.pop_front().filter(|_| is_next) else {
+                    let Some(publication) = unanswered.pop_front_if(|_| is_next) else {
                         let wrong = Some(format!("answer {} came out of turn", answer.client_sequence));
                         self.records.add_repeat(Repeat { event: format!("stream {stream}"), wrong });
                         return;
                     };
                     if let Some(again) = self.told(publication, stream, answer) {
+                        tokio::time::sleep(PAUSE).await;
                         send(&again, &mut on_their_way);
                         unanswered.push_back(again);
                     }
@@ -112,9 +113,8 @@ impl Publishers {
     ) -> Option<Publication> {
         publication.answer = match answer.result {
             Some(Result::Acknowledgement(acknowledgement)) => {
-                // What was there already has its place by an earlier stream.
-                publication.streamed =
-                    (!acknowledgement.duplicate).then_some((stream, answer.client_sequence));
+                let (number, is_new) = (answer.client_sequence, !acknowledgement.duplicate);
+                publication.streamed = Some(Place { stream, number, is_new });
                 Answer::Acknowledged
             }
             Some(Result::Error(error)) if is_final(Code::from(error.code)) => Answer::Refused(error.message),

@@ -222,15 +222,16 @@ impl Run {
         .await
     }
 
-    /// Waits until a conversation that was halted has gone on.
+    /// Waits until conversations that are to be halted are over.
     ///
     /// # Errors
-    /// None did in a minute.
+    /// They are not in a minute.
     pub async fn halted(&mut self) -> anyhow::Result<()> {
         let records = &self.publishers.records;
-        until("a halted conversation goes on", RECOVERY, async || {
+        until("halted conversations are over", RECOVERY, async || {
             let (publications, _) = records.all();
-            Ok(publications.iter().any(|it| it.held_until.is_some()).then_some(()))
+            let count = publications.iter().filter(|it| it.template == Template::Halting).count();
+            Ok((count >= 12).then_some(()))
         })
         .await
     }

@@ -74,7 +74,8 @@ pub struct PrivateOptions {
     pub port: Option<u16>,
     /// Whether commits survive the machine.
     pub durability: Durability,
-    /// `name=value` of settings that are not as every private server has them: that is small.
+    /// `name=value`, in place of what every private server has: small, and quiet on disk. What the options above decide is not to be
+    /// set here, nor how the log is written, which is read to tell when the server has started.
     pub settings: Vec<String>,
 }
 
