@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 
 use crate::{
     checker::{Invariant, Verdict, check},
+    history::Template,
     places::Places,
     plan::{Passed, Run},
 };
@@ -26,10 +27,8 @@ enum Fault {
     CrashAttempts,
     /// None, but as long as something takes to be tried again, …
     Retry,
-    /// … to be published that has fired, …
-    FireAgain,
-    /// … or to be halted.
-    GoOn,
+    /// … or such events to be published.
+    Publish(Template),
 }
 
 /// All of them.
@@ -50,8 +49,8 @@ pub const MUTANTS: [Mutant; 7] = [
         fault: Fault::Kill("attempt.counted"),
     },
     Mutant { name: "attempts_in_memory", breaks: Invariant::ExactAttempts, fault: Fault::CrashAttempts },
-    Mutant { name: "no_latch", breaks: Invariant::FiresOnce, fault: Fault::FireAgain },
-    Mutant { name: "no_halt", breaks: Invariant::Order, fault: Fault::GoOn },
+    Mutant { name: "no_latch", breaks: Invariant::FiresOnce, fault: Fault::Publish(Template::Once) },
+    Mutant { name: "no_halt", breaks: Invariant::Order, fault: Fault::Publish(Template::Halting) },
     Mutant { name: "random_key", breaks: Invariant::SameKey, fault: Fault::Retry },
 ];
 
@@ -73,8 +72,7 @@ impl Mutant {
             Fault::Halt(edge) => run.halt_at(edge, 3.0).await?,
             Fault::CrashAttempts => run.crash_attempts().await?,
             Fault::Retry => run.retried().await?,
-            Fault::FireAgain => run.fired_again().await?,
-            Fault::GoOn => run.halted().await?,
+            Fault::Publish(template) => run.published(template).await?,
         }
         // What is lost stays lost: that is not worth a minute.
         let history = run.end(&places.folder, Duration::from_secs(10)).await?;

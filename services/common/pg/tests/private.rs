@@ -59,7 +59,10 @@ async fn ended(pid: i32) {
 
 #[tokio::test]
 async fn a_temporary_server_works_and_leaves_nothing() {
-    let server = PrivatePostgres::start(PrivateOptions::default()).await.unwrap();
+    // In place of one that all have.
+    let settings = vec!["autovacuum_naptime=7s".to_owned()];
+    let server =
+        PrivatePostgres::start(PrivateOptions { settings, ..PrivateOptions::default() }).await.unwrap();
     let (pid, dir) = (server.pid().cast_signed(), server.dir().to_path_buf());
     let mut session = session(&server).await;
     for (setting, expected) in [
@@ -68,6 +71,7 @@ async fn a_temporary_server_works_and_leaves_nothing() {
         ("full_page_writes", "on"),
         ("listen_addresses", "127.0.0.1"),
         ("unix_socket_directories", ""),
+        ("autovacuum_naptime", "7s"),
     ] {
         let value: String = sqlx::query_scalar("SELECT current_setting($1)")
             .bind(setting)

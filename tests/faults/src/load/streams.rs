@@ -67,7 +67,7 @@ impl Publishers {
             let _ = requests
                 .try_send(StreamEventsRequest { client_sequence: sequence, event: Some(event(publication)) });
         };
-        for publication in unanswered.iter_mut() {
+        for publication in unanswered.iter() {
             send(publication, &mut on_their_way);
         }
         while !(stop.is_cancelled() && unanswered.is_empty()) {

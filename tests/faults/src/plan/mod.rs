@@ -208,30 +208,17 @@ impl Run {
         .await
     }
 
-    /// Waits until a template that fires once per conversation was published again in one, and in some more.
+    /// Waits until enough events of a template have their answers, and are over where their clients wait for that.
     ///
     /// # Errors
-    /// It was not in a minute.
-    pub async fn fired_again(&mut self) -> anyhow::Result<()> {
+    /// They do not in a minute.
+    pub async fn published(&mut self, template: Template) -> anyhow::Result<()> {
+        const ENOUGH: usize = 12;
         let records = &self.publishers.records;
-        until("a template fires once", RECOVERY, async || {
+        until("events of a template are published", RECOVERY, async || {
             let (publications, _) = records.all();
-            let count = publications.iter().filter(|it| it.template == Template::Once).count();
-            Ok((count >= 12).then_some(()))
-        })
-        .await
-    }
-
-    /// Waits until conversations that are to be halted are over.
-    ///
-    /// # Errors
-    /// They are not in a minute.
-    pub async fn halted(&mut self) -> anyhow::Result<()> {
-        let records = &self.publishers.records;
-        until("halted conversations are over", RECOVERY, async || {
-            let (publications, _) = records.all();
-            let count = publications.iter().filter(|it| it.template == Template::Halting).count();
-            Ok((count >= 12).then_some(()))
+            let count = publications.iter().filter(|it| it.template == template).count();
+            Ok((count >= ENOUGH).then_some(()))
         })
         .await
     }
