@@ -23,8 +23,10 @@ const CAPACITY: f64 = 50.0;
 const GROWTH: Duration = Duration::from_secs(10);
 /// First and longest pause of an event that waits for budget.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Budgets beyond which those are forgotten that are as good as new.
+/// Budgets from which on those are forgotten that are as good as new.
 const MANY: usize = 4096;
+/// One that has been idle for so long has nothing left that was saved up.
+const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 
 /// The retry budgets of all functions, in this process: each replica has one for what it runs itself. Cheap to clone.
 ///
@@ -32,7 +34,20 @@ const MANY: usize = 4096;
 /// every 10 s, plus two for each retry that succeeded. Failures of the platform are not the dependency's and cost
 /// nothing.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RetryBudgets(Arc<Mutex<HashMap<FunctionName, Budget>>>);
+pub(crate) struct RetryBudgets(Arc<Mutex<Budgets>>);
+
+#[derive(Debug)]
+struct Budgets {
+    of: HashMap<FunctionName, Budget>,
+    /// How many there are when it is time to forget some.
+    too_many: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self { of: HashMap::new(), too_many: MANY }
+    }
+}
 
 impl RetryBudgets {
     /// An event of the function had its first attempt.
@@ -53,20 +68,19 @@ impl RetryBudgets {
     fn change<T>(&self, function: &FunctionName, change: impl FnOnce(&mut Budget) -> T) -> T {
         let now = Instant::now();
         let mut budgets = self.lock();
-        if let Some(budget) = budgets.get_mut(function) {
+        if let Some(budget) = budgets.of.get_mut(function) {
             budget.grow(now);
             return change(budget);
         }
-        if budgets.len() >= MANY {
-            budgets.retain(|_, budget| {
-                budget.grow(now);
-                budget.retries != RESERVE
-            });
+        if budgets.of.len() >= budgets.too_many {
+            budgets.of.retain(|_, budget| !budget.is_as_new(now));
+            // Not again for each function that comes, if they are all in use.
+            budgets.too_many = MANY.max(budgets.of.len() * 2);
         }
-        change(budgets.entry(function.clone()).or_insert_with(|| Budget::new(now)))
+        change(budgets.of.entry(function.clone()).or_insert_with(|| Budget::new(now)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<FunctionName, Budget>> {
+    fn lock(&self) -> MutexGuard<'_, Budgets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,6 +110,11 @@ impl Budget {
         if self.retries < RESERVE {
             self.retries = (self.retries + idle.div_duration_f64(GROWTH)).min(RESERVE);
         }
+    }
+
+    fn is_as_new(&self, now: Instant) -> bool {
+        // Growing by the reserve takes less.
+        now.saturating_duration_since(self.grown) >= FORGOTTEN
     }
 
     fn earn(&mut self, retries: f64) {
@@ -190,6 +209,21 @@ mod tests {
         assert_eq!(spend(&one), 3);
         budgets.retry_succeeded(&one);
         assert_eq!(spend(&one), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_of_functions_that_are_idle_are_forgotten() {
+        let budgets = RetryBudgets::default();
+        let begin = |numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                budgets.first_attempt(&format!("accounts/a{number}/functions/chat.start").parse().unwrap());
+            }
+            budgets.lock().of.len()
+        };
+        assert_eq!(begin(0..MANY + 1), MANY + 1, "all are in use");
+        tokio::time::advance(FORGOTTEN).await;
+        assert_eq!(begin(MANY + 1..2 * MANY), 2 * MANY, "there is no need yet");
+        assert_eq!(begin(2 * MANY..2 * MANY + 1), MANY, "those that are in use stay");
     }
 
     #[test]
