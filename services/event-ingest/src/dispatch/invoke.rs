@@ -48,8 +48,8 @@ pub(super) enum CallEnd {
     Ended(AttemptEnd),
     /// Nothing ran, and the attempt does not count.
     Refused {
-        /// What that says about the invoker.
-        verdict: Verdict,
+        /// What that says about the invoker, if it says anything.
+        verdict: Option<Verdict>,
         /// When the invoker wants to be asked again.
         retry_after: Option<Duration>,
     },
@@ -155,7 +155,12 @@ pub(super) fn run_budget(timeout: Duration) -> Duration {
 fn failed(status: &Status) -> CallEnd {
     let report = ErrorReport::from_status(status);
     let reason = report.reason.as_deref();
-    let refused = |verdict| CallEnd::Refused { verdict, retry_after: report.retry_after };
+    let not_run = |verdict| CallEnd::Refused { verdict, retry_after: report.retry_after };
+    let refused = |verdict| not_run(Some(verdict));
+    if reason == Some(reasons::BUDGET_TOO_SMALL.name()) {
+        // Maybe said on this side, of an event whose time is almost up, while the invoker is down.
+        return not_run(None);
+    }
     if reason.is_some_and(|reason| NOT_NOW.contains(&reason)) {
         return refused(Verdict::Declined);
     }
@@ -240,7 +245,6 @@ mod tests {
             (ApiError::resource_exhausted(reasons::OVERLOADED, "", second), Some(Verdict::Overloaded)),
             (ApiError::resource_exhausted(reasons::ACCOUNT_BUSY, "", second), Some(Verdict::Busy)),
             (ApiError::resource_exhausted(reasons::LOADING_TOO_SLOW, "", second), Some(Verdict::Declined)),
-            (ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, ""), Some(Verdict::Declined)),
             (ApiError::not_found(reasons::FUNCTION_NOT_DEPLOYED, "function", "f"), Some(Verdict::Declined)),
             (ApiError::unavailable(reasons::CONNECTION_LOST, ""), None),
             (ApiError::unavailable(reasons::SERVER_DRAINING, ""), None),
@@ -251,12 +255,18 @@ mod tests {
             let end = failed(&error.clone().into());
             match (&end, verdict) {
                 (CallEnd::Refused { verdict, .. }, Some(expected)) => {
-                    assert_eq!(*verdict, expected, "{error}")
+                    assert_eq!(*verdict, Some(expected), "{error}")
                 }
                 (CallEnd::Ended(AttemptEnd::Unknown { .. }), None) => {}
                 _ => panic!("{error}: {end:?}"),
             }
         }
+    }
+
+    #[test]
+    fn too_little_time_says_nothing_about_the_invoker() {
+        let end = failed(&ApiError::deadline_exceeded(reasons::BUDGET_TOO_SMALL, "").into());
+        assert_eq!(end, CallEnd::Refused { verdict: None, retry_after: None });
     }
 
     #[test]

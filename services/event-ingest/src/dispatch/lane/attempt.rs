@@ -56,8 +56,9 @@ impl Attempt {
     ) -> Done {
         let Self { event, deployment, number, budget, limit } = self;
         if durable.await.is_err() {
-            // Not recorded: the lease is lost, which ends this future.
+            // Not recorded: the lease is lost, which ends this future, wherever the lane is in its turn when it is told.
             lease.lost().await;
+            return std::future::pending().await;
         }
         if let Some(limit) = passed(limit) {
             return Done { event, deployment, number, end: End::Late(limit) };
@@ -75,10 +76,12 @@ impl Attempt {
         let end = invoker.invoke(&event.event, &deployment, number, deadline).await;
         failpoint::edge("attempt.made");
         match &end {
-            CallEnd::Refused { verdict, .. } => permit.leave(*verdict),
+            CallEnd::Refused { verdict: Some(verdict), .. } => permit.leave(*verdict),
             CallEnd::Ended(AttemptEnd::Reported(_)) => permit.leave(Verdict::Took),
             // Whether the invoker is up shows at the next run.
-            CallEnd::Ended(AttemptEnd::Unknown { .. }) => drop(permit),
+            CallEnd::Refused { verdict: None, .. } | CallEnd::Ended(AttemptEnd::Unknown { .. }) => {
+                drop(permit)
+            }
         }
         Done { event, deployment, number, end: End::Called(end) }
     }
