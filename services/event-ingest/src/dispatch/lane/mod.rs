@@ -92,6 +92,7 @@ pub(crate) async fn run_lane(shared: Shared, lease: Lease, cursor: i64, drain: C
         look_at: Instant::now(),
         pending: Pending::default(),
         refused: BTreeMap::new(),
+        reopening: HashSet::new(),
         is_failing: false,
         may_be_asked: true,
         is_asked_ahead: false,
@@ -123,6 +124,8 @@ struct Lane {
     pending: Pending,
     /// Events that no invoker took yet, by sequence number.
     refused: BTreeMap<i64, Refused>,
+    /// Events that are about to be reopened, by sequence number, as long as they have not ended again.
+    reopening: HashSet<i64>,
     /// Whether the last read failed, which is told once.
     is_failing: bool,
     /// Whether operators may have asked for something.

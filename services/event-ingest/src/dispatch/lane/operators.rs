@@ -67,7 +67,11 @@ impl Lane {
                 self.may_be_asked = true;
                 for Doing { action, conversation, sequence } in done {
                     match action {
-                        Action::Replay => self.queue.reopen(&conversation, sequence),
+                        // Unless it was read with what else was recorded, and has ended already.
+                        Action::Replay if self.reopening.remove(&sequence) => {
+                            self.queue.reopen(&conversation, sequence);
+                        }
+                        Action::Replay => {}
                         Action::Resume => self.queue.resume(&conversation, sequence),
                         Action::Skip => {}
                     }
@@ -101,6 +105,9 @@ impl Lane {
                     // comes after the event, which its row in `parked` covers no longer.
                     self.queue.finished(&conversation, sequence);
                 }
+                if action == Action::Replay {
+                    self.reopening.insert(sequence);
+                }
                 doing.push(Doing { action, conversation, sequence });
             }
             let (sender, receiver) = oneshot::channel();
@@ -115,6 +122,7 @@ impl Lane {
             if join_all(durable).await.iter().any(Result::is_err) {
                 // Not recorded: the lease is lost, which ends this future.
                 lost.lost().await;
+                return std::future::pending().await;
             }
             Step::Durable(doing)
         };

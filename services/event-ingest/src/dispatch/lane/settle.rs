@@ -206,6 +206,7 @@ impl Lane {
         why: Why,
     ) {
         self.refused.remove(&event.event.sequence);
+        self.reopening.remove(&event.event.sequence);
         self.queue.finished(&event.conversation, event.event.sequence);
         let next = NextRecord::Outcome {
             state: i16::try_from(i32::from(state)).unwrap_or_default(),
