@@ -249,7 +249,7 @@ async fn a_day_is_dropped_when_it_is_old_and_nothing_waits_in_it() {
             .await;
         execute(
             &pool,
-            format!("UPDATE ingest.days SET open_time = now() WHERE day = (now() AT TIME ZONE 'UTC')::date - {days_ago}"),
+            format!("UPDATE ingest.days SET open_time = day WHERE day = (now() AT TIME ZONE 'UTC')::date - {days_ago}"),
         )
         .await;
         old_event(&pool, days_ago, id, is_parked).await;
@@ -290,6 +290,31 @@ async fn a_day_is_dropped_when_it_is_old_and_nothing_waits_in_it() {
     eventually(async || number(&pool, days).await == 1).await;
     refused(again.delivery("parked").await, Code::NotFound, "DELIVERY_NOT_FOUND");
     assert_eq!(again.delivery("young").await.unwrap().state(), DeliveryState::Succeeded);
+    shutdown.force();
+}
+
+/// No later day was opened for long: all events went into it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_is_as_old_as_the_last_event_that_it_may_have_taken() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool().clone();
+    for (days_ago, id, opened) in [(35, "old", "day"), (33, "late", "day"), (32, "never opened", "NULL")] {
+        let day = format!("(now() AT TIME ZONE 'UTC')::date - {days_ago}");
+        execute(&pool, format!("SELECT ingest.prepare_day({day})")).await;
+        execute(&pool, format!("UPDATE ingest.days SET open_time = {opened} WHERE day = {day}")).await;
+        old_event(&pool, days_ago, id, false).await;
+    }
+    let (shutdown, invoker) = (Shutdown::new(), FakeInvoker::new());
+    let address = invoker.serve(&shutdown).await;
+    // Opens today, and then looks at old days in their order.
+    let _replica = Replica::start(config(database.url(), address, |_| {}), deployments(&settings(3))).await;
+    let left = "SELECT count(*) FROM ingest.events";
+    eventually(async || number(&pool, left).await == 1).await;
+    let days = "SELECT count(*) FROM ingest.days WHERE day < (now() AT TIME ZONE 'UTC')::date - 1";
+    eventually(async || number(&pool, days).await == 1).await;
+    let kept: String =
+        sqlx::query_scalar("SELECT event_id FROM ingest.events").fetch_one(&pool).await.unwrap();
+    assert_eq!(kept, "late");
     shutdown.force();
 }
 
