@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::millis;
 
+/// Longer than a run takes, with all that its lane's lease is extended for beyond it: a lambda has 30 s at most.
+const LONGEST_RUN: Duration = Duration::from_secs(60);
+
 /// A lane that was just taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claimed {
@@ -56,7 +59,8 @@ pub(crate) async fn renew(
 ) -> Result<Vec<i16>, sqlx::Error> {
     let (lanes, epochs): (Vec<i16>, Vec<i64>) = lanes.iter().copied().unzip();
     // Locked in the order of lanes, as in the journal, so that the two never wait in a circle. A longer
-    // lease, which the journal got for a long run, stays.
+    // lease, which the journal got for a long run, stays; but not one that was given before the database's clock was set back, after
+    // whose owner nobody would have the lane until it has caught up.
     sqlx::query_scalar!(
         r#"
         WITH mine AS MATERIALIZED (
@@ -65,7 +69,8 @@ pub(crate) async fn renew(
             WHERE l.owner = $1 ORDER BY l.lane FOR UPDATE OF l
         )
         UPDATE ingest.lanes l
-        SET lease_until = greatest(l.lease_until, now() + $4::float8 * interval '1 millisecond')
+        SET lease_until = least(greatest(l.lease_until, now() + $4::float8 * interval '1 millisecond'),
+                                now() + ($4::float8 + $5::float8) * interval '1 millisecond')
         FROM unnest($2::smallint[], $3::bigint[]) AS held(lane, epoch)
         WHERE l.lane = held.lane AND l.epoch = held.epoch AND l.owner = $1
           AND (SELECT count(*) FROM mine) > 0
@@ -75,6 +80,7 @@ pub(crate) async fn renew(
         &lanes,
         &epochs,
         millis(ttl),
+        millis(LONGEST_RUN),
     )
     .fetch_all(pool)
     .await

@@ -68,6 +68,26 @@ async fn what_it_writes_takes_no_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_from_before_the_clock_was_set_back_does_not_last() {
+    let world = World::start().await;
+    let pool = world.database.pool();
+    let owned = "SELECT count(*) FROM ingest.lanes WHERE owner IS NOT NULL";
+    let number = async |statement: &'static str| -> i64 {
+        sqlx::query_scalar(statement).fetch_one(pool).await.unwrap()
+    };
+    eventually(async || number(owned).await == 64).await;
+    let epochs = "SELECT sum(epoch)::bigint FROM ingest.lanes";
+    let before = number(epochs).await;
+    sqlx::query("UPDATE ingest.lanes SET lease_until = now() + interval '1 hour'")
+        .execute(pool)
+        .await
+        .unwrap();
+    let long = "SELECT count(*) FROM ingest.lanes WHERE lease_until > now() + interval '10 minutes'";
+    eventually(async || number(long).await == 0).await;
+    assert_eq!((number(owned).await, number(epochs).await), (64, before), "they stay where they are");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_ends_every_process_is_a_dead_letter_after_its_attempts() {
     let world = World::start_with(settings(3), |_| {}).await;
     let lane = lane_of(&ACME.parse().unwrap(), &"c".parse().unwrap());
