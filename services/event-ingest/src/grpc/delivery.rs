@@ -172,6 +172,7 @@ impl DeliveryHandler {
         match interventions::ask(&self.pool, lane, sequence, action, actor).await.map_err(error::store)? {
             Asking::Recorded => self.interventions.ring(lane),
             Asking::OtherPending => return Err(error::intervention_pending(name).into()),
+            Asking::NotHalted => return Err(error::not_halted(&name.to_string(), None).into()),
         }
         Ok(delivery)
     }

@@ -6,7 +6,11 @@ use chatfn_proto::ingest::v1::OperatorAction;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{days, deliveries, journal::Intervene, span};
+use super::{
+    days, deliveries,
+    journal::{Intervene, ParkKind},
+    span,
+};
 
 /// What an operator asks for, of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +55,11 @@ pub(crate) enum Asking {
     Recorded,
     /// Something else is asked for and not done yet.
     OtherPending,
+    /// The event is not halted any more: what an earlier call asked for was just done.
+    NotHalted,
 }
 
-/// Asks the owner of a lane for an action on one event.
+/// Asks the owner of a lane to go on with a halted event, or without it.
 pub(crate) async fn ask(
     pool: &PgPool,
     lane: i16,
@@ -61,6 +67,7 @@ pub(crate) async fn ask(
     action: Action,
     actor: &str,
 ) -> Result<Asking, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
     // The update changes nothing; it makes the row visible that is there.
     let wanted = sqlx::query_scalar!(
         r#"
@@ -73,8 +80,23 @@ pub(crate) async fn ask(
         action as i16,
         actor,
     )
-    .fetch_one(pool)
+    .fetch_one(&mut *transaction)
     .await?;
+    // Looked at after that: an action that is done is struck off in the transaction that does it, so that what this finds stays
+    // as long as the row above is there.
+    let is_halted = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM ingest.parked WHERE lane = $1 AND sequence = $2 AND kind = $3) AS "is_halted!""#,
+        lane,
+        sequence,
+        ParkKind::Halted as i16,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if !is_halted {
+        transaction.rollback().await?;
+        return Ok(Asking::NotHalted);
+    }
+    transaction.commit().await?;
     Ok(if wanted == action as i16 { Asking::Recorded } else { Asking::OtherPending })
 }
 

@@ -180,6 +180,29 @@ async fn operators_act_on_what_is_halted_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_halted_any_more_when_it_is_asked_for_is_refused() {
+    let world = World::start_with(halting(2), |_| {}).await;
+    halted(&world).await;
+    let pool = world.database.pool();
+    // As the lane's owner does what another operator has asked for, after this one has seen that the event is halted.
+    let mut owner = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE ingest.interventions IN EXCLUSIVE MODE").execute(&mut *owner).await.unwrap();
+    let asking = skip(&world.replica, "bad");
+    let resuming = async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                         AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO ingest.interventions%')";
+        eventually(async || sqlx::query_scalar::<_, bool>(waits).fetch_one(pool).await.unwrap()).await;
+        sqlx::query("UPDATE ingest.parked SET kind = 0 WHERE kind = 1").execute(&mut *owner).await.unwrap();
+        owner.commit().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(asking, resuming);
+    refused(answer, Code::FailedPrecondition, "NOT_HALTED");
+    let asked: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM ingest.interventions").fetch_one(pool).await.unwrap();
+    assert_eq!(asked, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_stays_halted_over_restarts_and_can_be_resumed_through_another_replica() {
     let mut world = World::start_with(halting(2), |_| {}).await;
     halted(&world).await;
