@@ -5,7 +5,8 @@ use super::reasons;
 reasons! {
     ALREADY_FIRED: "SUPPRESSED", "event-ingest", No,
         "The template fires once per conversation, and an earlier event has fired it." =>
-        "Nothing is wrong: the function has run for the conversation. `reason_message` names the event.";
+        "Nothing, as a rule: the template's one event of the conversation is the one that `reason_message` names. If that \
+         has not run (NO_FUNCTION, EXPIRED), replay that one.";
     NO_FUNCTION: "NO_FUNCTION", "event-ingest", No,
         "The account had no live function for the template when the event's turn came." =>
         "Deploy one, then replay the events in this state.";
