@@ -125,8 +125,12 @@ impl Manager {
             match share::change(held, live) {
                 Change::Claim(most) => within(patience, self.claim(most)).await?,
                 Change::GiveUp(extra) => {
-                    let giving = self.held.values().filter(|held| !held.drain.is_cancelled()).take(extra);
-                    giving.for_each(|held| held.drain.cancel());
+                    // A lane starts nothing from then on, and goes when its last run ends. First those with no long runs, whose leases
+                    // end first.
+                    let mut giving: Vec<_> =
+                        self.held.values().filter(|held| !held.drain.is_cancelled()).collect();
+                    giving.sort_by_key(|held| held.lease.until());
+                    giving.into_iter().take(extra).for_each(|held| held.drain.cancel());
                 }
                 Change::Keep => {}
             }

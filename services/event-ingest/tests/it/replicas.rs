@@ -49,6 +49,36 @@ async fn replicas_share_the_lanes_and_one_that_leaves_hands_its_lanes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_joins_gets_lanes_in_which_nothing_runs_first() {
+    // Runs may last longer.
+    let ttl = Duration::from_secs(10);
+    let world = World::start_with(settings(1), |config| config.dispatch.lease_ttl = ttl).await;
+    let lane = |id: &str| lane_of(&ACME.parse().unwrap(), &id.parse().unwrap());
+    let in_lane = |wanted: i16, prefix: &str| {
+        (0..).map(|n| format!("{prefix}{n}")).find(|id| lane(id) == wanted).unwrap()
+    };
+    let release = CancellationToken::new();
+    for number in 0..12 {
+        let long = in_lane(number, "long");
+        world.invoker.script(&long, [Answer::ReturnsAfter(release.clone())]);
+        world.replica.publish(event(&long, &long)).await.unwrap();
+        world.invoker.started(&long, 1).await;
+    }
+    let _other =
+        Replica::start(world.config(|config| config.dispatch.lease_ttl = ttl), world.deployments()).await;
+    eventually(async || world.shares().await == [32, 32]).await;
+    // Their neighbours go on.
+    for number in 0..12 {
+        let next = in_lane(number, "next");
+        world.replica.publish(event(&next, &next)).await.unwrap();
+        world.replica.reaches(&next, DeliveryState::Succeeded).await;
+        let long = world.replica.delivery(&in_lane(number, "long")).await.unwrap();
+        assert_eq!(long.state(), DeliveryState::Pending, "none had to wait for it");
+    }
+    release.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_replica_was_doing_is_taken_up_in_order() {
     let ttl = Duration::from_secs(2);
     let mut settings = settings(20);
