@@ -24,6 +24,7 @@ mod outage;
 mod outcomes;
 mod overload;
 mod publish;
+mod publisher;
 mod replays;
 mod replicas;
 mod retention;

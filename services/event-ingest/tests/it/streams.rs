@@ -9,69 +9,19 @@ use std::{
 };
 
 use chatfn_proto::ingest::v1::{
-    Acknowledgement, DeliveryState, Event, EventHeader, StreamEventsRequest, StreamEventsResponse,
-    event::PayloadKind, stream_events_response::Result as Answered,
+    DeliveryState, Event, EventHeader, StreamEventsRequest, event::PayloadKind,
+    stream_events_response::Result as Answered,
 };
 use chatfn_rpc::RequestExt as _;
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request};
 
 use crate::{
-    harness::{Replica, World, event, eventually, patiently, refused, settings, status},
+    harness::{Replica, World, event, eventually, patiently, refused, settings},
     invoker::assert_in_order,
     obstacle::Obstacle,
+    publisher::Publisher,
 };
-
-/// An open stream.
-struct Publisher {
-    requests: mpsc::Sender<StreamEventsRequest>,
-    answers: Streaming<StreamEventsResponse>,
-}
-
-impl Publisher {
-    async fn open(replica: &Replica) -> Self {
-        Self::try_open(replica).await.unwrap()
-    }
-
-    async fn try_open(replica: &Replica) -> Result<Self, Status> {
-        let (requests, stream) = mpsc::channel(16);
-        let request = Request::new(ReceiverStream::new(stream)).without_deadline();
-        let answers = replica.events().stream_events(request).await?.into_inner();
-        Ok(Self { requests, answers })
-    }
-
-    async fn send(&self, client_sequence: i64, event: Event) {
-        patiently(self.requests.send(StreamEventsRequest { client_sequence, event: Some(event) }))
-            .await
-            .unwrap();
-    }
-
-    /// The next answer, which must be to this request.
-    async fn answer(&mut self, client_sequence: i64) -> Result<Acknowledgement, Status> {
-        let answer = patiently(self.answers.message()).await.unwrap().expect("an answer");
-        assert_eq!(answer.client_sequence, client_sequence);
-        match answer.result.unwrap() {
-            Answered::Acknowledgement(ack) => Ok(ack),
-            Answered::Error(error) => Err(status(&error)),
-        }
-    }
-
-    /// How the stream ends, without another answer.
-    async fn end(mut self) -> Result<(), Status> {
-        match patiently(self.answers.message()).await {
-            Ok(None) => Ok(()),
-            Ok(Some(answer)) => panic!("another answer: {answer:?}"),
-            Err(status) => Err(status),
-        }
-    }
-
-    /// Has nothing more to send.
-    fn finish(self) -> Self {
-        Self { requests: mpsc::channel(1).0, ..self }
-    }
-}
 
 fn with_payload(event: Event, json: &str) -> Event {
     Event { payload_kind: Some(PayloadKind::PayloadJson(json.to_owned())), ..event }
