@@ -4,6 +4,7 @@
 //! Everything is seen through the contract and through what the invoker was asked; tests touch the database only to
 //! get in the service's way (locks, a stolen lane) and to see who holds which lane.
 
+mod bad_events;
 mod budget;
 mod deadlines;
 mod fairness;

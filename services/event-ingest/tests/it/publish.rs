@@ -93,56 +93,6 @@ async fn one_call_may_hold_the_same_event_twice() {
     assert_eq!(world.invoker.runs_of("e").len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_event_does_not_sink_its_neighbours() {
-    let world = World::start().await;
-    let payload = |text: &str| Some(PayloadKind::PayloadJson(text.to_owned()));
-    let with = |id: &str, json: &str| chatfn_proto::ingest::v1::Event {
-        payload_kind: payload(json),
-        ..event("c", id)
-    };
-    let mut unknown = event("c", "unknown");
-    unknown.template = "chat.nothing".to_owned();
-    let batch = vec![
-        event("c", "first"),
-        with("broken", "{"),
-        with("list", "[]"),
-        with("schema", r#"{"text": 5}"#),
-        with("deep", &format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200))),
-        with("nul", r#"{"text":"\u0000"}"#),
-        event("c", "not an id"),
-        unknown,
-        event("c", "last"),
-    ];
-    let results = world.replica.publish_all(batch).await;
-    assert_eq!(results.len(), 9);
-    for good in [0, 5, 8] {
-        assert!(results[good].is_ok(), "{good}: {:?}", results[good]);
-    }
-    for (bad, code, reason) in [
-        (1, Code::InvalidArgument, "PAYLOAD_NOT_JSON"),
-        (2, Code::InvalidArgument, "PAYLOAD_NOT_JSON"),
-        (3, Code::InvalidArgument, "PAYLOAD_SCHEMA"),
-        (4, Code::InvalidArgument, "PAYLOAD_TOO_DEEP"),
-        (6, Code::InvalidArgument, "INVALID_REQUEST"),
-        (7, Code::NotFound, "TEMPLATE_NOT_FOUND"),
-    ] {
-        let report = refused(results[bad].clone(), code, reason);
-        if reason == "PAYLOAD_SCHEMA" {
-            let first = &report.fields[0];
-            let what = format!("{}: {}", first.field.trim_start_matches("event."), first.description);
-            assert!(report.message.contains(&what), "{report:?}");
-        }
-    }
-    world.replica.reaches("last", DeliveryState::Succeeded).await;
-    let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
-    assert_eq!(ran, ["first", "nul", "last"]);
-    assert_eq!(world.invoker.runs_of("nul")[0].payload_json, r#"{"text":"\u0000"}"#);
-    for bad in ["broken", "schema", "deep", "unknown"] {
-        refused(world.replica.delivery(bad).await, Code::NotFound, "DELIVERY_NOT_FOUND");
-    }
-}
-
 /// As deep as the decoder of messages allows, which refuses the whole call beyond.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_struct_may_be_32_levels_deep() {
