@@ -19,5 +19,6 @@ mod surface;
 mod templates;
 mod traces;
 mod uniqueness;
+mod unreadable;
 mod upgrade;
 mod walkthrough;

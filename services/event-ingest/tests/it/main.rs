@@ -17,6 +17,7 @@ mod invoker_faults;
 mod latch;
 mod ledger;
 mod lists;
+mod messages;
 mod notices;
 mod obstacle;
 mod operators;
