@@ -38,6 +38,8 @@ pub(crate) enum Answer {
     ThrowsAfter(CancellationToken),
     /// The lambda never ends by itself.
     Hangs,
+    /// The run comes to this.
+    Reports(Box<RunReport>),
     /// Nothing runs.
     Refuses(ApiError),
 }
@@ -207,6 +209,7 @@ impl InvokerService for FakeInvoker {
                 fails(FailureKind::Thrown)
             }
             Answer::Hangs => std::future::pending().await,
+            Answer::Reports(report) => return Ok(Response::new(InvokeResponse { report: Some(*report) })),
             Answer::Refuses(error) => return Err(error.into()),
         };
         let report = RunReport { outcome: Some(outcome), version: 1, ..RunReport::default() };

@@ -7,6 +7,7 @@
 mod bad_events;
 mod budget;
 mod deadlines;
+mod details;
 mod fairness;
 mod fencing;
 mod growth;
