@@ -1,5 +1,6 @@
 //! Black-box tests of the running cluster.
 
+mod actors;
 mod bad_input;
 mod certificates;
 mod egress_policy;
