@@ -6,11 +6,13 @@ use chatfn_proto::ingest::v1::{
     DeliveryState, Event, EventHeader, PublishEventRequest, PublishEventsRequest, event::PayloadKind,
 };
 use chatfn_rpc::{RequestExt as _, TraceParent};
+use chatfn_telemetry::{EndpointArgs, Listen, testing::MetricsReader};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use tonic::{Code, Request};
 
 use crate::{
-    harness::{Replica, World, event, refused},
+    harness::{Replica, World, event, eventually, patiently, refused, settings},
     obstacle::Obstacle,
 };
 
@@ -112,6 +114,42 @@ async fn a_struct_may_be_32_levels_deep() {
     let call = world.replica.events().publish_events(PublishEventsRequest { events }).await;
     refused(call, Code::InvalidArgument, "MESSAGE_UNREADABLE");
     refused(world.replica.delivery("neighbour").await, Code::NotFound, "DELIVERY_NOT_FOUND");
+}
+
+/// A burst shares its flush to disk, though each of its events comes in a call of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_queues_while_a_transaction_is_under_way_shares_the_next() {
+    let metrics = MetricsReader::somewhere();
+    let world = World::start_with(settings(3), |config| {
+        config.endpoint =
+            EndpointArgs { telemetry_listen: Some(Listen::At(metrics.address())), ..EndpointArgs::OFF };
+        config.committers.committers = 1;
+    })
+    .await;
+    let obstacle = Obstacle::before_commits(world.database.pool()).await;
+    let mut calls: FuturesUnordered<_> = FuturesUnordered::new();
+    let call = |n: usize| world.replica.publish(event(&format!("c{n}"), &format!("e{n}")));
+    calls.push(call(0));
+    tokio::select! {
+        () = obstacle.is_met() => {}
+        answered = calls.next() => panic!("{answered:?}"),
+    }
+    calls.extend((1..=100).map(call));
+    let queued = async || metrics.value("chatfn_ingest_queue_events").await.unwrap();
+    tokio::select! {
+        () = eventually(async || queued().await == 101) => {}
+        answered = calls.next() => panic!("{answered:?}"),
+    }
+    obstacle.lift().await;
+    while let Some(answer) = patiently(calls.next()).await {
+        answer.unwrap();
+    }
+    let by_transaction: Vec<i64> =
+        sqlx::query_scalar("SELECT count(*) FROM ingest.events GROUP BY xmin::text ORDER BY 1")
+            .fetch_all(world.database.pool())
+            .await
+            .unwrap();
+    assert_eq!(by_transaction, [1, 100]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
