@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chatfn_domain::lane::lane_of;
 use chatfn_proto::ingest::v1::{
     Acknowledgement, DeliveryState, Event, PublishEventRequest, event::PayloadKind,
 };
@@ -11,7 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tonic::{Code, Request, Status};
 
 use crate::{
-    harness::{PATIENCE, World, event, eventually, patiently, refused, settings},
+    harness::{ACME, PATIENCE, World, event, eventually, patiently, refused, settings},
     obstacle::Obstacle,
 };
 
@@ -60,6 +61,7 @@ async fn a_full_queue_refuses_at_once_and_records_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_account_leaves_room_to_others() {
+    const OTHERS: u64 = 200;
     let metrics = MetricsReader::somewhere();
     let world = World::start_with(settings(3), |config| {
         config.endpoint =
@@ -82,14 +84,17 @@ async fn a_flood_of_one_account_leaves_room_to_others() {
     // The flood has all that it can get when the first part of it is refused.
     let mut flooded = patiently(flood.next()).await.unwrap();
     assert!(flooded.iter().any(Result::is_err), "{flooded:?}");
-    let others = (0..200).map(|n| Event { account: "other".to_owned(), ..event("c", &format!("o{n}")) });
+    // In the lane of the flood, where sequence numbers tell the order among them.
+    let lane = |account: &str, id: &str| lane_of(&account.parse().unwrap(), &id.parse().unwrap());
+    let near = (0..).map(|n| format!("c{n}")).find(|id| lane("other", id) == lane(ACME, "c")).unwrap();
+    let others = (0..OTHERS).map(|n| Event { account: "other".to_owned(), ..event(&near, &format!("o{n}")) });
     let others = world.replica.publish_all(others.collect()).boxed();
     let queued = async || metrics.value("chatfn_ingest_queue_events").await.unwrap();
     let flood_alone = queued().await;
     let (other, ()) = patiently(async {
         tokio::join!(others, async {
             // Behind the flood, all of which has queued.
-            eventually(async || queued().await >= flood_alone + 200).await;
+            eventually(async || queued().await >= flood_alone + OTHERS).await;
             obstacle.lift().await;
         })
     })
@@ -102,6 +107,11 @@ async fn a_flood_of_one_account_leaves_room_to_others() {
         flooded.extend(results);
     }
     assert!(sequences(&flooded).len() >= 981, "what was accepted of the flood is recorded");
+    // They take turns, byte for byte, and all events are about as large: the last of the others comes after about as many of the
+    // flood, not after all that had queued before.
+    let last = sequences(&other).into_iter().max().unwrap();
+    let before = sequences(&flooded).into_iter().filter(|sequence| *sequence < last).count();
+    assert!(before < 400, "{before} events of the flood were recorded before the last of the other account");
 }
 
 #[tokio::test(flavor = "multi_thread")]
