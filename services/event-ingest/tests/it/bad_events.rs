@@ -19,8 +19,11 @@ const TOO_DEEP: &str = "PAYLOAD_TOO_DEEP";
 const FIRST: i64 = -62_135_596_800;
 const LAST: i64 = 253_402_300_799;
 
+/// Makes something of an event.
+type Change = fn(&mut Event);
+
 /// What is wrong with an event: the reason that its publisher is told, the field that is named, and how to make it so.
-const MISTAKES: &[(&str, &str, fn(&mut Event))] = &[
+const MISTAKES: &[(&str, &str, Change)] = &[
     (INVALID, "event.account", |it| it.account = String::new()),
     (INVALID, "event.account", |it| it.account = "a".repeat(64)),
     (INVALID, "event.account", |it| it.account = "acme\0".to_owned()),
@@ -74,7 +77,7 @@ const MISTAKES: &[(&str, &str, fn(&mut Event))] = &[
 ];
 
 /// What may be in an event that runs, though only just or although one would not expect it.
-const FITTING: &[fn(&mut Event)] = &[
+const FITTING: &[Change] = &[
     |it| it.event_id = "x".repeat(128),
     |it| it.conversation_id = "c".repeat(128),
     |it| it.headers = vec![header("k\0", "a\0b")],
