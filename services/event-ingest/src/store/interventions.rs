@@ -67,37 +67,40 @@ pub(crate) async fn ask(
     action: Action,
     actor: &str,
 ) -> Result<Asking, sqlx::Error> {
+    // It locks nothing that the owner has to have: this replica may be halted before it commits.
     let mut transaction = pool.begin().await?;
-    // The update changes nothing; it makes the row visible that is there.
-    let wanted = sqlx::query_scalar!(
+    sqlx::query!(
         r#"
-        INSERT INTO ingest.interventions AS i (lane, sequence, action, actor) VALUES ($1, $2, $3, $4)
-        ON CONFLICT (lane, sequence) DO UPDATE SET action = i.action
-        RETURNING action
+        INSERT INTO ingest.interventions (lane, sequence, action, actor) VALUES ($1, $2, $3, $4)
+        ON CONFLICT DO NOTHING
         "#,
         lane,
         sequence,
         action as i16,
         actor,
     )
-    .fetch_one(&mut *transaction)
+    .execute(&mut *transaction)
     .await?;
     // Looked at after that: an action that is done is struck off in the transaction that does it, so that what this finds stays
-    // as long as the row above is there.
-    let is_halted = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM ingest.parked WHERE lane = $1 AND sequence = $2 AND kind = $3) AS "is_halted!""#,
+    // as long as there is a row of interventions.
+    let found = sqlx::query!(
+        r#"
+        SELECT (SELECT action FROM ingest.interventions WHERE lane = $1 AND sequence = $2) AS wanted,
+               EXISTS (SELECT FROM ingest.parked WHERE lane = $1 AND sequence = $2 AND kind = $3) AS "is_halted!"
+        "#,
         lane,
         sequence,
         ParkKind::Halted as i16,
     )
     .fetch_one(&mut *transaction)
     .await?;
-    if !is_halted {
+    if !found.is_halted {
         transaction.rollback().await?;
         return Ok(Asking::NotHalted);
     }
     transaction.commit().await?;
-    Ok(if wanted == action as i16 { Asking::Recorded } else { Asking::OtherPending })
+    // One that was there may just have been struck off.
+    Ok(if found.wanted == Some(action as i16) { Asking::Recorded } else { Asking::OtherPending })
 }
 
 /// What is asked of the owner of a lane, in the order in which it was asked for, up to `rows`; first what is about events
