@@ -37,13 +37,12 @@ async fn what_is_asked_about_events_of_one_day_opens_the_partitions_of_that_day(
         "INSERT INTO ingest.attempts (lane, sequence, number, epoch) VALUES ({lane}, {second}, 1, 0)",
         "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, kind, next_attempt_time)
          VALUES ({lane}, {second}, 'acme', 'c', 1, now())",
+        "INSERT INTO ingest.interventions (lane, sequence, action, actor) VALUES ({lane}, {second} - 1, 1, 'a replay')",
     ] {
         let statement = statement.replace("{lane}", &LANE.to_string());
         world.execute(&statement.replace("{second}", &(start + 2).to_string())).await;
     }
-    for (sequence, action) in [(start + 1, Action::Replay), (start + 2, Action::Resume)] {
-        interventions::ask(pool, LANE, sequence, action, "me").await.unwrap();
-    }
+    interventions::ask(pool, LANE, start + 2, Action::Resume, "me").await.unwrap();
 
     let range = Range {
         lane: LANE,
