@@ -25,7 +25,7 @@ const GROWTH: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Budgets from which on those are forgotten that are as good as new.
 const MANY: usize = 4096;
-/// One that has been idle for so long has nothing left that was saved up.
+/// One that has been idle for so long has its reserve again; what it has saved up beyond that is forgotten with it.
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 
 /// The retry budgets of all functions, in this process: each replica has one for what it runs itself. Cheap to clone.

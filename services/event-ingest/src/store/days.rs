@@ -170,7 +170,8 @@ pub(crate) async fn open_before(pool: &PgPool, ago: Duration) -> Result<i64, sql
 
 /// The days that ended more than `keep` days ago, the oldest first. The one that is open is none of them.
 ///
-/// A day ends when a later one is opened, which may be long after its date: until then it takes all events.
+/// A day ends when a later one is opened, which may be long after its date: until then it takes all events. One that was never
+/// opened took none.
 pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Error> {
     sqlx::query_as!(
         Day,

@@ -2,7 +2,7 @@
 //! real socket that answers as each test says.
 //!
 //! Everything is seen through the contract and through what the invoker was asked; tests touch the database only to
-//! get in the service's way (locks, a stolen lane) and to see who holds which lane.
+//! get in the service's way (locks, a stolen lane) and to see what nobody is told: who holds which lane, and what is stored.
 
 mod bad_events;
 mod budget;
