@@ -116,10 +116,14 @@ pub struct Publication {
     pub deliver_by: Option<Micros>,
     /// Times that it was asked to be replayed.
     pub replays: u32,
-    /// Times that its conversation, halted at it, was asked to be resumed.
+    /// Times that its conversation, halted at it, may have been resumed: that was asked for, and not refused.
     pub resumes: u32,
+    /// Whether an operator was told, at least once, that it will be.
+    pub told_resumed: bool,
     /// When its conversation, halted at it, was first asked to go on without it.
     pub skipped: Option<Micros>,
+    /// Whether an operator was told that it will.
+    pub told_skipped: bool,
     /// Nothing of it starts before this: the event before it in its conversation was skipped then.
     pub held_until: Option<Micros>,
     /// Where a stream acknowledged it.
@@ -161,6 +165,35 @@ pub struct Final {
     pub state: String,
     /// Attempts on record.
     pub attempts: u32,
+    /// How they ended, each with its number.
+    pub ends: Vec<(u32, End)>,
+    /// When it came to its outcome.
+    pub finished: Option<Micros>,
+    /// What it had come to before operators acted, the oldest first.
+    pub past: Vec<Past>,
+}
+
+/// How an attempt ended, as the service tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// The invoker reported that the lambda returned.
+    Returned,
+    /// The invoker reported a failure that was the lambda's own.
+    Failed,
+    /// There is no report, or time was up, or the sandbox broke down: a lambda that did all it should may end so.
+    Lost,
+}
+
+/// What an event had come to before an operator acted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// The name of the state, as `HALTED`.
+    pub state: String,
+    /// The number of its newest attempt then.
+    pub attempts: u32,
+    /// The name of what the operator did, as `RESUME`.
+    pub action: String,
 }
 
 /// A call that the witness received.

@@ -51,6 +51,8 @@ pub struct Report {
     pub wrong_attempts: usize,
     /// I11: conversations in which several ran, or none.
     pub wrong_firings: usize,
+    /// I12.
+    pub wrong_outcomes: usize,
     /// Events whose attempts were used up.
     pub dead_letters: usize,
     /// Events whose time was up.
@@ -61,6 +63,8 @@ pub struct Report {
     pub streamed: usize,
     /// Events that halted their conversation until they were skipped.
     pub skipped: usize,
+    /// Events that halted their conversation, and of which an operator was told that they are resumed.
+    pub resumed: usize,
     /// From the end of a fault until conversations all over the lanes are served.
     pub recovery_p50_s: f64,
     /// The same.
@@ -85,6 +89,7 @@ impl Report {
         self.suppressed += verdict.suppressed;
         self.streamed += verdict.streamed;
         self.skipped += verdict.skipped;
+        self.resumed += verdict.resumed;
         for (sum, invariant) in [
             (&mut self.lost, Invariant::NothingLost),
             (&mut self.invented, Invariant::NothingInvented),
@@ -97,6 +102,7 @@ impl Report {
             (&mut self.unrecovered, Invariant::Recovers),
             (&mut self.wrong_attempts, Invariant::ExactAttempts),
             (&mut self.wrong_firings, Invariant::FiresOnce),
+            (&mut self.wrong_outcomes, Invariant::FittingOutcome),
         ] {
             *sum += verdict.count(invariant);
         }
@@ -104,8 +110,15 @@ impl Report {
 
     /// Whether all kinds of events were among what was published: what was not there cannot have been broken.
     pub fn has_all_kinds(&self) -> bool {
-        let counts =
-            [self.acked, self.effects, self.dead_letters, self.suppressed, self.streamed, self.skipped];
+        let counts = [
+            self.acked,
+            self.effects,
+            self.dead_letters,
+            self.suppressed,
+            self.streamed,
+            self.skipped,
+            self.resumed,
+        ];
         counts.iter().all(|count| *count > 0)
     }
 

@@ -2,6 +2,7 @@
 
 mod once;
 mod order;
+mod outcome;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,7 @@ use std::{
     fmt,
 };
 
+pub use self::outcome::EARLY;
 use crate::history::{Answer, Effect, Final, History, Kind, Micros, Publication, Template};
 
 /// How much later than its time a start may be: as long as the way to the invoker takes at least, because budgets travel as time that
@@ -41,6 +43,8 @@ pub enum Invariant {
     ExactAttempts,
     /// I11: of a template that fires once per conversation, one event runs in each.
     FiresOnce,
+    /// I12: an outcome fits what its event's runs came to, what the time was, and what operators were told.
+    FittingOutcome,
 }
 
 impl fmt::Display for Invariant {
@@ -71,6 +75,8 @@ pub struct Verdict {
     pub streamed: usize,
     /// Events that halted their conversation until they were skipped.
     pub skipped: usize,
+    /// Events that halted their conversation, and of which an operator was told that they are resumed.
+    pub resumed: usize,
     /// What is wrong, for people, by what it breaks.
     pub broken: BTreeMap<Invariant, Vec<String>>,
 }
@@ -104,7 +110,12 @@ pub fn check(history: &History) -> Verdict {
                 verdict.acknowledged += 1;
                 verdict.streamed += usize::from(publication.streamed.is_some());
                 verdict.skipped += usize::from(publication.skipped.is_some());
-                ends(&mut verdict, publication, finals.get(publication.event.as_str()).copied(), seen);
+                verdict.resumed += usize::from(publication.told_resumed);
+                let end = finals.get(publication.event.as_str()).copied();
+                ends(&mut verdict, publication, end, seen);
+                for broken in end.into_iter().flat_map(|end| outcome::broken(publication, end, seen)) {
+                    verdict.add(Invariant::FittingOutcome, broken);
+                }
             }
             Answer::Unknown => verdict.unknown += 1,
             Answer::Refused(reason) if publication.kind != Kind::Malformed => {

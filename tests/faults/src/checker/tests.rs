@@ -1,7 +1,9 @@
 //! A healthy history passes, and each way to spoil it is found: also those that the mutants of event-ingest lead to.
 
+mod outcomes;
+
 use super::*;
-use crate::history::{Aside, Body, Place, Repeat};
+use crate::history::{Aside, Body, End, Place, Repeat};
 
 const CANARY: &str = "canary-of-acme";
 
@@ -16,7 +18,9 @@ fn publication(number: u64, kind: Kind) -> Publication {
         deliver_by: None,
         replays: 0,
         resumes: 0,
+        told_resumed: false,
         skipped: None,
+        told_skipped: false,
         held_until: None,
         streamed: None,
         sent: number * 1_000_000,
@@ -43,7 +47,18 @@ fn effect(publication: &Publication, attempt: u32, ordinal: u32, at: u64) -> Eff
 }
 
 fn end(publication: &Publication, state: &str, attempts: u32) -> Final {
-    Final { event: publication.event.clone(), state: state.into(), attempts }
+    let ended = |number| {
+        let is_returned = state == "SUCCEEDED" && number == attempts;
+        (number, if is_returned { End::Returned } else { End::Failed })
+    };
+    Final {
+        event: publication.event.clone(),
+        state: state.into(),
+        attempts,
+        ends: (1..=attempts).map(ended).collect(),
+        finished: publication.deliver_by,
+        past: Vec::new(),
+    }
 }
 
 /// e1 good, e2 flaky, e3 poison, e4 expired, e5 unknown and never seen, e6 malformed.
@@ -121,7 +136,10 @@ fn an_outcome_of_something_that_did_not_happen() {
         history.effects.remove(1);
     });
     found(Invariant::NothingLost, |history| history.finals[0].state = "NO_FUNCTION".into());
-    found(Invariant::NothingLost, |history| history.finals[0].state = "EXPIRED".into());
+    found(Invariant::NothingLost, |history| {
+        history.finals[0].state = "EXPIRED".into();
+        history.finals[0].ends = vec![(1, End::Lost)];
+    });
 }
 
 #[test]
@@ -327,4 +345,5 @@ fn what_grows_and_what_does_not_come_back() {
 fn invariants_have_their_numbers() {
     assert_eq!(Invariant::NothingLost.to_string(), "I1 NothingLost");
     assert_eq!(Invariant::ExactAttempts.to_string(), "I10 ExactAttempts");
+    assert_eq!(Invariant::FittingOutcome.to_string(), "I12 FittingOutcome");
 }

@@ -1,12 +1,12 @@
 //! Clients whose conversations are halted at an event that always fails, and that then have them go on, as an operator would.
 
 use chatfn_proto::ingest::v1::{
-    DeliveryState, GetDeliveryRequest, ResumeConversationRequest, SkipEventRequest,
+    Delivery, DeliveryState, GetDeliveryRequest, OperatorAction, ResumeConversationRequest, SkipEventRequest,
 };
 use rand::{RngExt as _, rngs::SmallRng};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{PACE, Publishers, pause, publish::PAUSE};
 use crate::{
@@ -53,30 +53,40 @@ impl Publishers {
             name: format!("accounts/{account}/conversations/{conversation}"),
             event_id: event.clone(),
         };
+        // Resumptions that there had been when one more was promised.
+        let mut promised = None;
         let mut turn = 0;
         while start.elapsed() < self.patience {
             turn += 1;
             let mut deliveries = self.deliveries(turn);
-            let state = match deliveries.get_delivery(GetDeliveryRequest { name: delivery.clone() }).await {
+            let found = match deliveries.get_delivery(GetDeliveryRequest { name: delivery.clone() }).await {
                 // It was never recorded, or is lost.
                 Err(status) if status.code() == Code::NotFound => break,
-                answer => answer.ok().and_then(|it| it.into_inner().delivery).map(|it| it.state()),
+                answer => answer.ok().and_then(|it| it.into_inner().delivery),
             };
+            let resumed = found.as_ref().map(resumptions);
             // Whether what is asked for is done shows the next time.
-            match state {
+            match found.map(|it| it.state()) {
                 None | Some(DeliveryState::Pending | DeliveryState::Retrying) => {}
                 Some(DeliveryState::Halted) if publication.resumes < most_resumes => {
-                    publication.resumes += 1;
-                    let _ = deliveries.resume_conversation(resume.clone()).await;
+                    // Asked once more before that is done, it might be resumed twice.
+                    if promised != resumed {
+                        let answer = deliveries.resume_conversation(resume.clone()).await;
+                        if answer.is_ok() {
+                            publication.told_resumed = true;
+                            promised = resumed;
+                        }
+                        if !answer.is_err_and(|status| is_refused(&status)) {
+                            publication.resumes += 1;
+                        }
+                    }
                 }
                 Some(DeliveryState::Halted) => {
                     let asked = now();
                     let answer = deliveries.skip_event(SkipEventRequest { name: delivery.clone() }).await;
+                    publication.told_skipped |= answer.is_ok();
                     // While it is to be resumed it is not to be skipped.
-                    let is_refused = answer.is_err_and(|status| {
-                        matches!(status.code(), Code::Aborted | Code::FailedPrecondition)
-                    });
-                    if !is_refused {
+                    if !answer.is_err_and(|status| is_refused(&status)) {
                         publication.skipped.get_or_insert(asked);
                     }
                 }
@@ -85,4 +95,14 @@ impl Publishers {
             tokio::time::sleep(PAUSE * 2).await;
         }
     }
+}
+
+/// How often it has been resumed.
+fn resumptions(delivery: &Delivery) -> usize {
+    delivery.past_states.iter().filter(|past| past.action() == OperatorAction::Resume).count()
+}
+
+/// Whether it is certain that what was asked for is not done.
+fn is_refused(status: &Status) -> bool {
+    matches!(status.code(), Code::Aborted | Code::FailedPrecondition)
 }

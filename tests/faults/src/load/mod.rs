@@ -120,7 +120,9 @@ impl Publishers {
             deliver_by: None,
             replays: 0,
             resumes: 0,
+            told_resumed: false,
             skipped: None,
+            told_skipped: false,
             held_until: None,
             streamed: None,
             sent: 0,
@@ -194,9 +196,13 @@ impl Producer {
             _ => Kind::Good,
         };
         let mut event = self.publishers.new_publication(account, &conversation, (template, kind));
-        if is_work && self.rng.random_range(0..100) < 4 {
-            event.deliver_by = Some(now() + self.rng.random_range(500..4_000) * 1_000 as Micros);
-        }
+        let left: Option<Micros> = match self.rng.random_range(0..100) {
+            0..4 => Some(self.rng.random_range(500..4_000)),
+            // Much longer than what the checker allows an event to expire too early.
+            4..6 => Some(30_000),
+            _ => None,
+        };
+        event.deliver_by = left.filter(|_| is_work).map(|left| now() + left * 1_000);
         event
     }
 }

@@ -8,15 +8,19 @@ use std::{
 };
 
 use anyhow::Context as _;
-use chatfn_proto::ingest::v1::{
-    DeliveryState, ListDeliveriesRequest, ReconcileRequest, delivery_service_client::DeliveryServiceClient,
+use chatfn_proto::{
+    ingest::v1::{
+        Attempt, Delivery, DeliveryState, ListDeliveriesRequest, ReconcileRequest,
+        delivery_service_client::DeliveryServiceClient,
+    },
+    invoker::v1::{FailureKind, run_report::Outcome},
 };
 use chatfn_rpc::Client;
 
 use super::Run;
 use crate::{
     cluster::ACCOUNTS,
-    history::{Answer, Final, History},
+    history::{Answer, End, Final, History, Micros, Past},
     load::MARK,
 };
 
@@ -95,11 +99,7 @@ impl Run {
                     if let Some(canary) = secret_in(&format!("{delivery:?}")) {
                         self.aside.leaks.push(format!("the delivery {} holds {canary}", delivery.name));
                     }
-                    let state = delivery.state();
-                    let state = state.as_str_name().trim_start_matches("DELIVERY_STATE_").to_owned();
-                    let attempts = delivery.attempts.len().try_into().unwrap_or(u32::MAX);
-                    let event = delivery.event_id;
-                    finals.insert(event.clone(), Final { event, state, attempts });
+                    finals.insert(delivery.event_id.clone(), told(delivery));
                 }
                 if page.next_page_token.is_empty() {
                     break;
@@ -128,6 +128,41 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// What the service tells of an event.
+fn told(delivery: Delivery) -> Final {
+    let name = |state: DeliveryState| state.as_str_name().trim_start_matches("DELIVERY_STATE_").to_owned();
+    let past = delivery.past_states.iter().map(|past| Past {
+        state: name(past.state()),
+        attempts: past.attempt_count,
+        action: past.action().as_str_name().trim_start_matches("OPERATOR_ACTION_").to_owned(),
+    });
+    Final {
+        state: name(delivery.state()),
+        attempts: delivery.attempts.len().try_into().unwrap_or(u32::MAX),
+        ends: delivery.attempts.iter().map(|attempt| (attempt.number, ended(attempt))).collect(),
+        finished: delivery.finish_time.as_ref().map(micros),
+        past: past.collect(),
+        event: delivery.event_id,
+    }
+}
+
+fn ended(attempt: &Attempt) -> End {
+    use FailureKind::{Crashed, NotLoadable, Timeout, Unspecified};
+    match attempt.report.as_ref().and_then(|report| report.outcome.as_ref()) {
+        Some(Outcome::ResultJson(_)) => End::Returned,
+        // A machine that is busy enough lets a lambda's time pass after all it had to do.
+        Some(Outcome::Failure(it)) if matches!(it.kind(), Timeout | Crashed | NotLoadable | Unspecified) => {
+            End::Lost
+        }
+        Some(Outcome::Failure(_)) => End::Failed,
+        None => End::Lost,
+    }
+}
+
+fn micros(time: &prost_types::Timestamp) -> Micros {
+    time.seconds.unsigned_abs() * 1_000_000 + Micros::from(time.nanos.unsigned_abs()) / 1_000
 }
 
 fn is_open(state: &str) -> bool {
