@@ -32,7 +32,7 @@ enum Fault {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 7] = [
+pub const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "ack_before_commit",
         breaks: Invariant::NothingLost,
@@ -51,6 +51,12 @@ pub const MUTANTS: [Mutant; 7] = [
     Mutant { name: "attempts_in_memory", breaks: Invariant::ExactAttempts, fault: Fault::CrashAttempts },
     Mutant { name: "no_latch", breaks: Invariant::FiresOnce, fault: Fault::Publish(Template::Once) },
     Mutant { name: "no_halt", breaks: Invariant::Order, fault: Fault::Publish(Template::Halting) },
+    Mutant {
+        name: "success_as_failure",
+        breaks: Invariant::FittingOutcome,
+        // Of these, few failures are enough to be dead.
+        fault: Fault::Publish(Template::Poison),
+    },
     Mutant { name: "random_key", breaks: Invariant::SameKey, fault: Fault::Retry },
 ];
 

@@ -8,6 +8,8 @@ use chatfn_domain::{
 };
 use chatfn_proto::invoker::v1::{FailureKind, LambdaFailure, RunReport, run_report};
 
+use crate::failpoint;
+
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum AttemptEnd {
@@ -100,6 +102,9 @@ pub(crate) fn after_attempt(
         AttemptEnd::Reported(report) => match &report.outcome {
             Some(run_report::Outcome::Failure(failure)) => {
                 (events::LAMBDA_FAILED, describe(failure), class(failure.kind()))
+            }
+            _ if failpoint::mutant("success_as_failure") => {
+                (events::LAMBDA_FAILED, String::new(), FailureClass::Thrown)
             }
             _ => return Next::Succeeded,
         },
