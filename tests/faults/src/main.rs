@@ -141,7 +141,7 @@ async fn faults(cli: &Cli, parent: &Path) -> anyhow::Result<Report> {
     }
     (report.kills, report.faults) = (run.kills, run.faults);
     report.left_out = run.left_out.clone();
-    report.recoveries(&mut run.recoveries.clone());
+    report.recoveries(&run.recoveries);
     let history = run.end(&places.folder, chatfn_faults::plan::SETTLE).await?;
     places.release()?;
     let verdict = check(&history);

@@ -1,10 +1,13 @@
 //! The last line.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use crate::checker::{Invariant, Verdict};
+use crate::{
+    checker::{Invariant, Verdict},
+    plan::Hurt,
+};
 
 /// What a run came to, for machines.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -71,6 +74,10 @@ pub struct Report {
     pub recovery_p99_s: f64,
     /// The same.
     pub recovery_max_s: f64,
+    /// The longest of each kind of fault …
+    pub recovery_worst_s: BTreeMap<Hurt, f64>,
+    /// … and how long those may take on a machine that has nothing else to do, where somebody said.
+    pub recovery_limit_s: BTreeMap<Hurt, f64>,
     /// Mistakes that were found …
     pub mutants_caught: usize,
     /// … of those that were made.
@@ -123,15 +130,27 @@ impl Report {
     }
 
     /// Adds how long recoveries took.
-    pub fn recoveries(&mut self, recoveries: &mut [Duration]) {
-        recoveries.sort();
+    pub fn recoveries(&mut self, recoveries: &[(Hurt, Duration)]) {
+        let mut sorted: Vec<Duration> = recoveries.iter().map(|(_, took)| *took).collect();
+        sorted.sort();
         let at = |share: f64| {
-            let index = (recoveries.len() as f64 * share).ceil() as usize;
-            let seconds = recoveries.get(index.saturating_sub(1)).map_or(0.0, Duration::as_secs_f64);
-            (seconds * 1000.0).round() / 1000.0
+            let index = (sorted.len() as f64 * share).ceil() as usize;
+            sorted.get(index.saturating_sub(1)).map_or(0.0, seconds)
         };
         (self.recovery_p50_s, self.recovery_p99_s, self.recovery_max_s) = (at(0.5), at(0.99), at(1.0));
+        for (hurt, took) in recoveries {
+            let worst = self.recovery_worst_s.entry(*hurt).or_default();
+            *worst = worst.max(seconds(took));
+            if let Some(limit) = hurt.limit() {
+                self.recovery_limit_s.insert(*hurt, seconds(&limit));
+            }
+        }
     }
+}
+
+/// With three decimals.
+fn seconds(duration: &Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 #[cfg(test)]
@@ -141,12 +160,25 @@ mod tests {
     #[test]
     fn percentiles_are_of_what_was_measured() {
         let mut report = Report::default();
-        report.recoveries(&mut (1..=100).rev().map(Duration::from_secs).collect::<Vec<_>>());
+        let kill = |took| (Hurt::Kill, Duration::from_secs(took));
+        report.recoveries(&(1..=100).rev().map(kill).collect::<Vec<_>>());
         assert_eq!(
             (report.recovery_p50_s, report.recovery_p99_s, report.recovery_max_s),
             (50.0, 99.0, 100.0)
         );
-        report.recoveries(&mut []);
+        report.recoveries(&[]);
         assert_eq!(report.recovery_p99_s, 0.0);
+    }
+
+    #[test]
+    fn the_worst_of_each_kind_is_told_beside_its_limit() {
+        let mut report = Report::default();
+        let recoveries =
+            [(Hurt::Kill, 3_100), (Hurt::Clock, 20), (Hurt::Kill, 900), (Hurt::HalfOpen, 12_000)];
+        report.recoveries(&recoveries.map(|(hurt, took)| (hurt, Duration::from_millis(took))));
+        let told = serde_json::to_value(&report).unwrap();
+        let worst = serde_json::json!({"kill": 3.1, "half_open": 12.0, "clock": 0.02});
+        assert_eq!(told["recovery_worst_s"], worst);
+        assert_eq!(told["recovery_limit_s"], serde_json::json!({"kill": 3.0, "half_open": 15.0}));
     }
 }

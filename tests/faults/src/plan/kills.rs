@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rand::RngExt as _;
 
-use super::{Run, Scale};
+use super::{Hurt, Run, Scale};
 use crate::{
     cluster::{LEASE_TTL, PATIENCE},
     process::until,
@@ -118,7 +118,7 @@ impl Run {
         if is_back_first || passed == Passed::WithoutInvoker {
             self.heal()?;
         }
-        self.recovered(&format!("SIGKILL of {name} at {edge} ({pass})"), since).await?;
+        self.recovered(Hurt::Kill, &format!("SIGKILL of {name} at {edge} ({pass})"), since).await?;
         self.heal()?;
         self.cluster.serving().await
     }
@@ -139,11 +139,16 @@ impl Run {
         let halted = Instant::now();
         let halt = LEASE_TTL.mul_f64(times);
         // What it has locked in the middle of a transaction, Postgres gives free before the lease is over.
-        self.recovered(&format!("SIGSTOP of {name} at {edge}, taken over"), halted).await?;
+        self.recovered(Hurt::Halt, &format!("SIGSTOP of {name} at {edge}, taken over"), halted).await?;
         tokio::time::sleep(halt.saturating_sub(halted.elapsed()) + Duration::from_millis(500)).await;
         let halted = halted.elapsed().as_secs_f64();
         self.heal()?;
-        self.recovered(&format!("SIGCONT of {name} after {halted:.1} s at {edge}"), Instant::now()).await
+        self.recovered(
+            Hurt::Halt,
+            &format!("SIGCONT of {name} after {halted:.1} s at {edge}"),
+            Instant::now(),
+        )
+        .await
     }
 }
 

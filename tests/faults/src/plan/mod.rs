@@ -1,6 +1,7 @@
 //! What is done to the cluster, and how it recovers.
 
 mod end;
+mod hurt;
 mod kills;
 mod network;
 mod peers;
@@ -18,6 +19,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 pub use self::{
     end::SETTLE,
+    hurt::Hurt,
     kills::{EDGES, Passed},
 };
 use crate::{
@@ -63,8 +65,8 @@ pub struct Run {
     pub faults: u64,
     /// Faults that cannot be injected here, and what they lack.
     pub left_out: Vec<String>,
-    /// How long each recovery took.
-    pub recoveries: Vec<Duration>,
+    /// How long each recovery took, and from what.
+    pub recoveries: Vec<(Hurt, Duration)>,
     aside: Aside,
     /// How long a recovery may take before it is none.
     patience: Duration,
@@ -97,7 +99,7 @@ impl Run {
             aside: Aside::default(),
             patience,
         };
-        run.recovered("nothing yet", Instant::now()).await?;
+        run.recovered(Hurt::Kill, "nothing yet", Instant::now()).await?;
         run.recoveries.clear();
         run.faults = 0;
         Ok(run)
@@ -123,7 +125,7 @@ impl Run {
 
     /// Waits until events of conversations all over the lanes run to their end, and notes how long that took since the
     /// fault ended.
-    async fn recovered(&mut self, what: &str, since: Instant) -> anyhow::Result<()> {
+    async fn recovered(&mut self, hurt: Hurt, what: &str, since: Instant) -> anyhow::Result<()> {
         self.faults += 1;
         let patience = self.patience;
         let probes = async {
@@ -150,7 +152,7 @@ impl Run {
         self.look().await;
         match recovered {
             Ok(()) => {
-                self.recoveries.push(took);
+                self.recoveries.push((hurt, took));
                 self.tell(&format!("{what}: served again after {:.1} s", took.as_secs_f64()));
             }
             Err(error) => {
@@ -250,7 +252,7 @@ impl Run {
             }
             self.cluster.start_missing()?;
         }
-        self.recovered("an event that always kills event-ingest", Instant::now()).await
+        self.recovered(Hurt::Kill, "an event that always kills event-ingest", Instant::now()).await
     }
 
     /// Either replica.

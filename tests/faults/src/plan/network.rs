@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Run;
+use super::{Hurt, Run};
 use crate::proxy::Weather;
 
 /// How long the weather lasts: longer than the leases.
@@ -16,6 +16,7 @@ impl Run {
             Weather::Resets,
             Weather::Slow(Duration::from_millis(500)),
         ] {
+            let hurt = if weather == Weather::HalfOpen { Hurt::HalfOpen } else { Hurt::Network };
             for link in ["from clients", "to Postgres", "to the invoker"] {
                 let index = self.any_replica();
                 let replica = &self.cluster.ingest[index];
@@ -28,7 +29,7 @@ impl Run {
                 proxy.set(weather);
                 tokio::time::sleep(WEATHER).await;
                 proxy.set(Weather::Clear);
-                self.recovered(&format!("{weather:?} {link} of {name}"), Instant::now()).await?;
+                self.recovered(hurt, &format!("{weather:?} {link} of {name}"), Instant::now()).await?;
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Run;
+use super::{Hurt, Run};
 
 /// Connections that stall.
 const STALLED: usize = 300;
@@ -29,13 +29,18 @@ impl Run {
         for number in 0..STALLED {
             stalled.spawn(stall(address, number));
         }
-        self.recovered(&format!("{STALLED} connections that stall"), Instant::now()).await?;
+        self.recovered(Hurt::Peers, &format!("{STALLED} connections that stall"), Instant::now()).await?;
         let open = stalled.join_all().await.into_iter().filter(|is_closed| !is_closed).count();
         if open > 0 {
             self.aside.beyond_bounds.push(format!("{open} stalled connections were open after {STALL:?}"));
         }
         let resets = rapid_reset(address).await;
-        self.recovered(&format!("rapid resets, closed after {resets} of {RESETS}"), Instant::now()).await?;
+        self.recovered(
+            Hurt::Peers,
+            &format!("rapid resets, closed after {resets} of {RESETS}"),
+            Instant::now(),
+        )
+        .await?;
         if resets == RESETS {
             self.aside
                 .beyond_bounds

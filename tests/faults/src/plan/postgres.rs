@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{RECOVERY, Run, Scale};
+use super::{Hurt, RECOVERY, Run, Scale};
 
 /// How long it is gone.
 const OUTAGE: Duration = Duration::from_secs(6);
@@ -16,17 +16,18 @@ impl Run {
             self.cluster.database.kill().await;
             self.kills += 1;
             self.cluster.database.start().await?;
-            self.recovered("SIGKILL of Postgres and all its sessions", Instant::now()).await?;
+            self.recovered(Hurt::Postgres, "SIGKILL of Postgres and all its sessions", Instant::now())
+                .await?;
         }
         self.cluster.database.stop().await?;
         tokio::time::sleep(outage).await;
         self.cluster.database.start().await?;
-        self.recovered(&format!("Postgres stopped for {outage:?}"), Instant::now()).await?;
+        self.recovered(Hurt::Postgres, &format!("Postgres stopped for {outage:?}"), Instant::now()).await?;
 
         self.cluster.database.halt();
         tokio::time::sleep(outage).await;
         self.cluster.database.go_on();
-        self.recovered(&format!("Postgres silent for {outage:?}"), Instant::now()).await?;
+        self.recovered(Hurt::Postgres, &format!("Postgres silent for {outage:?}"), Instant::now()).await?;
 
         if self.cluster.database.has_own_disk {
             self.cluster.database.fill(true)?;
@@ -41,7 +42,7 @@ impl Run {
                 self.cluster.database.kill().await;
                 self.cluster.database.start().await?;
             }
-            self.recovered(&format!("Postgres' disk full for {outage:?}"), since).await?;
+            self.recovered(Hurt::Postgres, &format!("Postgres' disk full for {outage:?}"), since).await?;
         } else {
             self.leave_out("Postgres' disk full: needs a root who may mount, to give it one of its own");
         }
