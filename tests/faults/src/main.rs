@@ -17,7 +17,7 @@ use chatfn_faults::{
     report::Report,
     witness,
 };
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Hurts a cluster of real processes and checks what it promises. The last line is JSON
@@ -37,6 +37,10 @@ struct Cli {
     /// Leave the mistakes out that the checker is proven by
     #[arg(long)]
     without_mutants: bool,
+
+    /// Fail if a fault is left out, whatever the machine lacks for it
+    #[arg(long, env = "FAULTS_STRICT", value_parser = FalseyValueParser::new())]
+    strict: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,7 +156,13 @@ async fn faults(cli: &Cli, parent: &Path) -> anyhow::Result<Report> {
             "of some kinds there were no events, so nothing is known of these: look for the counts that are 0"
         );
     }
-    report.passed = verdict.broken.is_empty() && report.has_all_kinds() && caught == mutants.len();
+    if !report.has_all_faults(cli.strict) {
+        println!("faults were left out, and this is to be strict: look at what is said of them above");
+    }
+    report.passed = verdict.broken.is_empty()
+        && report.has_all_kinds()
+        && report.has_all_faults(cli.strict)
+        && caught == mutants.len();
     report.seconds = start.elapsed().as_secs();
     Ok(report)
 }
