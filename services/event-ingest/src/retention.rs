@@ -18,6 +18,7 @@ use crate::{
     config::RetentionConfig,
     metrics::IngestMetrics,
     store::{
+        Time,
         days::{self, Day, Looked, PARTITIONED, Waiting},
         deliveries,
         interventions::Place,
@@ -93,7 +94,7 @@ impl Keeper {
         let end = Instant::now() + LONGEST_LOOK;
         store.ask_all(u32::from(AHEAD) + 1, days::prepare(pool, AHEAD)).await?;
         store.ask(days::open(pool)).await?;
-        let ended = store.ask(days::ended(pool, keep)).await?;
+        let ended = store.ask(days::ended(pool, keep, Time::now())).await?;
         self.progress.retain(|day, _| ended.iter().any(|it| it.day == *day));
         // Told first: a large day takes several looks.
         self.metrics.days(store.ask(days::ahead(pool)).await?.into(), ended.len());
@@ -108,7 +109,7 @@ impl Keeper {
                 );
             }
         }
-        let overdue = store.ask(days::ended(pool, keep)).await?.len();
+        let overdue = store.ask(days::ended(pool, keep, Time::now())).await?.len();
         self.metrics.days(store.ask(days::ahead(pool)).await?.into(), overdue);
         Ok(())
     }
@@ -263,7 +264,7 @@ mod tests {
         let mut keeper = Keeper { config, store, metrics, progress: HashMap::new() };
         days::prepare(&pool, 0).await.unwrap();
         days::open(&pool).await.unwrap();
-        let old = days::ended(&pool, 30).await.unwrap().remove(0);
+        let old = days::ended(&pool, 30, Time::now()).await.unwrap().remove(0);
         for lane in 1..3 {
             keeper.end(&old, Instant::now()).await.unwrap();
             assert_eq!(keeper.progress[&old.day], Progress::Decided(lane, old.first_sequence), "time is up");
@@ -290,9 +291,31 @@ mod tests {
         // Not looked at again, either.
         sqlx::query(latched).execute(&pool).await.unwrap();
         keeper.look().await.unwrap();
-        assert_eq!(days::ended(&pool, 30).await.unwrap(), []);
+        assert_eq!(days::ended(&pool, 30, Time::now()).await.unwrap(), []);
         let left = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM ingest.latches").fetch_one(&pool).await;
         assert_eq!(left.unwrap(), 1);
+    }
+
+    /// To drop a day cannot be undone, so one clock that was set wrong must not be enough.
+    #[tokio::test]
+    async fn a_day_has_ended_when_both_clocks_say_so() {
+        let database = TestDatabase::create().await;
+        let pool = database.pool().clone();
+        for age in [60, 40, 0] {
+            let day = format!("(now() AT TIME ZONE 'UTC')::date - {age}");
+            let statement = format!(
+                "SELECT ingest.prepare_day({day});
+                 UPDATE ingest.days SET open_time = now() - {age} * interval '1 day' WHERE day = {day}"
+            );
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+        }
+        let ages = async |days_off: i64| -> Vec<i32> {
+            let here = Time::from_micros(Time::now().micros() + days_off * 24 * 3600 * 1_000_000);
+            days::ended(&pool, 30, here).await.unwrap().iter().map(|day| day.age).collect()
+        };
+        assert_eq!(ages(0).await, [60]);
+        assert_eq!(ages(400).await, [60], "this clock is ahead");
+        assert!(ages(-20).await.is_empty(), "Postgres' clock is ahead, as far as can be known");
     }
 
     #[tokio::test]
@@ -304,7 +327,7 @@ mod tests {
             let statement = format!("SELECT ingest.prepare_day({day}), ingest.open_day({day})");
             sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
         }
-        let old = days::ended(&pool, 30).await.unwrap().remove(0);
+        let old = days::ended(&pool, 30, Time::now()).await.unwrap().remove(0);
         assert_eq!(days::waiting(&pool, &old, COUNTED).await.unwrap(), None);
         let parked = format!(
             "INSERT INTO ingest.parked (lane, sequence, account, conversation_id, next_attempt_time, kind)

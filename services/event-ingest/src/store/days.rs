@@ -171,23 +171,26 @@ pub(crate) async fn open_before(pool: &PgPool, ago: Duration) -> Result<i64, sql
 /// The days that ended more than `keep` days ago, the oldest first. The one that is open is none of them.
 ///
 /// A day ends when a later one is opened, which may be long after its date: until then it takes all events. One that was never
-/// opened took none.
-pub(crate) async fn ended(pool: &PgPool, keep: u16) -> Result<Vec<Day>, sqlx::Error> {
+/// opened took none. How long ago that is both clocks must say, Postgres' and this process', whose time is `here`: what follows cannot
+/// be undone, and one of them may have been set far ahead.
+pub(crate) async fn ended(pool: &PgPool, keep: u16, here: Time) -> Result<Vec<Day>, sqlx::Error> {
     sqlx::query_as!(
         Day,
         r#"
         SELECT d.day::text AS "day!", d.first_sequence AS "first_sequence!", d.next AS "end_sequence!",
-               (now() AT TIME ZONE 'UTC')::date - d.day AS "age!"
-        FROM (SELECT day, first_sequence, open_time, lead(first_sequence) OVER (ORDER BY first_sequence) AS next
+               (clock.now AT TIME ZONE 'UTC')::date - d.day AS "age!"
+        FROM (SELECT least(now(), $2::timestamptz) AS now) clock,
+             (SELECT day, first_sequence, open_time, lead(first_sequence) OVER (ORDER BY first_sequence) AS next
               FROM ingest.days) d
-        WHERE d.day < (now() AT TIME ZONE 'UTC')::date - $1::integer
+        WHERE d.day < (clock.now AT TIME ZONE 'UTC')::date - $1::integer
           AND d.day < (SELECT max(day) FROM ingest.days WHERE open_time IS NOT NULL)
           AND (d.open_time IS NULL
                OR (SELECT min(open_time) FROM ingest.days later WHERE later.first_sequence > d.first_sequence)
-                  < now() - $1::integer * interval '1 day')
+                  < clock.now - $1::integer * interval '1 day')
         ORDER BY d.day
         "#,
         i32::from(keep),
+        here as _,
     )
     .fetch_all(pool)
     .await

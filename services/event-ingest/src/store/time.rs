@@ -1,6 +1,6 @@
 //! Points in time as Postgres keeps them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{
     Decode, Encode, Postgres, Type,
@@ -23,6 +23,12 @@ impl Time {
     pub(crate) const MIN: Self = Self(-62_135_596_800 * MICROS);
     /// Year 10000.
     pub(crate) const MAX: Self = Self(253_402_300_800 * MICROS);
+
+    /// What this machine's clock says, which may not be what Postgres' says; 1970 if it says less.
+    pub(crate) fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
 
     pub(crate) fn from_micros(micros: i64) -> Self {
         Self(micros)
