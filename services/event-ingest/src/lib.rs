@@ -36,7 +36,7 @@
 //! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` or `grpc/stream.rs` → `publisher.rs` (quota) → `intake/` (checks) →
 //! `committer/` (records) → `dispatch/lane/` (runs) → `dispatch/decide.rs` (what follows) →
 //! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). A replay: `grpc/replay.rs` → `replays.rs` → the
-//! lanes. All SQL is in `store/`, but for the function that records events (`migrations/0014_record_events_faster.sql`); the tables with
+//! lanes. All SQL is in `store/`, but for the function that records events (`migrations/0017_record_events_in_rising_time.sql`); the tables with
 //! their reasons are in `migrations/0002_ingest.sql` and `migrations/0006_operators.sql`.
 
 mod cli;

@@ -115,7 +115,7 @@ fn places(events: &[&NewEvent]) -> (Vec<(i16, i64)>, BTreeMap<i16, i64>) {
     (places, counts)
 }
 
-/// What `ingest.record_events` tells (migrations 13 and 14).
+/// What `ingest.record_events` tells (migrations 13 and 17).
 struct Row {
     firsts: Vec<i64>,
     window_first: i64,
@@ -204,4 +204,39 @@ async fn find_existing(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use chatfn_pg::testing::TestDatabase;
+
+    use super::*;
+    use crate::testing::new_event;
+
+    async fn record_one(connection: &mut PgConnection, id: &str) -> Row {
+        let event = new_event("acme", id, b"{}".to_vec());
+        let (places, counts) = places(&[&event]);
+        record(connection, &[&event], &places, &counts, DedupeDays(0)).await.unwrap()
+    }
+
+    /// Replays go by this time, and have to find the events of a conversation in their order.
+    #[tokio::test]
+    async fn times_rise_with_numbers_whichever_transaction_began_first() {
+        let database = TestDatabase::create().await;
+        let pool = crate::with_session(database.pool().clone());
+        let mut first_to_begin = pool.begin().await.unwrap();
+        let began: Time = sqlx::query_scalar("SELECT now()").fetch_one(&mut *first_to_begin).await.unwrap();
+
+        let lower = record_one(&mut pool.acquire().await.unwrap(), "e1").await;
+        let higher = record_one(&mut first_to_begin, "e2").await;
+        first_to_begin.commit().await.unwrap();
+
+        assert!(began < lower.accept_time && lower.recorded_sequences < higher.recorded_sequences);
+        assert!(lower.accept_time < higher.accept_time);
+        let stored: Vec<Time> = sqlx::query_scalar("SELECT accept_time FROM ingest.events ORDER BY sequence")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+        assert_eq!(stored, [lower.accept_time, higher.accept_time]);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | tables |
 //! |---|---|
-//! | [`events`] | records published events: `events`, `lane_heads`, `latches`; by a function of migration 14 |
+//! | [`events`] | records published events: `events`, `lane_heads`, `latches`; by a function of migration 17 |
 //! | [`days`] | the partitions of each day: `days`, `latches` |
 //! | [`lanes`] | who runs which lane: `lanes`, `replicas` |
 //! | [`reading`] | what a lane's owner has to run: `events`, `parked` |
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn reasons_in_statements_are_listed_ones() {
         let mut sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store"));
-        sources.push(include_str!("../../../../migrations/0014_record_events_faster.sql").to_owned());
+        sources.push(include_str!("../../../../migrations/0017_record_events_in_rising_time.sql").to_owned());
         let quoted = sources.iter().flat_map(|source| source.split('\''));
         let is_reason = |text: &&str| {
             text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
