@@ -129,6 +129,35 @@ pub(crate) fn template_not_found(template: &TemplateName) -> ApiError {
     ApiError::not_found(reasons::TEMPLATE_NOT_FOUND, "template", &format!("templates/{template}"))
 }
 
+/// An event that happened so long ago that nobody knows whether it was recorded before.
+pub(crate) fn too_old(age: Duration, longest: Duration) -> ApiError {
+    let (ago, longest) = (hours(age), hours(longest));
+    let message = format!(
+        "the event happened {ago} hours ago; of one from more than {longest} hours ago nobody knows whether it was recorded before"
+    );
+    occur_time(
+        message,
+        "is too long ago: leave it out to have the event run even if it has run before, or ask the operator to keep events for longer \
+         (--retention-days)",
+    )
+}
+
+/// An event that is to happen yet.
+pub(crate) fn not_yet(ahead: Duration, most: Duration) -> ApiError {
+    let (ahead, most) = (hours(ahead), hours(most));
+    let message = format!("the event will happen in {ahead} hours; clocks may be {most} hours ahead at most");
+    occur_time(message, "is in the future: set the publisher's clock, or leave it out")
+}
+
+fn occur_time(message: String, description: &str) -> ApiError {
+    ApiError::new(tonic::Code::OutOfRange, reasons::OCCUR_TIME_OUT_OF_RANGE, message)
+        .field("event.occur_time", description)
+}
+
+fn hours(duration: Duration) -> u64 {
+    duration.as_secs().div_ceil(3600)
+}
+
 /// An id is used for two different events.
 pub(crate) fn event_id_reused(delivery: &DeliveryName) -> ApiError {
     let what =

@@ -25,6 +25,8 @@ pub(crate) struct NewEvent {
     pub(crate) traceparent: Option<String>,
     /// Whether its template fires once per conversation.
     pub(crate) fires_once: bool,
+    /// Whether its id may have been recorded on a day in which not every id is looked for.
+    pub(crate) is_old: bool,
 }
 
 impl NewEvent {

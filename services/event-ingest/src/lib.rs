@@ -237,7 +237,7 @@ async fn serve(
         Ok::<_, Infallible>(())
     });
 
-    let intake = Intake::new(deployments.clone());
+    let intake = Intake::new(deployments.clone(), &config.retention);
     let (retention, days) = (config.retention.clone(), pools.days.clone());
     lane_tasks.spawn("retention", |stop| retention::run(retention, days, metrics.clone(), stop));
     lane_tasks.spawn("ledger", |stop| ledger::run(metrics.clone(), served.clone(), stop));

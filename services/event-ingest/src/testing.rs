@@ -24,5 +24,6 @@ pub(crate) fn new_event(account: &str, id: &str, payload: Vec<u8>) -> NewEvent {
         deliver_by: None,
         traceparent: None,
         fires_once: false,
+        is_old: false,
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::{Connection as _, PgConnection};
 
-use super::{Session, Time};
+use super::{Session, Time, days};
 use crate::{event::NewEvent, failpoint};
 
 /// What became of an event that was to be recorded.
@@ -50,6 +50,9 @@ pub(crate) struct Inserted {
 /// Records `events` in one transaction; when this returns `Ok`, they are durable. No two of them may
 /// have the same account and id.
 ///
+/// The ids of those that are old are looked for in all days before, which do not change any more: whatever day is opened
+/// meanwhile, those since are among the days in which the transaction looks.
+///
 /// Sequence numbers rise with the position in `events` and are given while the heads of their lanes are
 /// locked, so that within a lane they become visible in their order. Events of templates that fire once
 /// and have fired get their outcome here.
@@ -57,6 +60,26 @@ pub(crate) struct Inserted {
 /// # Errors
 /// Nothing is recorded, unless the connection was lost while committing: then it is unknown.
 pub(crate) async fn insert(
+    session: &mut Session,
+    events: &[&NewEvent],
+    dedupe: DedupeDays,
+) -> Result<Inserted, sqlx::Error> {
+    let mut old = find_old(session, events).await?;
+    let rest: Vec<&NewEvent> = events
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !old.contains_key(index))
+        .map(|(_, event)| *event)
+        .collect();
+    let mut inserted = insert_new(session, &rest, dedupe).await?;
+    let mut of_rest = inserted.recorded.into_iter();
+    inserted.recorded =
+        (0..events.len()).filter_map(|index| old.remove(&index).or_else(|| of_rest.next())).collect();
+    Ok(inserted)
+}
+
+/// The same for events of which none was found.
+async fn insert_new(
     session: &mut Session,
     events: &[&NewEvent],
     dedupe: DedupeDays,
@@ -174,36 +197,76 @@ async fn find_existing(
     recorded: &mut [Option<Recorded>],
     window_first: i64,
 ) -> Result<(), sqlx::Error> {
-    let mut connection = session.take().await?;
-    // A plan from when today's partition was small may take an index that is bad for what it has become.
-    let mut transaction =
-        connection.begin_with("BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan").await?;
     let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
-    let accounts: Vec<&str> = missing.iter().map(|index| events[*index].account.as_str()).collect();
-    let ids: Vec<&str> = missing.iter().map(|index| events[*index].event_id.as_str()).collect();
+    let mut connection = session.take().await?;
+    let mut transaction = connection.begin_with(LOOK).await?;
+    for (index, existing) in find(&mut transaction, events, &missing, (window_first, i64::MAX)).await? {
+        recorded[index] = Some(existing);
+    }
+    transaction.commit().await?;
+    session.keep(connection);
+    Ok(())
+}
+
+/// Finds those of the events that are old that were recorded before, in whatever day, by their index.
+async fn find_old(
+    session: &mut Session,
+    events: &[&NewEvent],
+) -> Result<BTreeMap<usize, Recorded>, sqlx::Error> {
+    let mut missing: Vec<usize> = (0..events.len()).filter(|index| events[*index].is_old).collect();
+    let mut found = BTreeMap::new();
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let mut connection = session.take().await?;
+    let mut end = Time::MAX;
+    // Each part in a transaction of its own: locks add up.
+    while !missing.is_empty() && end != Time::MIN {
+        let mut transaction = connection.begin_with(LOOK).await?;
+        let part = days::last(&mut *transaction, end, days::MOST).await?;
+        found.extend(find(&mut transaction, events, &missing, (part.first, part.past)).await?);
+        transaction.commit().await?;
+        missing.retain(|index| !found.contains_key(index));
+        end = part.start;
+    }
+    session.keep(connection);
+    Ok(found)
+}
+
+/// A plan from when a day's partition was small may take an index that is bad for what it has become.
+const LOOK: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
+
+/// Finds events with the ids of those at `wanted` between these sequence numbers, the second not being one of them.
+async fn find(
+    connection: &mut PgConnection,
+    events: &[&NewEvent],
+    wanted: &[usize],
+    (first, past): (i64, i64),
+) -> Result<Vec<(usize, Recorded)>, sqlx::Error> {
+    let accounts: Vec<&str> = wanted.iter().map(|index| events[*index].account.as_str()).collect();
+    let ids: Vec<&str> = wanted.iter().map(|index| events[*index].event_id.as_str()).collect();
     let rows = sqlx::query!(
         r#"
         SELECT wanted.position AS "position!", e.sequence, e.content_hash
         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(account, event_id, position)
-        JOIN ingest.events e ON e.account = wanted.account AND e.event_id = wanted.event_id AND e.sequence >= $3
+        JOIN ingest.events e ON e.account = wanted.account AND e.event_id = wanted.event_id
+            AND e.sequence >= $3 AND e.sequence < $4
+        ORDER BY e.sequence
         "#,
         &accounts as _,
         &ids as _,
-        window_first,
+        first,
+        past,
     )
-    .fetch_all(&mut *transaction)
+    .fetch_all(connection)
     .await?;
-    transaction.commit().await?;
-    session.keep(connection);
-    for row in rows {
-        let index = usize::try_from(row.position - 1).ok().and_then(|position| missing.get(position));
+    let found = rows.into_iter().filter_map(|row| {
+        let index = usize::try_from(row.position - 1).ok().and_then(|position| wanted.get(position))?;
         // A hash of another length equals none.
         let hash = row.content_hash.try_into().unwrap_or_default();
-        if let Some(index) = index {
-            recorded[*index] = Some(Recorded::Existing { sequence: row.sequence, hash });
-        }
-    }
-    Ok(())
+        Some((*index, Recorded::Existing { sequence: row.sequence, hash }))
+    });
+    Ok(found.collect())
 }
 
 #[cfg(test)]

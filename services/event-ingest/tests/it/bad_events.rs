@@ -1,5 +1,7 @@
 //! Events that cannot be recorded, each between two that can; and what only just can.
 
+use std::time::SystemTime;
+
 use chatfn_domain::event::{MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH};
 use chatfn_proto::ingest::v1::{Acknowledgement, DeliveryState, Event, EventHeader, event::PayloadKind};
 use chatfn_rpc::ErrorReport;
@@ -14,6 +16,7 @@ use crate::{
 const INVALID: &str = "INVALID_REQUEST";
 const NOT_JSON: &str = "PAYLOAD_NOT_JSON";
 const TOO_DEEP: &str = "PAYLOAD_TOO_DEEP";
+const OUT_OF_RANGE: &str = "OCCUR_TIME_OUT_OF_RANGE";
 
 /// The first second of year 1, and the last one of year 9999.
 const FIRST: i64 = -62_135_596_800;
@@ -70,6 +73,10 @@ const MISTAKES: &[(&str, &str, Change)] = &[
     (INVALID, "event.occur_time", |it| it.occur_time = at(LAST + 1, 0)),
     (INVALID, "event.occur_time", |it| it.occur_time = at(i64::MIN, 0)),
     (INVALID, "event.occur_time", |it| it.occur_time = at(0, -1)),
+    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = at(FIRST, 0)),
+    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = at(LAST, 0)),
+    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = hours_from_now(-30 * 24)),
+    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = hours_from_now(13)),
     (INVALID, "event.deliver_by", |it| it.deliver_by = at(FIRST - 1, 0)),
     (INVALID, "event.deliver_by", |it| it.deliver_by = at(LAST + 1, 0)),
     (INVALID, "event.deliver_by", |it| it.deliver_by = at(i64::MAX, 0)),
@@ -86,8 +93,8 @@ const FITTING: &[Change] = &[
     |it| it.payload_kind = json(&of_size(MAX_PAYLOAD_BYTES)),
     |it| it.payload_kind = json(&nested(MAX_PAYLOAD_DEPTH)),
     |it| it.payload_kind = json(r#"{"text":"\u0000\ud83d\ude00"}"#),
-    |it| it.occur_time = at(FIRST, 0),
-    |it| it.occur_time = at(LAST, 999_999_000),
+    |it| it.occur_time = hours_from_now(13 - 30 * 24),
+    |it| it.occur_time = hours_from_now(11),
     |it| it.deliver_by = at(LAST, 999_999_000),
 ];
 
@@ -97,6 +104,11 @@ fn header(key: &str, value: &str) -> EventHeader {
 
 fn at(seconds: i64, nanos: i32) -> Option<Timestamp> {
     Some(Timestamp { seconds, nanos })
+}
+
+fn hours_from_now(hours: i64) -> Option<Timestamp> {
+    let now = Timestamp::from(SystemTime::now());
+    at(now.seconds + hours * 3600, 999_999_000)
 }
 
 fn json(text: &str) -> Option<PayloadKind> {
@@ -141,7 +153,11 @@ async fn check(world: &World, answers: Vec<Result<Acknowledgement, Status>>) {
     for (n, (bad, (reason, field, _))) in answers.iter().skip(1).step_by(2).zip(MISTAKES).enumerate() {
         let Err(status) = bad else { panic!("bad{n} is accepted; {reason} {field} was expected") };
         let report = ErrorReport::from_status(status);
-        let code = if *reason == "TEMPLATE_NOT_FOUND" { Code::NotFound } else { Code::InvalidArgument };
+        let code = match *reason {
+            "TEMPLATE_NOT_FOUND" => Code::NotFound,
+            OUT_OF_RANGE => Code::OutOfRange,
+            _ => Code::InvalidArgument,
+        };
         assert_eq!((report.code, report.reason.as_deref()), (code, Some(*reason)), "bad{n}: {report:?}");
         let named: Vec<&str> = report.fields.iter().map(|it| it.field.as_str()).collect();
         assert!(if field.is_empty() { named.is_empty() } else { named == [*field] }, "bad{n}: {report:?}");

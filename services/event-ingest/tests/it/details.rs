@@ -1,6 +1,6 @@
 //! All that is told of a delivery, and what lists tell only when they are asked.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chatfn_proto::{
     convert::to_duration,
@@ -77,7 +77,7 @@ async fn a_delivery_is_told_in_full_and_lists_leave_logs_and_calls_out_unless_as
     let answers = [&failed, &returned].map(|report| Answer::Reports(Box::new(report.clone())));
     world.invoker.script("e", answers);
     let (occur_time, deliver_by) = (
-        Some(Timestamp { seconds: 1_700_000_000, nanos: 5_000 }),
+        Some(Timestamp { nanos: 5_000, ..Timestamp::from(SystemTime::now()) }),
         Some(Timestamp { seconds: 4_102_444_800, nanos: 7_000 }),
     );
     let sent = Event { occur_time, deliver_by, ..event("c", "e") };

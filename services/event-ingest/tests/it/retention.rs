@@ -1,6 +1,10 @@
 //! Days: which one an event belongs to, how long its id is known, and when it is dropped.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use chatfn_pg::{
     migrate::{self, MIGRATIONS, RunOptions},
@@ -11,6 +15,7 @@ use chatfn_proto::ingest::v1::{
 };
 use chatfn_rpc::Shutdown;
 use futures_util::future::join_all;
+use prost_types::Timestamp;
 use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
 use tokio::sync::watch;
 use tonic::Code;
@@ -106,6 +111,40 @@ async fn an_id_is_known_for_two_more_days() {
     eventually(async || world.invoker.runs().len() == 4).await;
     let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
     assert_eq!(ran, ids, "in order over the days");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_known_as_long_as_its_event_if_that_is_said_to_be_old() {
+    /// More than one statement looks into.
+    const DAYS: i32 = 40;
+    let world = today().await;
+    let pool = world.database.pool();
+    let two_days_ago = SystemTime::now() - Duration::from_secs(48 * 3600);
+    let old = |conversation_id, id| Event {
+        occur_time: Some(Timestamp::from(two_days_ago)),
+        ..event(conversation_id, id)
+    };
+    let first = world.replica.publish(old("c", "e")).await.unwrap();
+    let prepared = format!(
+        "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date + n) FROM generate_series(1, {DAYS}) n"
+    );
+    execute(pool, prepared).await;
+    for day in 1..=DAYS {
+        open(pool, day).await;
+    }
+    let events = [event("c", "before"), old("c", "e"), old("d", "e"), old("c", "new"), event("c", "after")];
+    let answers = world.replica.publish_all(events.into()).await;
+    let [before, again, reused, new, after] = answers.try_into().unwrap();
+    let again = again.unwrap();
+    assert!(again.duplicate && again.sequence == first.sequence, "{again:?}");
+    refused(reused, Code::AlreadyExists, "EVENT_ID_REUSED");
+    let sequences = [before, new, after].map(|answer| answer.unwrap()).map(|it| (it.duplicate, it.sequence));
+    assert!(sequences.is_sorted() && sequences.iter().all(|(duplicate, _)| !duplicate), "{sequences:?}");
+    assert!(world.replica.publish(old("c", "new")).await.unwrap().duplicate);
+    // Not every id is looked for in all days.
+    assert!(!world.replica.publish(event("c", "e")).await.unwrap().duplicate);
+    world.replica.reaches("after", DeliveryState::Succeeded).await;
+    eventually(async || world.invoker.runs().len() == 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
