@@ -293,9 +293,10 @@ impl IngestMetrics {
             "STORE_UNAVAILABLE" => Refused::Store,
             "DRAINING" | "NO_SNAPSHOT" => Refused::NotServing,
             _ => match status.code() {
-                tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::PermissionDenied => {
-                    Refused::Invalid
-                }
+                tonic::Code::InvalidArgument
+                | tonic::Code::OutOfRange
+                | tonic::Code::NotFound
+                | tonic::Code::PermissionDenied => Refused::Invalid,
                 tonic::Code::DeadlineExceeded => Refused::Late,
                 _ => Refused::Other,
             },
