@@ -241,7 +241,8 @@ async fn serve(
     let (retention, days) = (config.retention.clone(), pools.days.clone());
     lane_tasks.spawn("retention", |stop| retention::run(retention, days, metrics.clone(), stop));
     lane_tasks.spawn("ledger", |stop| ledger::run(metrics.clone(), served.clone(), stop));
-    let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls, metrics);
+    let publisher =
+        Publisher::new(intake, quotas, committers, config.rpc.max_calls, pools.serve.clone(), metrics);
     let publish = PublishHandler { publisher, streams: config.streams, draining: shutdown.soft() };
     let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new(served) };
     let replay = ReplayHandler { pool: pools.serve.clone() };

@@ -1,4 +1,4 @@
-//! The way of events from a call to the committers: share of the calls, quota, checks, queue.
+//! The way of events from a call to the committers: share of the calls, quota, checks, ids of old events, queue.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,6 +10,7 @@ use chatfn_domain::{
 use chatfn_proto::ingest::v1::Event;
 use chatfn_rpc::{ApiError, CallContext};
 use prost::Message as _;
+use sqlx::PgPool;
 use tonic::{Code, Status};
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     intake::{Intake, check_account},
     metrics::IngestMetrics,
     quota::{Exceeded, Quotas},
+    store,
 };
 
 /// Takes events in. Cheap to clone.
@@ -31,6 +33,8 @@ struct Inner {
     quotas: Quotas,
     committers: Committers,
     calls: Stock<Holder>,
+    /// Where the ids of old events are looked for.
+    store: PgPool,
     metrics: IngestMetrics,
 }
 
@@ -71,10 +75,11 @@ impl Publisher {
         quotas: Quotas,
         committers: Committers,
         max_calls: usize,
+        store: PgPool,
         metrics: IngestMetrics,
     ) -> Self {
         let calls = Stock::new(max_calls * PARTS);
-        Self(Arc::new(Inner { intake, quotas, committers, calls, metrics }))
+        Self(Arc::new(Inner { intake, quotas, committers, calls, store, metrics }))
     }
 
     /// Records events, each for itself; gives what became of each, in order.
@@ -105,6 +110,14 @@ impl Publisher {
                 }
             })
             .collect();
+        let checked = match self.find_old(&mut good).await {
+            Ok(()) => checked,
+            // Of none it is known whether it may come before the others.
+            Err(error) => {
+                good.clear();
+                checked.into_iter().map(|checked| checked.and_then(|()| Err(error.clone().into()))).collect()
+            }
+        };
         let mut submitted = self.0.committers.submit(good, context.deadline).into_iter();
         // All are handed over before the first answer is waited for.
         let mut results = Vec::with_capacity(checked.len());
@@ -179,6 +192,14 @@ impl Publisher {
     /// Checks one event.
     pub(crate) fn check(&self, event: Event, context: &CallContext) -> Result<NewEvent, Status> {
         self.0.intake.check(event, context)
+    }
+
+    /// Finds out which of those events that are old were recorded before.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    pub(crate) async fn find_old(&self, events: &mut [NewEvent]) -> Result<(), ApiError> {
+        store::events::find_old(&self.0.store, events).await.map_err(error::store)
     }
 
     /// Hands one checked event over, or gives it back.

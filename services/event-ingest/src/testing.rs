@@ -25,5 +25,6 @@ pub(crate) fn new_event(account: &str, id: &str, payload: Vec<u8>) -> NewEvent {
         traceparent: None,
         fires_once: false,
         is_old: false,
+        earlier: None,
     }
 }

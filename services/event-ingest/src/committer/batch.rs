@@ -13,7 +13,7 @@ use super::{Ack, Answer, Waiting};
 use crate::{
     dispatch::{Heads, Piece},
     error,
-    event::NewEvent,
+    event::{Earlier, NewEvent},
     metrics::{IngestMetrics, Recorded as What},
     store::{
         events::{Inserted, Recorded},
@@ -111,9 +111,11 @@ impl Batch {
         for (group, recorded) in self.groups.into_iter().zip(recorded) {
             let (sequence, hash, is_new) = match recorded {
                 Recorded::New { sequence } => (*sequence, group.first.event.hash, true),
-                Recorded::Existing { sequence, hash } => (*sequence, *hash, false),
+                Recorded::Existing(Earlier { sequence, hash }) => (*sequence, *hash, false),
             };
             let answer = |Waiting { event, since, .. }: &Waiting, duplicate: bool| {
+                // What is known of this one may be another event than that of the group's first.
+                let (sequence, hash) = event.earlier.map_or((sequence, hash), |it| (it.sequence, it.hash));
                 let delivery =
                     DeliveryName { account: event.account.clone(), event_id: event.event_id.clone() };
                 if event.hash == hash {
@@ -182,7 +184,7 @@ mod tests {
         std::iter::from_fn(|| turnstile.next()).for_each(|waiting| batch.add(waiting));
         let recorded = vec![
             Recorded::New { sequence: 10 },
-            Recorded::Existing { sequence: 4, hash: [0; 32] },
+            Recorded::Existing(Earlier { sequence: 4, hash: [0; 32] }),
             Recorded::New { sequence: 12 },
         ];
         let accept_time = Time::from_micros(1_000_000);
@@ -223,6 +225,28 @@ mod tests {
         }
         assert_eq!(reasons, ["SERVER_DRAINING", "DRAINING"]);
         assert_eq!(queue.in_use(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_earlier_is_compared_with_that() {
+        let queue = Queue::new(&CommitterConfig { committers: 1, ..CommitterConfig::default() });
+        let first = event(0);
+        let earlier = Some(Earlier { sequence: 4, hash: [7; 32] });
+        let old = NewEvent { hash: [7; 32], earlier, ..first.clone() };
+        let account = first.account.clone();
+        let receivers = queue.push(&account, vec![first, old], None).ok().expect("there is room");
+        let turnstile = Turnstile::new(Arc::clone(&queue), 0);
+        let mut batch = Batch::default();
+        std::iter::from_fn(|| turnstile.next()).for_each(|waiting| batch.add(waiting));
+        assert_eq!(batch.len(), 1, "they have the same id");
+        let metrics = IngestMetrics::new(&chatfn_telemetry::Metrics::new());
+        batch.settle(&[Recorded::New { sequence: 10 }], &metrics);
+        let mut told = Vec::new();
+        for receiver in receivers {
+            let ack = Pending(receiver).answer().await.expect("acknowledged");
+            told.push((ack.duplicate, ack.sequence));
+        }
+        assert_eq!(told, [(false, 10), (true, 4)]);
     }
 
     #[tokio::test]

@@ -145,7 +145,7 @@ impl Session {
             let now = Instant::now();
             if let Some(due) = held.take_if(|held| now >= held.retry_at) {
                 let sequence = due.sequence;
-                match self.hand_over(due) {
+                match self.hand_over(due).await {
                     Ok(pending) => in_progress.push_back(answer(sequence, pending)),
                     Err(again) => held = Some(again),
                 }
@@ -194,8 +194,14 @@ impl Session {
         self.publisher.check(event, &self.context)
     }
 
+    async fn check_and_find(&self, event: Event) -> Result<NewEvent, Status> {
+        let mut event = self.check(event)?;
+        self.publisher.find_old(std::slice::from_mut(&mut event)).await?;
+        Ok(event)
+    }
+
     /// Hands an event over to be recorded, or gives what to try later.
-    fn hand_over(&self, held: Box<Held>) -> Result<Result<Pending, Status>, Box<Held>> {
+    async fn hand_over(&self, held: Box<Held>) -> Result<Result<Pending, Status>, Box<Held>> {
         let now = Instant::now();
         let Held { sequence, stage, refuse_at, .. } = *held;
         let again = |stage, pause, error: ApiError| {
@@ -213,7 +219,7 @@ impl Session {
                     let error = error::quota_exceeded(&account, exceeded);
                     return again(Stage::Unpaid(account, event), exceeded.pause, error);
                 }
-                Ok(()) => match self.check(event) {
+                Ok(()) => match self.check_and_find(event).await {
                     Ok(event) => event,
                     Err(status) => return Ok(Err(status)),
                 },

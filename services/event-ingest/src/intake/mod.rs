@@ -87,6 +87,7 @@ impl Intake {
             traceparent: context.trace.map(|trace| trace.to_string()),
             fires_once: known.fires_once,
             is_old: is_old.unwrap_or_default(),
+            earlier: None,
         })
     }
 

@@ -5,10 +5,13 @@ use std::{
     ops::Range,
 };
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use super::{Session, Time, days};
-use crate::{event::NewEvent, failpoint};
+use crate::{
+    event::{Earlier, NewEvent},
+    failpoint,
+};
 
 /// What became of an event that was to be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +22,7 @@ pub(crate) enum Recorded {
         sequence: i64,
     },
     /// An event with its id was recorded before.
-    Existing {
-        /// That event's place in its lane.
-        sequence: i64,
-        /// That event's hash.
-        hash: [u8; 32],
-    },
+    Existing(Earlier),
 }
 
 /// How far back ids are looked for: over the day that takes events and this many days before it that did.
@@ -47,11 +45,8 @@ pub(crate) struct Inserted {
     pub(crate) accept_time: Time,
 }
 
-/// Records `events` in one transaction; when this returns `Ok`, they are durable. No two of them may
-/// have the same account and id.
-///
-/// The ids of those that are old are looked for in all days before, which do not change any more: whatever day is opened
-/// meanwhile, those since are among the days in which the transaction looks.
+/// Records `events` in one transaction, but for those of which it is known that they were recorded earlier; when this returns `Ok`,
+/// they are durable. No two of them may have the same account and id.
 ///
 /// Sequence numbers rise with the position in `events` and are given while the heads of their lanes are
 /// locked, so that within a lane they become visible in their order. Events of templates that fire once
@@ -64,21 +59,18 @@ pub(crate) async fn insert(
     events: &[&NewEvent],
     dedupe: DedupeDays,
 ) -> Result<Inserted, sqlx::Error> {
-    let mut old = find_old(session, events).await?;
-    let rest: Vec<&NewEvent> = events
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| !old.contains_key(index))
-        .map(|(_, event)| *event)
-        .collect();
-    let mut inserted = insert_new(session, &rest, dedupe).await?;
-    let mut of_rest = inserted.recorded.into_iter();
-    inserted.recorded =
-        (0..events.len()).filter_map(|index| old.remove(&index).or_else(|| of_rest.next())).collect();
+    let new: Vec<&NewEvent> = events.iter().copied().filter(|event| event.earlier.is_none()).collect();
+    let mut inserted = insert_new(session, &new, dedupe).await?;
+    if new.len() < events.len() {
+        let mut of_new = inserted.recorded.into_iter();
+        let recorded =
+            events.iter().filter_map(|event| event.earlier.map(Recorded::Existing).or_else(|| of_new.next()));
+        inserted.recorded = recorded.collect();
+    }
     Ok(inserted)
 }
 
-/// The same for events of which none was found.
+/// The same for events of which nothing is known.
 async fn insert_new(
     session: &mut Session,
     events: &[&NewEvent],
@@ -199,52 +191,53 @@ async fn find_existing(
 ) -> Result<(), sqlx::Error> {
     let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
     let mut connection = session.take().await?;
-    let mut transaction = connection.begin_with(LOOK).await?;
-    for (index, existing) in find(&mut transaction, events, &missing, (window_first, i64::MAX)).await? {
-        recorded[index] = Some(existing);
+    // A plan from when today's partition was small may take an index that is bad for what it has become.
+    let mut transaction =
+        connection.begin_with("BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan").await?;
+    let ids = missing.iter().map(|index| events[*index]);
+    for (position, earlier) in find(&mut transaction, ids, (window_first, i64::MAX)).await? {
+        recorded[missing[position]] = Some(Recorded::Existing(earlier));
     }
     transaction.commit().await?;
     session.keep(connection);
     Ok(())
 }
 
-/// Finds those of the events that are old that were recorded before, in whatever day, by their index.
-async fn find_old(
-    session: &mut Session,
-    events: &[&NewEvent],
-) -> Result<BTreeMap<usize, Recorded>, sqlx::Error> {
-    let mut missing: Vec<usize> = (0..events.len()).filter(|index| events[*index].is_old).collect();
-    let mut found = BTreeMap::new();
-    if missing.is_empty() {
-        return Ok(found);
+/// Finds out which of those events that are old were recorded earlier, in whatever day. Those days do not change any more; whichever is
+/// opened after this, the days since are among those in which [`insert`] looks.
+///
+/// Not for the committers, which would have everybody wait for it.
+pub(crate) async fn find_old(pool: &PgPool, events: &mut [NewEvent]) -> Result<(), sqlx::Error> {
+    let is_missing = |event: &NewEvent| event.is_old && event.earlier.is_none();
+    if !events.iter().any(is_missing) {
+        return Ok(());
     }
-    let mut connection = session.take().await?;
+    let mut connection = pool.acquire().await?;
     let mut end = Time::MAX;
-    // Each part in a transaction of its own: locks add up.
-    while !missing.is_empty() && end != Time::MIN {
-        let mut transaction = connection.begin_with(LOOK).await?;
-        let part = days::last(&mut *transaction, end, days::MOST).await?;
-        found.extend(find(&mut transaction, events, &missing, (part.first, part.past)).await?);
-        transaction.commit().await?;
-        missing.retain(|index| !found.contains_key(index));
+    while end != Time::MIN {
+        let missing: Vec<usize> = (0..events.len()).filter(|index| is_missing(&events[*index])).collect();
+        if missing.is_empty() {
+            break;
+        }
+        let part = days::last(&mut *connection, end, days::MOST).await?;
+        let ids = missing.iter().map(|index| &events[*index]);
+        for (position, earlier) in find(&mut connection, ids, (part.first, part.past)).await? {
+            events[missing[position]].earlier = Some(earlier);
+        }
         end = part.start;
     }
-    session.keep(connection);
-    Ok(found)
+    Ok(())
 }
 
-/// A plan from when a day's partition was small may take an index that is bad for what it has become.
-const LOOK: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
-
-/// Finds events with the ids of those at `wanted` between these sequence numbers, the second not being one of them.
-async fn find(
+/// Finds events with the ids of these between these sequence numbers, the second not being one of them; gives each with the position of the
+/// one that it was found for, the newest of an id last.
+async fn find<'a>(
     connection: &mut PgConnection,
-    events: &[&NewEvent],
-    wanted: &[usize],
+    wanted: impl Iterator<Item = &'a NewEvent>,
     (first, past): (i64, i64),
-) -> Result<Vec<(usize, Recorded)>, sqlx::Error> {
-    let accounts: Vec<&str> = wanted.iter().map(|index| events[*index].account.as_str()).collect();
-    let ids: Vec<&str> = wanted.iter().map(|index| events[*index].event_id.as_str()).collect();
+) -> Result<Vec<(usize, Earlier)>, sqlx::Error> {
+    let (accounts, ids): (Vec<&str>, Vec<&str>) =
+        wanted.map(|event| (event.account.as_str(), event.event_id.as_str())).unzip();
     let rows = sqlx::query!(
         r#"
         SELECT wanted.position AS "position!", e.sequence, e.content_hash
@@ -260,11 +253,10 @@ async fn find(
     )
     .fetch_all(connection)
     .await?;
-    let found = rows.into_iter().filter_map(|row| {
-        let index = usize::try_from(row.position - 1).ok().and_then(|position| wanted.get(position))?;
+    let found = rows.into_iter().map(|row| {
+        let position = usize::try_from(row.position - 1).unwrap_or_default();
         // A hash of another length equals none.
-        let hash = row.content_hash.try_into().unwrap_or_default();
-        Some((*index, Recorded::Existing { sequence: row.sequence, hash }))
+        (position, Earlier { sequence: row.sequence, hash: row.content_hash.try_into().unwrap_or_default() })
     });
     Ok(found.collect())
 }

@@ -24,6 +24,7 @@ use crate::{
     harness::{Replica, START, World, config, deployments, event, eventually, patiently, refused, settings},
     invoker::{FakeInvoker, assert_in_order},
     obstacle::is_waiting,
+    publisher::Publisher,
 };
 
 async fn execute(pool: &PgPool, statement: impl Into<String>) {
@@ -141,6 +142,10 @@ async fn an_id_is_known_as_long_as_its_event_if_that_is_said_to_be_old() {
     let sequences = [before, new, after].map(|answer| answer.unwrap()).map(|it| (it.duplicate, it.sequence));
     assert!(sequences.is_sorted() && sequences.iter().all(|(duplicate, _)| !duplicate), "{sequences:?}");
     assert!(world.replica.publish(old("c", "new")).await.unwrap().duplicate);
+    let mut publisher = Publisher::open(&world.replica).await;
+    publisher.send(1, old("c", "e")).await;
+    let again = publisher.answer(1).await.unwrap();
+    assert!(again.duplicate && again.sequence == first.sequence, "{again:?}");
     // Not every id is looked for in all days.
     assert!(!world.replica.publish(event("c", "e")).await.unwrap().duplicate);
     world.replica.reaches("after", DeliveryState::Succeeded).await;
