@@ -135,11 +135,7 @@ pub(crate) fn too_old(age: Duration, longest: Duration) -> ApiError {
     let message = format!(
         "the event happened {ago} hours ago; of one from more than {longest} hours ago nobody knows whether it was recorded before"
     );
-    occur_time(
-        message,
-        "is too long ago: leave it out to have the event run even if it has run before, or ask the operator to keep events for longer \
-         (--retention-days)",
-    )
+    occur_time(message, "is too long ago: leave it out to have the event run even if it has run before")
 }
 
 /// An event that is to happen yet.
