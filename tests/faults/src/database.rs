@@ -38,6 +38,14 @@ const TRIGGER: &str = r"
     CREATE TRIGGER note BEFORE INSERT ON ingest.attempts FOR EACH ROW EXECUTE FUNCTION faults.note();
     CREATE TRIGGER note BEFORE INSERT ON ingest.outcomes FOR EACH ROW EXECUTE FUNCTION faults.note();";
 
+/// As if it had been there for 25 days, each opened at its beginning: what happened in one of the first may have been recorded in any of
+/// them.
+const DAYS: &str = "
+    UPDATE ingest.days SET day = day - 25, open_time = open_time - interval '25 days' WHERE suffix = 'before';
+    SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - n) FROM generate_series(1, 25) n;
+    UPDATE ingest.days SET open_time = day::timestamp AT TIME ZONE 'UTC'
+        WHERE day < (now() AT TIME ZONE 'UTC')::date AND suffix <> 'before';";
+
 /// The server.
 pub struct Database {
     server: Option<PrivatePostgres>,
@@ -60,7 +68,10 @@ impl Database {
         let (url, port) = (server.url("chatfn"), server.port());
         migrate::run(&url, &MIGRATIONS, RunOptions::default()).await?;
         let database = Self { server: Some(server), dir: dir.to_owned(), port, url, has_own_disk };
-        sqlx::raw_sql(TRIGGER).execute(&mut database.connect().await?).await?;
+        let mut connection = database.connect().await?;
+        for statements in [TRIGGER, DAYS] {
+            sqlx::raw_sql(statements).execute(&mut connection).await?;
+        }
         Ok(database)
     }
 
