@@ -140,7 +140,7 @@ pub struct RetentionConfig {
     pub retention_days: u16,
 
     /// Days, besides today's, within which an event id that was published before is found. More of them make recording slower. The
-    /// ids of events that happened earlier (occur_time) are looked for in all days that are kept
+    /// ids of events that happened earlier (occur_time) are looked for in all days since
     #[arg(long, env = "CHATFN_EVENT_INGEST_DEDUPE_DAYS", value_name = "DAYS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub dedupe_days: u16,
 }

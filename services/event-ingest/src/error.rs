@@ -129,11 +129,11 @@ pub(crate) fn template_not_found(template: &TemplateName) -> ApiError {
     ApiError::not_found(reasons::TEMPLATE_NOT_FOUND, "template", &format!("templates/{template}"))
 }
 
-/// An event that happened so long ago that nobody knows whether it was recorded before.
-pub(crate) fn too_old(age: Duration, longest: Duration) -> ApiError {
-    let (ago, longest) = (hours(age), hours(longest));
+/// An event that is not found, and happened so long ago that nobody knows whether it was recorded.
+pub(crate) fn too_old(age: Duration) -> ApiError {
     let message = format!(
-        "the event happened {ago} hours ago; of one from more than {longest} hours ago nobody knows whether it was recorded before"
+        "the event happened {} hours ago; there is none with its id, but events are not kept for so long: it may have been recorded",
+        hours(age)
     );
     occur_time(message, "is too long ago: leave it out to have the event run even if it has run before")
 }

@@ -25,18 +25,6 @@ pub(crate) struct NewEvent {
     pub(crate) traceparent: Option<String>,
     /// Whether its template fires once per conversation.
     pub(crate) fires_once: bool,
-    /// Whether its id may have been recorded on a day in which not every id is looked for.
-    pub(crate) is_old: bool,
-    /// What was found there.
-    pub(crate) earlier: Option<Earlier>,
-}
-
-/// An event with the same id that was recorded earlier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Earlier {
-    /// Its place in its lane.
-    pub(crate) sequence: i64,
-    pub(crate) hash: [u8; 32],
 }
 
 impl NewEvent {

@@ -34,7 +34,7 @@
 //! # Where to start reading
 //!
 //! [`run`] puts the parts together. The way of an event: `grpc/publish.rs` or `grpc/stream.rs` → `publisher.rs` (quota) → `intake/` (checks) →
-//! `committer/` (records) → `dispatch/lane/` (runs) → `dispatch/decide.rs` (what follows) →
+//! `earlier.rs` (was it recorded days ago?) → `committer/` (records) → `dispatch/lane/` (runs) → `dispatch/decide.rs` (what follows) →
 //! `dispatch/journal.rs` (records that) → `grpc/delivery.rs` (tells). A replay: `grpc/replay.rs` → `replays.rs` → the
 //! lanes. All SQL is in `store/`, but for the function that records events (`migrations/0017_record_events_in_rising_time.sql`); the tables with
 //! their reasons are in `migrations/0002_ingest.sql` and `migrations/0006_operators.sql`.
@@ -43,6 +43,7 @@ mod cli;
 mod committer;
 mod config;
 mod dispatch;
+mod earlier;
 mod error;
 mod event;
 mod failpoint;
@@ -89,6 +90,7 @@ pub use self::{
 use self::{
     committer::Committers,
     dispatch::{Gate, Heads, Interventions, Invoker, Journal, Notices, RetryBudgets, Shared},
+    earlier::{Known, LOOKS, Looks},
     grpc::{DeliveryHandler, PublishHandler, ReplayHandler, Tails},
     intake::Intake,
     lanes::{LeaseTerms, Manager},
@@ -237,12 +239,12 @@ async fn serve(
         Ok::<_, Infallible>(())
     });
 
-    let intake = Intake::new(deployments.clone(), &config.retention);
-    let (retention, days) = (config.retention.clone(), pools.days.clone());
-    lane_tasks.spawn("retention", |stop| retention::run(retention, days, metrics.clone(), stop));
+    let intake = Intake::new(deployments.clone());
+    let (retention, days, known) = (config.retention.clone(), pools.days.clone(), Known::default());
+    let looks = Looks::new(pools.look.clone(), known.clone(), &retention);
+    lane_tasks.spawn("retention", |stop| retention::run(retention, days, known, metrics.clone(), stop));
     lane_tasks.spawn("ledger", |stop| ledger::run(metrics.clone(), served.clone(), stop));
-    let publisher =
-        Publisher::new(intake, quotas, committers, config.rpc.max_calls, pools.serve.clone(), metrics);
+    let publisher = Publisher::new(intake, quotas, committers, config.rpc.max_calls, looks, metrics);
     let publish = PublishHandler { publisher, streams: config.streams, draining: shutdown.soft() };
     let deliver = DeliveryHandler { pool: pools.serve.clone(), interventions, tails: Tails::new(served) };
     let replay = ReplayHandler { pool: pools.serve.clone() };
@@ -316,6 +318,8 @@ struct Pools {
     days: Background,
     /// What lanes read, and what tells them that there is something to read.
     read: Background,
+    /// What is asked about events that may have been recorded days ago: those who publish them wait for each other only.
+    look: PgPool,
     /// What callers read, and what goes on by itself with nobody in a hurry.
     serve: PgPool,
 }
@@ -331,6 +335,7 @@ impl Pools {
             lease: pool(database, "lease", 2).await?,
             days: background(&days_config(database), "days", 1).await?,
             read: background(database, "read", database.max_connections).await?,
+            look: pool(database, "look", LOOKS).await?,
             serve,
         })
     }
@@ -342,6 +347,7 @@ impl Pools {
             ("lease", &self.lease),
             ("days", self.days.pool()),
             ("read", self.read.pool()),
+            ("look", &self.look),
             ("serve", &self.serve),
         ];
         chatfn_pg::metrics::observe(metrics, pools.map(|(name, pool)| (name, pool.clone())));
@@ -356,6 +362,7 @@ impl Pools {
                 self.lease.close(),
                 self.days.pool().close(),
                 self.read.pool().close(),
+                self.look.close(),
                 self.serve.close()
             )
         };

@@ -1,6 +1,6 @@
-//! The way of events from a call to the committers: share of the calls, quota, checks, ids of old events, queue.
+//! The way of events from a call to the committers: share of the calls, quota, checks, whether it was recorded days ago, queue.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use chatfn_domain::{
     caller::Caller,
@@ -10,17 +10,16 @@ use chatfn_domain::{
 use chatfn_proto::ingest::v1::Event;
 use chatfn_rpc::{ApiError, CallContext};
 use prost::Message as _;
-use sqlx::PgPool;
 use tonic::{Code, Status};
 
 use crate::{
-    committer::{Ack, Committers, Pending, Refused},
+    committer::{self, Ack, Answer, Committers, Pending, Refused},
+    earlier::{Looked, Looks},
     error,
     event::NewEvent,
     intake::{Intake, check_account},
     metrics::IngestMetrics,
     quota::{Exceeded, Quotas},
-    store,
 };
 
 /// Takes events in. Cheap to clone.
@@ -33,8 +32,7 @@ struct Inner {
     quotas: Quotas,
     committers: Committers,
     calls: Stock<Holder>,
-    /// Where the ids of old events are looked for.
-    store: PgPool,
+    looks: Looks,
     metrics: IngestMetrics,
 }
 
@@ -75,11 +73,11 @@ impl Publisher {
         quotas: Quotas,
         committers: Committers,
         max_calls: usize,
-        store: PgPool,
+        looks: Looks,
         metrics: IngestMetrics,
     ) -> Self {
         let calls = Stock::new(max_calls * PARTS);
-        Self(Arc::new(Inner { intake, quotas, committers, calls, store, metrics }))
+        Self(Arc::new(Inner { intake, quotas, committers, calls, looks, metrics }))
     }
 
     /// Records events, each for itself; gives what became of each, in order.
@@ -110,24 +108,31 @@ impl Publisher {
                 }
             })
             .collect();
-        let checked = match self.find_old(&mut good).await {
-            Ok(()) => checked,
-            // Of none it is known whether it may come before the others.
-            Err(error) => {
-                good.clear();
-                checked.into_iter().map(|checked| checked.and_then(|()| Err(error.clone().into()))).collect()
-            }
-        };
-        let mut submitted = self.0.committers.submit(good, context.deadline).into_iter();
+        let looked = self.look(good, context).await;
+        let mut new = Vec::with_capacity(looked.len());
+        let looked: Vec<Option<Answer>> = looked
+            .into_iter()
+            .map(|(event, answer)| {
+                if answer.is_none() {
+                    new.push(event);
+                }
+                answer
+            })
+            .collect();
+        let mut looked = looked.into_iter();
+        let mut submitted = self.0.committers.submit(new, context.deadline).into_iter();
         // All are handed over before the first answer is waited for.
         let mut results = Vec::with_capacity(checked.len());
         for checked in checked {
             let result = match checked {
                 Err(status) => Err(status),
-                Ok(()) => match submitted.next() {
-                    Some(Ok(pending)) => pending.answer().await.map_err(Status::from),
-                    Some(Err(error)) => Err(error.into()),
-                    None => Err(error::draining().into()),
+                Ok(()) => match looked.next().flatten() {
+                    Some(answer) => answer.map_err(Status::from),
+                    None => match submitted.next() {
+                        Some(Ok(pending)) => pending.answer().await.map_err(Status::from),
+                        Some(Err(error)) => Err(error.into()),
+                        None => Err(error::draining().into()),
+                    },
                 },
             };
             results.push(result.inspect_err(|status| self.0.metrics.refused(status)));
@@ -194,12 +199,30 @@ impl Publisher {
         self.0.intake.check(event, context)
     }
 
-    /// Finds out which of those events that are old were recorded before.
-    ///
-    /// # Errors
-    /// The store cannot be asked.
-    pub(crate) async fn find_old(&self, events: &mut [NewEvent]) -> Result<(), ApiError> {
-        store::events::find_old(&self.0.store, events).await.map_err(error::store)
+    /// Whether [`Publisher::look`] has anything to look for.
+    pub(crate) fn is_look_due(&self, event: &NewEvent) -> bool {
+        self.0.looks.is_due(event)
+    }
+
+    /// Looks whether checked events were recorded days ago. Gives each, with its answer if it is not to be recorded.
+    pub(crate) async fn look(
+        &self,
+        events: Vec<NewEvent>,
+        context: &CallContext,
+    ) -> Vec<(NewEvent, Option<Answer>)> {
+        let begun = Instant::now();
+        let looked = self.0.looks.look(&events, context.deadline).await;
+        let answers = events.into_iter().zip(looked).map(|(event, looked)| {
+            let answer = match looked {
+                Looked::New => None,
+                Looked::Recorded(of) => {
+                    Some(committer::answer(&event, of, true, begun.elapsed(), &self.0.metrics))
+                }
+                Looked::Refused(error) => Some(Err(error)),
+            };
+            (event, answer)
+        });
+        answers.collect()
     }
 
     /// Hands one checked event over, or gives it back.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RetentionConfig,
+    earlier::Known,
     metrics::IngestMetrics,
     store::{
         Time,
@@ -43,10 +44,11 @@ const REPLAYS_LONGER: u16 = 1;
 pub(crate) async fn run(
     config: RetentionConfig,
     store: Background,
+    known: Known,
     metrics: IngestMetrics,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut keeper = Keeper { config, store, metrics, progress: HashMap::new() };
+    let mut keeper = Keeper { config, store, known, metrics, progress: HashMap::new() };
     loop {
         let looked = tokio::select! {
             looked = keeper.look() => looked,
@@ -69,6 +71,7 @@ pub(crate) async fn run(
 struct Keeper {
     config: RetentionConfig,
     store: Background,
+    known: Known,
     metrics: IngestMetrics,
     /// Of old days that are still there.
     progress: HashMap<String, Progress>,
@@ -91,7 +94,9 @@ impl Keeper {
     async fn look(&mut self) -> Result<(), sqlx::Error> {
         let store = self.store.clone();
         let (pool, keep) = (store.pool(), self.config.retention_days);
-        let end = Instant::now() + LONGEST_LOOK;
+        let begun = Instant::now();
+        let end = begun + LONGEST_LOOK;
+        self.known.set(store.ask(days::facts(pool, self.config.dedupe_days)).await?, begun);
         store.ask_all(u32::from(AHEAD) + 1, days::prepare(pool, AHEAD)).await?;
         store.ask(days::open(pool)).await?;
         let ended = store.ask(days::ended(pool, keep, Time::now())).await?;
@@ -261,7 +266,8 @@ mod tests {
         let config = RetentionConfig::default();
         let metrics = IngestMetrics::new(&chatfn_telemetry::Metrics::new());
         let store = Background::new(pool.clone(), &PoolConfig::new(database.url().clone()));
-        let mut keeper = Keeper { config, store, metrics, progress: HashMap::new() };
+        let known = Known::default();
+        let mut keeper = Keeper { config, store, known, metrics, progress: HashMap::new() };
         days::prepare(&pool, 0).await.unwrap();
         days::open(&pool).await.unwrap();
         let old = days::ended(&pool, 30, Time::now()).await.unwrap().remove(0);
@@ -316,6 +322,38 @@ mod tests {
         assert_eq!(ages(0).await, [60]);
         assert_eq!(ages(400).await, [60], "this clock is ahead");
         assert!(ages(-20).await.is_empty(), "Postgres' clock is ahead, as far as can be known");
+    }
+
+    #[tokio::test]
+    async fn what_is_known_begins_when_a_day_was_opened_not_with_its_date() {
+        let database = TestDatabase::create().await;
+        let pool = database.pool();
+        let known = async |days| days::facts(pool, days).await.unwrap();
+        let facts = known(1).await;
+        assert_eq!(
+            (facts.newest_since, facts.kept_since),
+            (Time::MIN, Time::MIN),
+            "there was nothing before"
+        );
+        let day = "(now() AT TIME ZONE 'UTC')::date + 1";
+        let statement = format!(
+            "SELECT ingest.prepare_day({day}), ingest.prepare_day({day} + 1);
+             UPDATE ingest.days SET open_time = (day + time '20:00') AT TIME ZONE 'UTC' WHERE day >= {day}"
+        );
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await.unwrap();
+        let opened = format!("SELECT ({day} + time '20:01') AT TIME ZONE 'UTC'");
+        let opened: Time = sqlx::query_scalar(AssertSqlSafe(opened)).fetch_one(pool).await.unwrap();
+        assert_eq!(known(2).await.newest_since, opened);
+        assert_eq!(known(3).await.newest_since, Time::MIN);
+        // One of those that are left is older than others that were dropped.
+        let dropped =
+            "UPDATE ingest.days SET kept_since = '2026-01-02 00:00:00Z' WHERE open_time IS NOT NULL";
+        sqlx::query(dropped).execute(pool).await.unwrap();
+        let kept = known(3).await;
+        assert_eq!(
+            (kept.newest_since, kept.kept_since),
+            (kept.kept_since, Time::from_micros(1_767_312_000_000_000))
+        );
     }
 
     #[tokio::test]

@@ -24,7 +24,5 @@ pub(crate) fn new_event(account: &str, id: &str, payload: Vec<u8>) -> NewEvent {
         deliver_by: None,
         traceparent: None,
         fires_once: false,
-        is_old: false,
-        earlier: None,
     }
 }

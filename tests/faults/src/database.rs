@@ -38,8 +38,8 @@ const TRIGGER: &str = r"
     CREATE TRIGGER note BEFORE INSERT ON ingest.attempts FOR EACH ROW EXECUTE FUNCTION faults.note();
     CREATE TRIGGER note BEFORE INSERT ON ingest.outcomes FOR EACH ROW EXECUTE FUNCTION faults.note();";
 
-/// As if it had been there for 25 days, each opened at its beginning: what happened in one of the first may have been recorded in any of
-/// them.
+/// As if it had been there for 25 days, each opened at its beginning, so that whoever takes an event of the first days looks for it in all of
+/// them. What is published again lies in today's.
 const DAYS: &str = "
     UPDATE ingest.days SET day = day - 25, open_time = open_time - interval '25 days' WHERE suffix = 'before';
     SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date - n) FROM generate_series(1, 25) n;

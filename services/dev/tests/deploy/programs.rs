@@ -94,11 +94,11 @@ impl Settings {
     }
 }
 
-/// As its `Pools` have them: two for each committer and journal writer, two for leases, one for days, and as many as are set for
+/// As its `Pools` have them: two for each committer and journal writer, two for leases, one for days, two for looks at old events, and as many as are set for
 /// what lanes read, and for what callers do.
 fn connections_of_ingest(config: &chatfn_event_ingest::Config) -> u32 {
     let sessions = config.committers.committers + config.dispatch.journal_writers;
-    2 * u32::try_from(sessions).expect("a few") + 2 + 1 + 2 * config.database.max_connections
+    2 * u32::try_from(sessions).expect("a few") + 2 + 1 + 2 + 2 * config.database.max_connections
 }
 
 /// Each variable must be one that the program reads, and each setting that it insists on must be among them: what this

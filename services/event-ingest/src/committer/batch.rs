@@ -5,18 +5,17 @@ use std::{
     iter,
 };
 
-use chatfn_domain::name::{AccountId, DeliveryName, EventId};
+use chatfn_domain::name::{AccountId, EventId};
 use chatfn_rpc::ApiError;
 use tokio::time::Instant;
 
-use super::{Ack, Answer, Waiting};
+use super::{Answer, Waiting};
 use crate::{
     dispatch::{Heads, Piece},
-    error,
-    event::{Earlier, NewEvent},
-    metrics::{IngestMetrics, Recorded as What},
+    event::NewEvent,
+    metrics::IngestMetrics,
     store::{
-        events::{Inserted, Recorded},
+        events::{Earlier, Inserted, Recorded},
         reading::StoredEvent,
     },
 };
@@ -98,7 +97,12 @@ impl Batch {
             if let Recorded::New { sequence } = *recorded
                 && let Some(piece) = pieces.get_mut(&group.first.event.lane())
             {
-                piece.events.push(StoredEvent::new(&mut group.first.event, sequence, inserted.accept_time));
+                piece.events.push(StoredEvent::new(
+                    &mut group.first.event,
+                    sequence,
+                    inserted.accept_time,
+                    inserted.began,
+                ));
             }
         }
         for (lane, piece) in pieces {
@@ -114,18 +118,8 @@ impl Batch {
                 Recorded::Existing(Earlier { sequence, hash }) => (*sequence, *hash, false),
             };
             let answer = |Waiting { event, since, .. }: &Waiting, duplicate: bool| {
-                // What is known of this one may be another event than that of the group's first.
-                let (sequence, hash) = event.earlier.map_or((sequence, hash), |it| (it.sequence, it.hash));
-                let delivery =
-                    DeliveryName { account: event.account.clone(), event_id: event.event_id.clone() };
-                if event.hash == hash {
-                    metrics
-                        .recorded(if duplicate { What::Duplicate } else { What::Accepted }, since.elapsed());
-                    Ok(Ack { delivery, duplicate, sequence })
-                } else {
-                    metrics.recorded(What::Reused, since.elapsed());
-                    Err(error::event_id_reused(&delivery))
-                }
+                let of = Earlier { sequence, hash };
+                super::answer(event, of, duplicate, since.elapsed(), metrics)
             };
             let first = answer(&group.first, !is_new);
             send(group.first, first);
@@ -191,7 +185,14 @@ mod tests {
         (
             batch,
             lane,
-            Inserted { recorded, lanes: BTreeMap::from([(lane, 10..13)]), suppressed: 0, accept_time },
+            // It waited for the lane for half a second.
+            Inserted {
+                recorded,
+                lanes: BTreeMap::from([(lane, 10..13)]),
+                suppressed: 0,
+                accept_time,
+                began: Time::from_micros(500_000),
+            },
         )
     }
 
@@ -206,7 +207,7 @@ mod tests {
         assert_eq!((piece.first, piece.next), (10, 13));
         let of: Vec<_> = piece.events.iter().map(|it| (it.sequence, it.payload.as_slice())).collect();
         assert_eq!(of, [(10, b"0".as_slice()), (12, b"2".as_slice())]);
-        assert_eq!(piece.events[0].deliver_within, Some(std::time::Duration::from_secs(2)));
+        assert_eq!(piece.events[0].deliver_within, Some(std::time::Duration::from_millis(2500)));
     }
 
     #[tokio::test]
@@ -225,28 +226,6 @@ mod tests {
         }
         assert_eq!(reasons, ["SERVER_DRAINING", "DRAINING"]);
         assert_eq!(queue.in_use(), (0, 0));
-    }
-
-    #[tokio::test]
-    async fn what_was_recorded_earlier_is_compared_with_that() {
-        let queue = Queue::new(&CommitterConfig { committers: 1, ..CommitterConfig::default() });
-        let first = event(0);
-        let earlier = Some(Earlier { sequence: 4, hash: [7; 32] });
-        let old = NewEvent { hash: [7; 32], earlier, ..first.clone() };
-        let account = first.account.clone();
-        let receivers = queue.push(&account, vec![first, old], None).ok().expect("there is room");
-        let turnstile = Turnstile::new(Arc::clone(&queue), 0);
-        let mut batch = Batch::default();
-        std::iter::from_fn(|| turnstile.next()).for_each(|waiting| batch.add(waiting));
-        assert_eq!(batch.len(), 1, "they have the same id");
-        let metrics = IngestMetrics::new(&chatfn_telemetry::Metrics::new());
-        batch.settle(&[Recorded::New { sequence: 10 }], &metrics);
-        let mut told = Vec::new();
-        for receiver in receivers {
-            let ack = Pending(receiver).answer().await.expect("acknowledged");
-            told.push((ack.duplicate, ack.sequence));
-        }
-        assert_eq!(told, [(false, 10), (true, 4)]);
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ mod line;
 mod queue;
 mod task;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chatfn_domain::name::{AccountId, DeliveryName};
 use chatfn_rpc::{ApiError, Deadline, TaskGroup};
@@ -26,8 +26,11 @@ use crate::{
     dispatch::Heads,
     error,
     event::NewEvent,
-    metrics::IngestMetrics,
-    store::{Sessions, events::DedupeDays},
+    metrics::{IngestMetrics, Recorded},
+    store::{
+        Sessions,
+        events::{DedupeDays, Earlier},
+    },
 };
 
 /// Says that an event is durable.
@@ -46,10 +49,36 @@ pub(crate) type Answer = Result<Ack, ApiError>;
 pub(crate) struct Pending(oneshot::Receiver<Answer>);
 
 impl Pending {
+    /// An answer that is there.
+    pub(crate) fn ready(answer: Answer) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let _ = sender.send(answer);
+        Self(receiver)
+    }
+
     /// Waits for the answer.
     pub(crate) async fn answer(self) -> Answer {
         // A committer answers all that it takes, unless it is dropped meanwhile.
         self.0.await.unwrap_or_else(|_| Err(error::ended_while_recording()))
+    }
+}
+
+/// The answer to who publishes an event, when `of` is recorded under its id: by this call or, if it is a `duplicate`, by an earlier one.
+/// Counts it, with the time that it took.
+pub(crate) fn answer(
+    event: &NewEvent,
+    of: Earlier,
+    duplicate: bool,
+    took: Duration,
+    metrics: &IngestMetrics,
+) -> Answer {
+    let delivery = DeliveryName { account: event.account.clone(), event_id: event.event_id.clone() };
+    if event.hash == of.hash {
+        metrics.recorded(if duplicate { Recorded::Duplicate } else { Recorded::Accepted }, took);
+        Ok(Ack { delivery, duplicate, sequence: of.sequence })
+    } else {
+        metrics.recorded(Recorded::Reused, took);
+        Err(error::event_id_reused(&delivery))
     }
 }
 

@@ -146,7 +146,7 @@ mod tests {
 
     fn event(sequence: i64, payload: usize) -> StoredEvent {
         let mut event = new_event("a", &sequence.to_string(), vec![b' '; payload]);
-        StoredEvent::new(&mut event, sequence, Time::from_micros(0))
+        StoredEvent::new(&mut event, sequence, Time::from_micros(0), Time::from_micros(0))
     }
 
     fn piece(first: i64, next: i64) -> Piece {

@@ -14,14 +14,18 @@ use chatfn_proto::{
     validate::Violations,
 };
 use chatfn_rpc::{ApiError, CallContext, unreadable};
-use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, pending},
+    stream::FuturesOrdered,
+};
 use rand::RngExt as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::publish::{acknowledgement, to_wire};
 use crate::{
@@ -67,6 +71,8 @@ struct Held {
 enum Stage {
     /// For its account's quota.
     Unpaid(AccountId, Event),
+    /// For a look whether it was recorded days ago.
+    Unlooked(NewEvent),
     /// For room in the queue.
     Unqueued(NewEvent),
 }
@@ -90,6 +96,7 @@ impl Session {
         let mut idle_at = Instant::now() + self.config.idle;
         let mut in_progress = FuturesOrdered::new();
         let mut held: Option<Box<Held>> = None;
+        let mut looking: Option<Looking> = None;
         let mut end: Option<Result<(), Status>> = None;
         let mut last_sequence = 0;
         let metrics = self.publisher.metrics().clone();
@@ -99,11 +106,13 @@ impl Session {
                 return Ok(end);
             }
             let is_reading = end.is_none();
-            let may_read = is_reading && held.is_none() && in_progress.len() < self.config.window;
+            let may_read =
+                is_reading && held.is_none() && looking.is_none() && in_progress.len() < self.config.window;
             let wake_at = held.as_ref().map_or(old_at, |held| held.retry_at.min(old_at));
             // A stream that holds an event is not idle.
-            let may_idle = in_progress.is_empty() && held.is_none();
+            let may_idle = in_progress.is_empty() && held.is_none() && looking.is_none();
             let wake_at = if may_idle { wake_at.min(idle_at) } else { wake_at };
+            let mut step = None;
             tokio::select! {
                 biased;
                 () = self.answers.closed() => return Err(Gone),
@@ -114,9 +123,13 @@ impl Session {
                 }
                 () = self.draining.cancelled(), if is_reading => {
                     // What is held was not handed over: to the client it is one of those without an answer.
-                    held = None;
+                    (held, looking) = (None, None);
                     end = Some(Err(error::draining().into()));
                     continue;
+                }
+                looked = next(&mut looking), if looking.is_some() => {
+                    looking = None;
+                    step = Some(looked);
                 }
                 () = sleep_until(wake_at), if is_reading => {}
                 request = self.requests.message(), if may_read => {
@@ -144,22 +157,45 @@ impl Session {
             }
             let now = Instant::now();
             if let Some(due) = held.take_if(|held| now >= held.retry_at) {
-                let sequence = due.sequence;
-                match self.hand_over(due).await {
-                    Ok(pending) => in_progress.push_back(answer(sequence, pending)),
-                    Err(again) => held = Some(again),
-                }
+                step = Some((due.sequence, self.hand_over(due)));
+            }
+            match step {
+                Some((sequence, Next::Answer(pending))) => in_progress.push_back(answer(sequence, pending)),
+                Some((_, Next::Again(again))) => held = Some(again),
+                Some((_, Next::Look(look))) => looking = Some(look),
+                None => {}
             }
             if end.is_some() {
                 // The reason to end is known.
             } else if now >= old_at {
-                held = None;
+                (held, looking) = (None, None);
                 end = Some(Err(error::stream_aged().into()));
-            } else if now >= idle_at && held.is_none() && in_progress.is_empty() {
+            } else if now >= idle_at && held.is_none() && looking.is_none() && in_progress.is_empty() {
                 end = Some(Err(error::stream_idle().into()));
             }
         }
     }
+}
+
+/// A look at the event of that sequence, and what follows from it.
+type Looking = BoxFuture<'static, (i64, Next)>;
+
+/// What [`Looking`] comes to; never, if there is nothing. Cancel safe.
+async fn next(looking: &mut Option<Looking>) -> (i64, Next) {
+    match looking {
+        Some(looking) => looking.await,
+        None => pending().await,
+    }
+}
+
+/// What becomes of an event that has waited.
+enum Next {
+    /// It is answered, or will be.
+    Answer(Result<Pending, Status>),
+    /// It has to wait again.
+    Again(Box<Held>),
+    /// It may have been recorded days ago.
+    Look(Looking),
 }
 
 /// What is refused.
@@ -194,44 +230,61 @@ impl Session {
         self.publisher.check(event, &self.context)
     }
 
-    async fn check_and_find(&self, event: Event) -> Result<NewEvent, Status> {
-        let mut event = self.check(event)?;
-        self.publisher.find_old(std::slice::from_mut(&mut event)).await?;
-        Ok(event)
+    /// Looks whether an event was recorded days ago; that may have to wait until others have looked.
+    fn look(&self, sequence: i64, event: NewEvent, refuse_at: Instant) -> Looking {
+        let (publisher, context) = (self.publisher.clone(), self.context.clone());
+        async move {
+            let (event, answer) = publisher.look(vec![event], &context).await.swap_remove(0);
+            let retry_at = Instant::now() + QUEUE_PAUSE;
+            let next = match answer {
+                None => Next::Again(Box::new(Held::new(sequence, Stage::Unqueued(event)))),
+                Some(Err(error)) if is_full(&error) && retry_at < refuse_at => Next::Again(Box::new(Held {
+                    sequence,
+                    stage: Stage::Unlooked(event),
+                    retry_at,
+                    refuse_at,
+                })),
+                Some(answer) => Next::Answer(Ok(Pending::ready(answer))),
+            };
+            (sequence, next)
+        }
+        .boxed()
     }
 
-    /// Hands an event over to be recorded, or gives what to try later.
-    async fn hand_over(&self, held: Box<Held>) -> Result<Result<Pending, Status>, Box<Held>> {
+    /// Hands an event over to be recorded, or gives what to do first.
+    fn hand_over(&self, held: Box<Held>) -> Next {
         let now = Instant::now();
         let Held { sequence, stage, refuse_at, .. } = *held;
         let again = |stage, pause, error: ApiError| {
             let retry_at = now + pause;
             if retry_at < refuse_at {
-                Err(Box::new(Held { sequence, stage, retry_at, refuse_at }))
+                Next::Again(Box::new(Held { sequence, stage, retry_at, refuse_at }))
             } else {
-                Ok(Err(error.into()))
+                Next::Answer(Err(error.into()))
             }
         };
         let event = match stage {
             Stage::Unqueued(event) => event,
+            Stage::Unlooked(event) => return Next::Look(self.look(sequence, event, refuse_at)),
             Stage::Unpaid(account, event) => match self.publisher.charge(&account, &event) {
                 Err(exceeded) => {
                     let error = error::quota_exceeded(&account, exceeded);
                     return again(Stage::Unpaid(account, event), exceeded.pause, error);
                 }
-                Ok(()) => match self.check_and_find(event).await {
+                Ok(()) => match self.check(event) {
+                    Ok(event) if self.publisher.is_look_due(&event) => {
+                        return Next::Look(self.look(sequence, event, now + LONGEST_HOLD));
+                    }
                     Ok(event) => event,
-                    Err(status) => return Ok(Err(status)),
+                    Err(status) => return Next::Answer(Err(status)),
                 },
             },
         };
         match self.publisher.submit(event, &self.context) {
-            Ok(pending) => Ok(Ok(pending)),
+            Ok(pending) => Next::Answer(Ok(pending)),
             Err(Refused { error, mut events }) => match events.pop() {
-                Some(event) if error.code() == tonic::Code::ResourceExhausted => {
-                    again(Stage::Unqueued(event), QUEUE_PAUSE, error)
-                }
-                _ => Ok(Err(error.into())),
+                Some(event) if is_full(&error) => again(Stage::Unqueued(event), QUEUE_PAUSE, error),
+                _ => Next::Answer(Err(error.into())),
             },
         }
     }
@@ -247,6 +300,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether there will be room.
+fn is_full(error: &ApiError) -> bool {
+    error.code() == Code::ResourceExhausted
 }
 
 /// The answer to a request, once it is known.

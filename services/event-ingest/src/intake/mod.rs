@@ -1,6 +1,5 @@
 //! What may come in: checks an event before anything is written.
 
-mod occurred;
 mod payload;
 
 use std::sync::Arc;
@@ -21,8 +20,7 @@ use prost_types::Timestamp;
 use serde_json::Value;
 use tonic::Status;
 
-use self::occurred::OccurTimes;
-use crate::{config::RetentionConfig, error, event::NewEvent, headers, store::Time};
+use crate::{error, event::NewEvent, headers, store::Time};
 
 /// Checks events: the contract's rules, names, template, payload, schema; in this order, so that hostile
 /// input costs little.
@@ -30,13 +28,11 @@ use crate::{config::RetentionConfig, error, event::NewEvent, headers, store::Tim
 pub(crate) struct Intake {
     deployments: Deployments,
     schemas: Schemas,
-    occur_times: OccurTimes,
 }
 
 impl Intake {
-    pub(crate) fn new(deployments: Deployments, retention: &RetentionConfig) -> Self {
-        let occur_times = OccurTimes::new(retention);
-        Self { deployments, schemas: Schemas::default(), occur_times }
+    pub(crate) fn new(deployments: Deployments) -> Self {
+        Self { deployments, schemas: Schemas::default() }
     }
 
     /// The event of a request, checked.
@@ -52,7 +48,6 @@ impl Intake {
         let conversation_id: ConversationId = parse("event.conversation_id", &event.conversation_id)?;
         let occur_time = time("event.occur_time", event.occur_time.as_ref())?;
         let deliver_by = time("event.deliver_by", event.deliver_by.as_ref())?;
-        let is_old = occur_time.map(|time| self.occur_times.is_old(time, Time::now())).transpose()?;
         let known = self.deployments.template(&template).map_err(|_| error::no_snapshot())?;
         let known = known.ok_or_else(|| error::template_not_found(&template))?;
 
@@ -86,8 +81,6 @@ impl Intake {
             deliver_by,
             traceparent: context.trace.map(|trace| trace.to_string()),
             fires_once: known.fires_once,
-            is_old: is_old.unwrap_or_default(),
-            earlier: None,
         })
     }
 

@@ -62,7 +62,7 @@ const NEAR: i64 = 3;
 /// A part of the time, and between which sequence numbers (the second is not one of them) all events lie that were accepted in
 /// it: so that a statement about it opens the partitions of its days only.
 ///
-/// Which day an event belongs to is decided when it is recorded, a little after its `accept_time`; and by which day is open,
+/// Which day an event belongs to is decided when it is recorded, a little before its `accept_time`; and by which day is open,
 /// whatever the date. A clock that is set back by less than a day changes nothing. Parts that follow each other leave no
 /// sequence number out between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,14 +155,46 @@ pub(crate) fn parts<T>(of: &[T], sequence: impl Fn(&T) -> i64) -> Vec<Vec<&T>> {
     parts
 }
 
-/// The first sequence number of the day that was open so long ago: what was accepted since then lies from there on.
+/// The first sequence number of the day that was open so long ago: what was accepted since then lies from there on. Who opens a day notes
+/// the time, and then waits for those who record events in the one before; the minute is more than that takes.
 pub(crate) async fn open_before(pool: &PgPool, ago: Duration) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"
         SELECT coalesce(max(first_sequence), -9223372036854775808) AS "first!" FROM ingest.days
-        WHERE open_time <= now() - $1::float8 * interval '1 millisecond'
+        WHERE open_time <= now() - $1::float8 * interval '1 millisecond' - interval '1 minute'
         "#,
         millis(ago),
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// What Postgres knows of when an event may have been recorded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    /// Its clock.
+    pub(crate) now: Time,
+    /// Since when no event has been dropped; [`Time::MIN`]: none ever was.
+    pub(crate) kept_since: Time,
+    /// Since when whatever was recorded lies in the newest of the days that were opened, and none of it was dropped.
+    pub(crate) newest_since: Time,
+}
+
+/// Asks for [`Facts`]; about the newest `days` days.
+pub(crate) async fn facts(pool: &PgPool, days: u16) -> Result<Facts, sqlx::Error> {
+    sqlx::query_as!(
+        Facts,
+        r#"
+        SELECT now() AS "now!: Time", kept.since AS "kept_since!: Time",
+               CASE WHEN min(newest.first_sequence) > -9223372036854775808
+                    THEN greatest(min(newest.open_time) + interval '1 minute', kept.since)
+                    ELSE kept.since END AS "newest_since!: Time"
+        FROM (SELECT coalesce(max(kept_since), $2::timestamptz) AS since FROM ingest.days) kept,
+             (SELECT first_sequence, open_time FROM ingest.days WHERE open_time IS NOT NULL ORDER BY day DESC LIMIT $1) newest
+        GROUP BY kept.since
+        "#,
+        i64::from(days),
+        Time::MIN as _,
     )
     .fetch_one(pool)
     .await

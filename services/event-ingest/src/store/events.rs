@@ -8,10 +8,7 @@ use std::{
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use super::{Session, Time, days};
-use crate::{
-    event::{Earlier, NewEvent},
-    failpoint,
-};
+use crate::{event::NewEvent, failpoint};
 
 /// What became of an event that was to be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +20,14 @@ pub(crate) enum Recorded {
     },
     /// An event with its id was recorded before.
     Existing(Earlier),
+}
+
+/// An event that was recorded before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Earlier {
+    /// Its place in its lane.
+    pub(crate) sequence: i64,
+    pub(crate) hash: [u8; 32],
 }
 
 /// How far back ids are looked for: over the day that takes events and this many days before it that did.
@@ -43,10 +48,12 @@ pub(crate) struct Inserted {
     pub(crate) suppressed: u64,
     /// When they were accepted, by the database's clock.
     pub(crate) accept_time: Time,
+    /// When the transaction began, by that clock: before it waited for those who had its lanes.
+    pub(crate) began: Time,
 }
 
-/// Records `events` in one transaction, but for those of which it is known that they were recorded earlier; when this returns `Ok`,
-/// they are durable. No two of them may have the same account and id.
+/// Records `events` in one transaction; when this returns `Ok`, they are durable. No two of them may
+/// have the same account and id.
 ///
 /// Sequence numbers rise with the position in `events` and are given while the heads of their lanes are
 /// locked, so that within a lane they become visible in their order. Events of templates that fire once
@@ -55,23 +62,6 @@ pub(crate) struct Inserted {
 /// # Errors
 /// Nothing is recorded, unless the connection was lost while committing: then it is unknown.
 pub(crate) async fn insert(
-    session: &mut Session,
-    events: &[&NewEvent],
-    dedupe: DedupeDays,
-) -> Result<Inserted, sqlx::Error> {
-    let new: Vec<&NewEvent> = events.iter().copied().filter(|event| event.earlier.is_none()).collect();
-    let mut inserted = insert_new(session, &new, dedupe).await?;
-    if new.len() < events.len() {
-        let mut of_new = inserted.recorded.into_iter();
-        let recorded =
-            events.iter().filter_map(|event| event.earlier.map(Recorded::Existing).or_else(|| of_new.next()));
-        inserted.recorded = recorded.collect();
-    }
-    Ok(inserted)
-}
-
-/// The same for events of which nothing is known.
-async fn insert_new(
     session: &mut Session,
     events: &[&NewEvent],
     dedupe: DedupeDays,
@@ -114,7 +104,7 @@ async fn insert_new(
     let taken = |(lane, count)| first(lane).map(|first| (lane, first..first + count));
     let lanes = counts.into_iter().filter_map(taken).collect();
     let suppressed = u64::try_from(row.suppressed).unwrap_or_default();
-    Ok(Inserted { recorded, lanes, suppressed, accept_time: row.accept_time })
+    Ok(Inserted { recorded, lanes, suppressed, accept_time: row.accept_time, began: row.began })
 }
 
 /// The lane of each event, with how many of them come before it there; and how many there are in each.
@@ -138,6 +128,7 @@ struct Row {
     recorded_sequences: Vec<i64>,
     suppressed: i64,
     accept_time: Time,
+    began: Time,
 }
 
 /// One message and its answer: what a replica that is halted meanwhile has locked does not stay locked.
@@ -157,7 +148,7 @@ async fn record(
         r#"
         SELECT firsts AS "firsts!", window_first AS "window_first!", recorded_lanes AS "recorded_lanes!",
                recorded_sequences AS "recorded_sequences!", suppressed AS "suppressed!",
-               accepted AS "accept_time!: Time"
+               accepted AS "accept_time!: Time", now() AS "began!: Time"
         FROM ingest.record_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         "#,
         i32::from(dedupe.0),
@@ -189,13 +180,13 @@ async fn find_existing(
     recorded: &mut [Option<Recorded>],
     window_first: i64,
 ) -> Result<(), sqlx::Error> {
-    let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
     let mut connection = session.take().await?;
     // A plan from when today's partition was small may take an index that is bad for what it has become.
     let mut transaction =
         connection.begin_with("BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan").await?;
-    let ids = missing.iter().map(|index| events[*index]);
-    for (position, earlier) in find(&mut transaction, ids, (window_first, i64::MAX)).await? {
+    let missing: Vec<usize> = (0..events.len()).filter(|index| recorded[*index].is_none()).collect();
+    let ids: Vec<&NewEvent> = missing.iter().map(|index| events[*index]).collect();
+    for (position, earlier) in find(&mut transaction, &ids, (window_first, i64::MAX)).await? {
         recorded[missing[position]] = Some(Recorded::Existing(earlier));
     }
     transaction.commit().await?;
@@ -203,41 +194,37 @@ async fn find_existing(
     Ok(())
 }
 
-/// Finds out which of those events that are old were recorded earlier, in whatever day. Those days do not change any more; whichever is
-/// opened after this, the days since are among those in which [`insert`] looks.
-///
-/// Not for the committers, which would have everybody wait for it.
-pub(crate) async fn find_old(pool: &PgPool, events: &mut [NewEvent]) -> Result<(), sqlx::Error> {
-    let is_missing = |event: &NewEvent| event.is_old && event.earlier.is_none();
-    if !events.iter().any(is_missing) {
-        return Ok(());
-    }
-    let mut connection = pool.acquire().await?;
-    let mut end = Time::MAX;
-    while end != Time::MIN {
-        let missing: Vec<usize> = (0..events.len()).filter(|index| is_missing(&events[*index])).collect();
-        if missing.is_empty() {
-            break;
+/// Events that are looked for in one statement.
+const LOOK: usize = 64;
+
+/// Finds events with the ids of these that were recorded since then; gives each with the position of the one that it was found for, the
+/// newest of an id last. For connections whose statements are planned anew.
+pub(crate) async fn find_since(
+    pool: &PgPool,
+    wanted: &[&NewEvent],
+    since: Time,
+) -> Result<Vec<(usize, Earlier)>, sqlx::Error> {
+    let (mut found, mut start) = (Vec::new(), since);
+    loop {
+        let part = days::first(pool, start, Time::MAX, days::MOST).await?;
+        for (chunk, events) in wanted.chunks(LOOK).enumerate() {
+            let mut connection = pool.acquire().await?;
+            let of_chunk = find(&mut connection, events, (part.first, part.past)).await?;
+            found.extend(of_chunk.into_iter().map(|(position, earlier)| (chunk * LOOK + position, earlier)));
         }
-        let part = days::last(&mut *connection, end, days::MOST).await?;
-        let ids = missing.iter().map(|index| &events[*index]);
-        for (position, earlier) in find(&mut connection, ids, (part.first, part.past)).await? {
-            events[missing[position]].earlier = Some(earlier);
+        if part.end == Time::MAX {
+            return Ok(found);
         }
-        end = part.start;
+        start = part.end;
     }
-    Ok(())
 }
 
-/// Finds events with the ids of these between these sequence numbers, the second not being one of them; gives each with the position of the
-/// one that it was found for, the newest of an id last.
-async fn find<'a>(
+/// The same of those that lie between these sequence numbers, the second not being one of them.
+async fn find(
     connection: &mut PgConnection,
-    wanted: impl Iterator<Item = &'a NewEvent>,
+    wanted: &[&NewEvent],
     (first, past): (i64, i64),
 ) -> Result<Vec<(usize, Earlier)>, sqlx::Error> {
-    let (accounts, ids): (Vec<&str>, Vec<&str>) =
-        wanted.map(|event| (event.account.as_str(), event.event_id.as_str())).unzip();
     let rows = sqlx::query!(
         r#"
         SELECT wanted.position AS "position!", e.sequence, e.content_hash
@@ -246,8 +233,8 @@ async fn find<'a>(
             AND e.sequence >= $3 AND e.sequence < $4
         ORDER BY e.sequence
         "#,
-        &accounts as _,
-        &ids as _,
+        &wanted.iter().map(|event| event.account.as_str()).collect::<Vec<_>>() as _,
+        &wanted.iter().map(|event| event.event_id.as_str()).collect::<Vec<_>>() as _,
         first,
         past,
     )

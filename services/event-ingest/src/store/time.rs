@@ -46,6 +46,12 @@ impl Time {
         valid.then(|| Self(wire.seconds * MICROS + i64::from(wire.nanos / 1000)))
     }
 
+    /// So long before, but no earlier than year 1.
+    pub(crate) fn minus(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(micros)).max(Self::MIN)
+    }
+
     /// Time that has passed since `earlier`; zero if it is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())

@@ -75,8 +75,8 @@ const MISTAKES: &[(&str, &str, Change)] = &[
     (INVALID, "event.occur_time", |it| it.occur_time = at(0, -1)),
     (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = at(FIRST, 0)),
     (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = at(LAST, 0)),
-    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = hours_from_now(-30 * 24)),
-    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = hours_from_now(13)),
+    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = hours_from_now(-31 * 24)),
+    (OUT_OF_RANGE, "event.occur_time", |it| it.occur_time = hours_from_now(16)),
     (INVALID, "event.deliver_by", |it| it.deliver_by = at(FIRST - 1, 0)),
     (INVALID, "event.deliver_by", |it| it.deliver_by = at(LAST + 1, 0)),
     (INVALID, "event.deliver_by", |it| it.deliver_by = at(i64::MAX, 0)),
@@ -93,8 +93,8 @@ const FITTING: &[Change] = &[
     |it| it.payload_kind = json(&of_size(MAX_PAYLOAD_BYTES)),
     |it| it.payload_kind = json(&nested(MAX_PAYLOAD_DEPTH)),
     |it| it.payload_kind = json(r#"{"text":"\u0000\ud83d\ude00"}"#),
-    |it| it.occur_time = hours_from_now(13 - 30 * 24),
-    |it| it.occur_time = hours_from_now(11),
+    |it| it.occur_time = hours_from_now(1 - 30 * 24),
+    |it| it.occur_time = hours_from_now(14),
     |it| it.deliver_by = at(LAST, 999_999_000),
 ];
 

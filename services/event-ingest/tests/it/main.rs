@@ -8,6 +8,7 @@ mod bad_events;
 mod budget;
 mod deadlines;
 mod details;
+mod earlier;
 mod fairness;
 mod fencing;
 mod growth;

@@ -43,6 +43,11 @@ impl Obstacle {
         Self::put(pool, "read", "LOCK TABLE ingest.events IN ACCESS EXCLUSIVE MODE").await
     }
 
+    /// Keeps whoever looks for events that may have been recorded days ago from an answer.
+    pub(crate) async fn before_looks(pool: &PgPool) -> Self {
+        Self::put(pool, "look", "LOCK TABLE ingest.days IN ACCESS EXCLUSIVE MODE").await
+    }
+
     async fn put(pool: &PgPool, purpose: &'static str, lock: &'static str) -> Self {
         let mut transaction = pool.begin().await.unwrap();
         sqlx::query(lock).execute(&mut *transaction).await.unwrap();

@@ -1,10 +1,6 @@
 //! Days: which one an event belongs to, how long its id is known, and when it is dropped.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, path::Path};
 
 use chatfn_pg::{
     migrate::{self, MIGRATIONS, RunOptions},
@@ -15,7 +11,6 @@ use chatfn_proto::ingest::v1::{
 };
 use chatfn_rpc::Shutdown;
 use futures_util::future::join_all;
-use prost_types::Timestamp;
 use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
 use tokio::sync::watch;
 use tonic::Code;
@@ -24,10 +19,9 @@ use crate::{
     harness::{Replica, START, World, config, deployments, event, eventually, patiently, refused, settings},
     invoker::{FakeInvoker, assert_in_order},
     obstacle::is_waiting,
-    publisher::Publisher,
 };
 
-async fn execute(pool: &PgPool, statement: impl Into<String>) {
+pub(crate) async fn execute(pool: &PgPool, statement: impl Into<String>) {
     let statement: String = statement.into();
     sqlx::query(AssertSqlSafe(statement.as_str()))
         .execute(pool)
@@ -62,7 +56,7 @@ async fn open(pool: &PgPool, after_today: i32) {
 }
 
 /// A world whose events go into today's partitions.
-async fn today() -> World {
+pub(crate) async fn today() -> World {
     let world = World::start().await;
     eventually(async || is_open(world.database.pool(), 0).await).await;
     world
@@ -112,44 +106,6 @@ async fn an_id_is_known_for_two_more_days() {
     eventually(async || world.invoker.runs().len() == 4).await;
     let ran: Vec<String> = world.invoker.runs().into_iter().map(|run| run.event_id).collect();
     assert_eq!(ran, ids, "in order over the days");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_id_is_known_as_long_as_its_event_if_that_is_said_to_be_old() {
-    /// More than one statement looks into.
-    const DAYS: i32 = 40;
-    let world = today().await;
-    let pool = world.database.pool();
-    let two_days_ago = SystemTime::now() - Duration::from_secs(48 * 3600);
-    let old = |conversation_id, id| Event {
-        occur_time: Some(Timestamp::from(two_days_ago)),
-        ..event(conversation_id, id)
-    };
-    let first = world.replica.publish(old("c", "e")).await.unwrap();
-    let prepared = format!(
-        "SELECT ingest.prepare_day((now() AT TIME ZONE 'UTC')::date + n) FROM generate_series(1, {DAYS}) n"
-    );
-    execute(pool, prepared).await;
-    for day in 1..=DAYS {
-        open(pool, day).await;
-    }
-    let events = [event("c", "before"), old("c", "e"), old("d", "e"), old("c", "new"), event("c", "after")];
-    let answers = world.replica.publish_all(events.into()).await;
-    let [before, again, reused, new, after] = answers.try_into().unwrap();
-    let again = again.unwrap();
-    assert!(again.duplicate && again.sequence == first.sequence, "{again:?}");
-    refused(reused, Code::AlreadyExists, "EVENT_ID_REUSED");
-    let sequences = [before, new, after].map(|answer| answer.unwrap()).map(|it| (it.duplicate, it.sequence));
-    assert!(sequences.is_sorted() && sequences.iter().all(|(duplicate, _)| !duplicate), "{sequences:?}");
-    assert!(world.replica.publish(old("c", "new")).await.unwrap().duplicate);
-    let mut publisher = Publisher::open(&world.replica).await;
-    publisher.send(1, old("c", "e")).await;
-    let again = publisher.answer(1).await.unwrap();
-    assert!(again.duplicate && again.sequence == first.sequence, "{again:?}");
-    // Not every id is looked for in all days.
-    assert!(!world.replica.publish(event("c", "e")).await.unwrap().duplicate);
-    world.replica.reaches("after", DeliveryState::Succeeded).await;
-    eventually(async || world.invoker.runs().len() == 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -616,14 +572,14 @@ async fn days_are_kept_by_those_who_record_events_and_new_ones_have_the_grants_o
     execute(pool, format!("DROP ROLE {role}")).await;
 }
 
-/// The migrations before there were days.
-async fn history_before_days() -> Migrator {
+/// The migrations before one.
+pub(crate) async fn history_before(migration: &str) -> Migrator {
     let all = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations"));
     let some = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(all).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if name.ends_with(".sql") && name.as_str() < "0007" {
+        if name.ends_with(".sql") && name.as_str() < migration {
             std::fs::copy(entry.path(), some.path().join(name)).unwrap();
         }
     }
@@ -632,7 +588,7 @@ async fn history_before_days() -> Migrator {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_from_before_there_were_days_goes_on_where_it_was() {
-    let database = TestDatabase::create_with(&history_before_days().await).await;
+    let database = TestDatabase::create_with(&history_before("0007").await).await;
     let pool = database.pool();
     // As the release before wrote them: one that is done, and two that wait in a conversation.
     let lane = chatfn_domain::lane::lane_of(&"acme".parse().unwrap(), &"c".parse().unwrap());

@@ -193,7 +193,7 @@ reasons! {
         "The event id is that of another event, with another content, that was published before." =>
         "Choose a new id, or publish the event unchanged.";
     OCCUR_TIME_OUT_OF_RANGE: "OUT_OF_RANGE", "event-ingest", No,
-        "The event happened so long ago that nobody knows whether it was recorded before (`--retention-days`), or is to happen yet." =>
+        "The event happened before the days for which events are kept (`--retention-days`), so that nobody knows whether it was recorded; or it is to happen yet." =>
         "Correct the publisher's clock, or leave `occur_time` out: the event runs then, even if it has run before.";
     PAYLOAD_SCHEMA: "INVALID_ARGUMENT", "event-ingest", No,
         "The payload does not satisfy the template's schema; `BadRequest` names each place." =>

@@ -88,8 +88,8 @@ pub(crate) struct StoredEvent {
 
 impl StoredEvent {
     /// What was just recorded: out of the event that it was, which keeps its names and its hash. Nobody has begun with it, and it has
-    /// no age yet.
-    pub(crate) fn new(event: &mut NewEvent, sequence: i64, accept_time: Time) -> Self {
+    /// no age yet. `asked` is when Postgres was asked to, by its clock: what is left until `deliver_by` counts from there.
+    pub(crate) fn new(event: &mut NewEvent, sequence: i64, accept_time: Time, asked: Time) -> Self {
         Self {
             sequence,
             account: event.account.clone(),
@@ -100,7 +100,7 @@ impl StoredEvent {
             headers: event.headers.take(),
             traceparent: event.traceparent.take(),
             accept_time,
-            deliver_within: event.deliver_by.map(|time| time.since(accept_time)),
+            deliver_within: event.deliver_by.map(|time| time.since(asked)),
             age: Some(Duration::ZERO),
             attempts: 0,
             attempts_before: 0,
