@@ -42,7 +42,7 @@ BEGIN
     END IF;
     -- Again, too, if it was dropped before this was written down. A day that was never opened took no events. Who opens one notes the time,
     -- and then waits for those who record events; the minute is more than that takes.
-    IF part = 'events' AND day.open_time IS NOT NULL THEN
+    IF day.open_time IS NOT NULL THEN
         UPDATE ingest.days d
         SET kept_since = greatest(d.kept_since, (SELECT max(k.kept_since) FROM ingest.days k), (
             SELECT min(l.open_time) + interval '1 minute' FROM ingest.days l WHERE l.first_sequence > day.first_sequence

@@ -6,12 +6,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use chatfn_domain::{name::AccountId, shares::Stock};
-use chatfn_pg::budget::{self, Expired};
+use chatfn_pg::budget;
 use chatfn_rpc::{ApiError, Deadline};
 use sqlx::PgPool;
 use tokio::{sync::Semaphore, time::Instant};
@@ -35,12 +38,15 @@ pub(crate) const LOOKS: u32 = 2;
 /// Calls and streams that look or wait for it, of which an account may hold as much as is free: a look takes some milliseconds, so that
 /// what an account has old events of delays another's by a tenth of a second, not by its whole backlog.
 const WAITING: usize = 64;
+/// A call for several accounts counts for each of them, by as much less.
+const PARTS: usize = 64;
 /// Longest look, with the wait for its turn.
 const LONGEST: Duration = Duration::from_secs(10);
 /// What is left of that for the answer of a statement that was ended.
 const WAY: Duration = Duration::from_millis(250);
-/// Longest time for which what was heard of the days holds: in which no two of them are opened.
-const HEARD: Duration = Duration::from_secs(300);
+/// Longest time for which what was heard of the days holds: with as much again for what waits to be recorded, in which days may be opened
+/// that [`days::facts`] reckons with.
+const HEARD: Duration = days::FORESEEN.checked_div(2).expect("not by zero");
 
 /// What was heard last of the days. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -49,24 +55,34 @@ pub(crate) struct Known(Arc<Mutex<Option<Heard>>>);
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     facts: Facts,
-    /// By two clocks: one stands still while the machine sleeps, the other may be set.
-    asked: (Instant, Time),
+    asked: Asked,
+}
+
+/// When it was asked, by two clocks: one stands still while the machine sleeps, the other may be set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked(Instant, Time);
+
+impl Asked {
+    pub(crate) fn now() -> Self {
+        Self(Instant::now(), Time::now())
+    }
+
+    fn is_recent(self, here: Time) -> bool {
+        self.0.elapsed() < HEARD && here.since(self.1) < HEARD
+    }
 }
 
 impl Known {
-    /// It was so at `asked`, or later, by [`days::facts`] about as many days as ids are looked for in before the one that is open. That is
-    /// one less than are looked into, so that it holds when another one is opened.
-    pub(crate) fn set(&self, facts: Facts, asked: Instant) {
-        let heard = Heard { facts, asked: (asked, Time::now().minus(asked.elapsed())) };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
+    /// It was so at `asked`, or later.
+    pub(crate) fn set(&self, facts: Facts, asked: Asked) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Heard { facts, asked });
     }
 
     /// Whether an event that happened then is found when it is recorded, if it was before, and is not to be refused.
     fn needs_no_look(&self, occurred: Time, keep: Duration, here: Time) -> bool {
         let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         heard.is_some_and(|Heard { facts, asked }| {
-            asked.0.elapsed() < HEARD
-                && here.since(asked.1) < HEARD
+            asked.is_recent(here)
                 && (facts.newest_since..=facts.now).contains(&occurred.minus(AHEAD))
                 && facts.now.since(occurred) <= keep
         })
@@ -113,7 +129,7 @@ impl Looks {
     /// On a pool of [`LOOKS`] connections.
     pub(crate) fn new(store: PgPool, known: Known, config: &RetentionConfig) -> Self {
         let keep = Duration::from_secs(24 * 3600) * u32::from(config.retention_days);
-        let (waiting, turns) = (Stock::new(WAITING), Semaphore::new(LOOKS as usize));
+        let (waiting, turns) = (Stock::new(WAITING * PARTS), Semaphore::new(LOOKS as usize));
         Self { store, known, dedupe_days: config.dedupe_days, keep, waiting, turns }
     }
 
@@ -128,9 +144,10 @@ impl Looks {
     pub(crate) async fn look(&self, events: &[NewEvent], deadline: Option<Deadline>) -> Vec<Looked> {
         let mut due: Vec<usize> = (0..events.len()).filter(|index| self.is_due(&events[*index])).collect();
         let accounts: HashSet<&AccountId> = due.iter().map(|index| &events[*index].account).collect();
+        let parts = (PARTS / accounts.len().max(1)).max(1);
         let (mut held, mut refused) = (Vec::new(), HashMap::new());
         for account in accounts {
-            match self.waiting.take(account.clone(), 1) {
+            match self.waiting.take(account.clone(), parts) {
                 Some(place) => held.push(place),
                 None => _ = refused.insert(account, error::account_busy(account)),
             }
@@ -138,7 +155,7 @@ impl Looks {
         due.retain(|index| !refused.contains_key(&events[*index].account));
         let mut looked = vec![Looked::New; events.len()];
         if !due.is_empty()
-            && let Err(error) = self.look_in_time(events, &due, &mut looked, deadline).await
+            && let Err(error) = self.look_in_time(events, due.clone(), &mut looked, deadline).await
         {
             refused.extend(due.iter().map(|index| (&events[*index].account, error.clone())));
         }
@@ -153,30 +170,34 @@ impl Looks {
     async fn look_in_time(
         &self,
         events: &[NewEvent],
-        due: &[usize],
+        mut due: Vec<usize>,
         looked: &mut [Looked],
         deadline: Option<Deadline>,
     ) -> Result<(), ApiError> {
-        let limit = deadline.map_or(LONGEST, |deadline| deadline.remaining().min(LONGEST));
+        let remaining = deadline.map(|deadline| deadline.remaining()).filter(|it| *it < LONGEST);
+        let limit = remaining.unwrap_or(LONGEST);
         let now = Instant::now().into_std();
+        let has_turn = AtomicBool::new(false);
         let work = async {
             // Never closed.
             let _turn = self.turns.acquire().await;
-            self.look_at(events, due, looked).await
+            has_turn.store(true, Ordering::Relaxed);
+            // Whoever was before may have heard of the days.
+            due.retain(|index| self.is_due(&events[*index]));
+            self.look_at(events, &due, looked).await
         };
         let ended = budget::within(now + limit.saturating_sub(WAY), now + limit, work).await;
-        let is_expired = deadline.is_some_and(Deadline::is_expired);
-        match ended {
-            Ok(Ok(())) => Ok(()),
-            _ if is_expired => Err(error::expired_in_queue()),
-            Ok(Err(problem)) => match error::store(problem) {
-                // It was not the caller who had no time.
-                error if error.code() == Code::DeadlineExceeded => Err(error::store_unavailable()),
-                error => Err(error),
-            },
-            Err(Expired::Waiting) => Err(error::overloaded()),
-            Err(Expired::Working) => Err(error::store_unavailable()),
+        match ended.map(|done| done.map_err(error::store)) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if error.code() != Code::DeadlineExceeded => return Err(error),
+            Ok(Err(_)) | Err(_) => {}
         }
+        // There was no time: that is the caller's matter, or who keeps the store busy.
+        Err(match (remaining, has_turn.load(Ordering::Relaxed)) {
+            (Some(_), _) => error::expired_in_queue(),
+            (None, true) => error::store_unavailable(),
+            (None, false) => error::overloaded(),
+        })
     }
 
     async fn look_at(
@@ -185,14 +206,16 @@ impl Looks {
         due: &[usize],
         looked: &mut [Looked],
     ) -> Result<(), sqlx::Error> {
+        if due.is_empty() {
+            return Ok(());
+        }
         let wanted: Vec<(usize, Time)> = due
             .iter()
             .filter_map(|index| events[*index].occur_time.map(|occurred| (*index, occurred)))
             .collect();
-        let first = wanted.iter().map(|(_, occurred)| occurred.minus(AHEAD)).min().unwrap_or(Time::MAX);
-        let since = self.facts().await?.kept_since.max(first);
-        let of: Vec<&NewEvent> = wanted.iter().map(|(index, _)| &events[*index]).collect();
-        let found = events::find_since(&self.store, &of, since).await?;
+        let since: Vec<_> =
+            wanted.iter().map(|(index, occurred)| (&events[*index], occurred.minus(AHEAD))).collect();
+        let found = events::find_since(&self.store, &since).await?;
         // After that: of a day that was dropped meanwhile nothing was found, or not all.
         let facts = self.facts().await?;
         for (index, occurred) in &wanted {
@@ -208,7 +231,7 @@ impl Looks {
 
     /// Asks for them, and keeps them for those who come.
     async fn facts(&self) -> Result<Facts, sqlx::Error> {
-        let asked = Instant::now();
+        let asked = Asked::now();
         let facts = days::facts(&self.store, self.dedupe_days).await?;
         self.known.set(facts, asked);
         Ok(facts)
@@ -235,11 +258,11 @@ mod tests {
         let needs_no_look = |hours, here| known.needs_no_look(at(hours), KEEP, here);
         assert!(!needs_no_look(100, here), "nothing was heard yet");
         let facts = Facts { now: at(1000), kept_since: Time::MIN, newest_since: at(48) };
-        known.set(facts, Instant::now());
+        known.set(facts, Asked::now());
         assert!(needs_no_look(1000 - 720, here) && needs_no_look(1000 + 15, here));
         assert!(!needs_no_look(1000 - 721, here), "it is to be refused");
         assert!(!needs_no_look(1000 + 16, here), "it is to be refused, whatever this clock says");
-        known.set(Facts { newest_since: at(900), ..facts }, Instant::now());
+        known.set(Facts { newest_since: at(900), ..facts }, Asked::now());
         assert!(needs_no_look(900 + 15, here));
         assert!(!needs_no_look(900 + 14, here), "the publisher's clock may be ahead");
         let asleep = Time::from_micros(Time::now().micros() + 2 * HOUR);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RetentionConfig,
-    earlier::Known,
+    earlier::{Asked, Known},
     metrics::IngestMetrics,
     store::{
         Time,
@@ -94,9 +94,9 @@ impl Keeper {
     async fn look(&mut self) -> Result<(), sqlx::Error> {
         let store = self.store.clone();
         let (pool, keep) = (store.pool(), self.config.retention_days);
-        let begun = Instant::now();
-        let end = begun + LONGEST_LOOK;
-        self.known.set(store.ask(days::facts(pool, self.config.dedupe_days)).await?, begun);
+        let end = Instant::now() + LONGEST_LOOK;
+        let asked = Asked::now();
+        self.known.set(store.ask(days::facts(pool, self.config.dedupe_days)).await?, asked);
         store.ask_all(u32::from(AHEAD) + 1, days::prepare(pool, AHEAD)).await?;
         store.ask(days::open(pool)).await?;
         let ended = store.ask(days::ended(pool, keep, Time::now())).await?;
@@ -328,8 +328,14 @@ mod tests {
     async fn what_is_known_begins_when_a_day_was_opened_not_with_its_date() {
         let database = TestDatabase::create().await;
         let pool = database.pool();
-        let known = async |days| days::facts(pool, days).await.unwrap();
+        // Shortly before midnight, one of them is foreseen not to be looked into.
+        let near = "SELECT ((now() + interval '10 minutes') AT TIME ZONE 'UTC')::date - (now() AT TIME ZONE 'UTC')::date";
+        let near: i32 = sqlx::query_scalar(near).fetch_one(pool).await.unwrap();
+        let known =
+            async |days: u16| days::facts(pool, days - 1 + u16::try_from(near).unwrap()).await.unwrap();
         let facts = known(1).await;
+        assert_eq!(facts.newest_since, facts.now, "today's is to be opened, and then it is the only one");
+        let facts = known(2).await;
         assert_eq!(
             (facts.newest_since, facts.kept_since),
             (Time::MIN, Time::MIN),

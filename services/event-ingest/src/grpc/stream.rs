@@ -4,7 +4,7 @@
 //! it has read last must wait, so that HTTP/2's flow control holds the client back; and it does not answer faster than
 //! the client takes answers. What has been handed over is recorded whatever becomes of the stream.
 
-use std::time::Duration;
+use std::{panic::resume_unwind, time::Duration};
 
 use chatfn_domain::name::AccountId;
 use chatfn_proto::{
@@ -14,17 +14,13 @@ use chatfn_proto::{
     validate::Violations,
 };
 use chatfn_rpc::{ApiError, CallContext, unreadable};
-use futures_util::{
-    FutureExt as _, StreamExt as _,
-    future::{BoxFuture, pending},
-    stream::FuturesOrdered,
-};
+use futures_util::{StreamExt as _, future::pending, stream::FuturesOrdered};
 use rand::RngExt as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 
 use super::publish::{acknowledgement, to_wire};
@@ -38,10 +34,12 @@ use crate::{
     publisher::{Call, Publisher},
 };
 
-/// How long an event may wait for its account's quota, or for room in the queue, before it is refused.
+/// How long an event may wait for its account's quota, for a look whether it was recorded, or for room in the queue, before it is refused.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// Pause before the queue is tried again: the time of a few commits.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before the next look: the time of a few.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A stream and what it needs.
 pub(super) struct Session {
@@ -129,7 +127,10 @@ impl Session {
                 }
                 looked = next(&mut looking), if looking.is_some() => {
                     looking = None;
-                    step = Some(looked);
+                    match looked {
+                        Some(looked) => step = Some(looked),
+                        None => end = Some(Err(error::draining().into())),
+                    }
                 }
                 () = sleep_until(wake_at), if is_reading => {}
                 request = self.requests.message(), if may_read => {
@@ -177,13 +178,18 @@ impl Session {
     }
 }
 
-/// A look at the event of that sequence, and what follows from it.
-type Looking = BoxFuture<'static, (i64, Next)>;
+/// A look at the event of that sequence, and what follows from it. A task of its own: a stream whose client takes no answers must not keep
+/// others waiting for their turn.
+type Looking = AbortOnDropHandle<(i64, Next)>;
 
-/// What [`Looking`] comes to; never, if there is nothing. Cancel safe.
-async fn next(looking: &mut Option<Looking>) -> (i64, Next) {
+/// What [`Looking`] comes to; `None`: the process ends. Never, if there is nothing. Cancel safe.
+async fn next(looking: &mut Option<Looking>) -> Option<(i64, Next)> {
     match looking {
-        Some(looking) => looking.await,
+        Some(looking) => match looking.await {
+            Ok(looked) => Some(looked),
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            Err(_) => None,
+        },
         None => pending().await,
     }
 }
@@ -233,22 +239,23 @@ impl Session {
     /// Looks whether an event was recorded days ago; that may have to wait until others have looked.
     fn look(&self, sequence: i64, event: NewEvent, refuse_at: Instant) -> Looking {
         let (publisher, context) = (self.publisher.clone(), self.context.clone());
-        async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             let (event, answer) = publisher.look(vec![event], &context).await.swap_remove(0);
-            let retry_at = Instant::now() + QUEUE_PAUSE;
+            let retry_at = Instant::now() + LOOK_PAUSE;
             let next = match answer {
                 None => Next::Again(Box::new(Held::new(sequence, Stage::Unqueued(event)))),
-                Some(Err(error)) if is_full(&error) && retry_at < refuse_at => Next::Again(Box::new(Held {
-                    sequence,
-                    stage: Stage::Unlooked(event),
-                    retry_at,
-                    refuse_at,
-                })),
+                Some(Err(error)) if is_passing(&error) && retry_at < refuse_at => {
+                    Next::Again(Box::new(Held {
+                        sequence,
+                        stage: Stage::Unlooked(event),
+                        retry_at,
+                        refuse_at,
+                    }))
+                }
                 Some(answer) => Next::Answer(Ok(Pending::ready(answer))),
             };
             (sequence, next)
-        }
-        .boxed()
+        }))
     }
 
     /// Hands an event over to be recorded, or gives what to do first.
@@ -300,6 +307,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether it may come to something soon.
+fn is_passing(error: &ApiError) -> bool {
+    is_full(error) || error.code() == Code::Unavailable
 }
 
 /// Whether there will be room.

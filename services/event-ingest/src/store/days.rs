@@ -176,25 +176,36 @@ pub(crate) struct Facts {
     pub(crate) now: Time,
     /// Since when no event has been dropped; [`Time::MIN`]: none ever was.
     pub(crate) kept_since: Time,
-    /// Since when whatever was recorded lies in the newest of the days that were opened, and none of it was dropped.
+    /// Since when whatever was recorded lies in a day that stays among those in which each id is looked for, for [`FORESEEN`], and none of
+    /// it was dropped.
     pub(crate) newest_since: Time,
 }
 
-/// Asks for [`Facts`]; about the newest `days` days.
+/// How far ahead [`facts`] sees which days may be opened: today's, if it is not, and tomorrow's, shortly before midnight.
+pub(crate) const FORESEEN: Duration = Duration::from_secs(600);
+
+/// Asks for [`Facts`], where each id is looked for in the day that is open and `days` before it.
 pub(crate) async fn facts(pool: &PgPool, days: u16) -> Result<Facts, sqlx::Error> {
     sqlx::query_as!(
         Facts,
         r#"
+        WITH newest AS (
+            SELECT first_sequence, open_time FROM ingest.days WHERE open_time IS NOT NULL ORDER BY day DESC
+            LIMIT $1 + 1
+                - (SELECT (max(day) < (now() AT TIME ZONE 'UTC')::date)::integer FROM ingest.days WHERE open_time IS NOT NULL)
+                - ((now() AT TIME ZONE 'UTC')::date <> ((now() + $3::float8 * interval '1 millisecond') AT TIME ZONE 'UTC')::date)::integer
+        ), kept AS (SELECT coalesce(max(kept_since), $2::timestamptz) AS since FROM ingest.days)
         SELECT now() AS "now!: Time", kept.since AS "kept_since!: Time",
-               CASE WHEN min(newest.first_sequence) > -9223372036854775808
-                    THEN greatest(min(newest.open_time) + interval '1 minute', kept.since)
-                    ELSE kept.since END AS "newest_since!: Time"
-        FROM (SELECT coalesce(max(kept_since), $2::timestamptz) AS since FROM ingest.days) kept,
-             (SELECT first_sequence, open_time FROM ingest.days WHERE open_time IS NOT NULL ORDER BY day DESC LIMIT $1) newest
-        GROUP BY kept.since
+               -- If it is none of them, it is not known of any.
+               greatest(kept.since, coalesce(
+                   (SELECT CASE WHEN min(first_sequence) = -9223372036854775808 THEN $2::timestamptz
+                                ELSE min(open_time) + interval '1 minute' END FROM newest),
+                   now())) AS "newest_since!: Time"
+        FROM kept
         "#,
-        i64::from(days),
+        i32::from(days),
         Time::MIN as _,
+        millis(FORESEEN),
     )
     .fetch_one(pool)
     .await

@@ -197,20 +197,22 @@ async fn find_existing(
 /// Events that are looked for in one statement.
 const LOOK: usize = 64;
 
-/// Finds events with the ids of these that were recorded since then; gives each with the position of the one that it was found for, the
-/// newest of an id last. For connections whose statements are planned anew.
+/// Finds events with the ids of these that were recorded since the time that is given with each; gives them with the position of the one that
+/// they were found for, the newest of an id last. For connections whose statements are planned anew.
 pub(crate) async fn find_since(
     pool: &PgPool,
-    wanted: &[&NewEvent],
-    since: Time,
+    wanted: &[(&NewEvent, Time)],
 ) -> Result<Vec<(usize, Earlier)>, sqlx::Error> {
-    let (mut found, mut start) = (Vec::new(), since);
+    let mut found = Vec::new();
+    let Some(mut start) = wanted.iter().map(|(_, since)| *since).min() else { return Ok(found) };
     loop {
         let part = days::first(pool, start, Time::MAX, days::MOST).await?;
-        for (chunk, events) in wanted.chunks(LOOK).enumerate() {
+        let here: Vec<usize> = (0..wanted.len()).filter(|position| wanted[*position].1 <= part.end).collect();
+        for chunk in here.chunks(LOOK) {
+            let events: Vec<&NewEvent> = chunk.iter().map(|position| wanted[*position].0).collect();
             let mut connection = pool.acquire().await?;
-            let of_chunk = find(&mut connection, events, (part.first, part.past)).await?;
-            found.extend(of_chunk.into_iter().map(|(position, earlier)| (chunk * LOOK + position, earlier)));
+            let of_chunk = find(&mut connection, &events, (part.first, part.past)).await?;
+            found.extend(of_chunk.into_iter().map(|(index, earlier)| (chunk[index], earlier)));
         }
         if part.end == Time::MAX {
             return Ok(found);
