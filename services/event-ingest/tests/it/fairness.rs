@@ -1,6 +1,9 @@
 //! Accounts of which more is to run than may.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant, SystemTime},
+};
 
 use chatfn_domain::lane::lane_of;
 use chatfn_proto::ingest::v1::{DeliveryState, Event};
@@ -68,13 +71,16 @@ async fn what_the_invoker_does_not_take_counts_as_unstarted() {
     .await;
     let oldest = async || metrics.value("chatfn_ingest_oldest_unstarted_seconds").await.unwrap();
     world.invoker.take(0);
-    publish(&world, ACME, &of_one_lane(ACME, 3)).await;
+    publish(&world, ACME, &of_one_lane(ACME, 1)).await;
     eventually(async || oldest().await >= 1).await;
-    let refused = world.invoker.refused();
-    // Also while none of them is just being tried.
+    // Also while none of them is just being tried. What takes longer than a second to be refused is taken for a run: a machine that is so
+    // slow begins anew.
+    let since = Cell::new(world.invoker.refused());
     eventually(async || {
-        assert!(oldest().await >= 1);
-        world.invoker.refused() > refused + 3
+        if oldest().await == 0 {
+            since.set(world.invoker.refused());
+        }
+        world.invoker.refused() > since.get() + 3
     })
     .await;
     world.invoker.take(usize::MAX);
